@@ -1,0 +1,207 @@
+// Package mayfly holds the nouns of Mayfly: workloads, releases, instances,
+// runs and endpoints, the reasons for which a run ends, and the closed list of
+// error kinds. Every other package speaks in these words. It does no work, and
+// it imports nothing but the standard library.
+package mayfly
+
+import (
+	"crypto/rand"
+	"encoding/base32"
+	"encoding/binary"
+	"regexp"
+	"time"
+)
+
+// DefaultSpace is the space of whoever names none.
+const DefaultSpace = "default"
+
+// Protocol is how a function is given its input and gives back its output.
+type Protocol string
+
+// The protocols.
+const (
+	HTTP    Protocol = "http"    // the program listens on $PORT
+	CGI     Protocol = "cgi"     // CGI/1.1 (RFC 3875), a process for each request
+	Stdio   Protocol = "stdio"   // body on stdin, answer on stdout, the exit code decides
+	Handler Protocol = "handler" // handle(event, context), called by the stack's loader
+)
+
+// Isolation says how many runs an instance serves.
+type Isolation string
+
+// The isolations.
+const (
+	IsolationRun      Isolation = "run"      // a fresh container for every run
+	IsolationInstance Isolation = "instance" // one container for many runs
+)
+
+// Resources bound what one instance may use. Zero means the default.
+type Resources struct {
+	Memory int64   `json:"memory,omitempty"` // bytes
+	CPUs   float64 `json:"cpus,omitempty"`   // cores
+	Pids   int64   `json:"pids,omitempty"`   // processes and threads
+	Files  uint64  `json:"files,omitempty"`  // open files of one process
+}
+
+// Mount brings a directory or a tmpfs into a container.
+type Mount struct {
+	Type     string `json:"type"`             // "bind" or "tmpfs"
+	Source   string `json:"source,omitempty"` // absolute host path; empty for tmpfs
+	Target   string `json:"target"`           // absolute path in the container
+	ReadOnly bool   `json:"readOnly,omitempty"`
+	Size     int64  `json:"size,omitempty"` // bytes, tmpfs only
+}
+
+// Port publishes a port of an instance on the node.
+type Port struct {
+	Container uint16 `json:"container"`
+	Host      uint16 `json:"host"`               // 0: picked by the system
+	HostIP    string `json:"hostIP,omitempty"`   // every address if empty
+	Protocol  string `json:"protocol,omitempty"` // "tcp" if empty, or "udp"
+}
+
+// Process says what a container runs and as whom. A nil or zero field leaves
+// what the image says.
+type Process struct {
+	Entrypoint []string          `json:"entrypoint,omitempty"` // nil keeps the image's
+	Command    []string          `json:"command,omitempty"`    // nil keeps the image's, unless Entrypoint is set
+	Env        map[string]string `json:"env,omitempty"`        // over the image's
+	WorkDir    string            `json:"workDir,omitempty"`
+	User       string            `json:"user,omitempty"` // user[:group], names or numbers
+}
+
+// Route sends the web requests that it matches to a workload.
+type Route struct {
+	Host string `json:"host,omitempty"` // any if empty
+	Path string `json:"path"`           // prefix, by whole segments
+}
+
+// Workload is a named spec: what to run and what makes it run. Which of Image,
+// or Stack with Code, is set says where the root comes from.
+type Workload struct {
+	Space string `json:"space"`
+	Name  string `json:"name"`
+
+	Image   string `json:"image,omitempty"`   // name or digest
+	Stack   string `json:"stack,omitempty"`   // base image with a language in it
+	Code    string `json:"code,omitempty"`    // digest of the uploaded code tar
+	Handler string `json:"handler,omitempty"` // file.function, protocol handler only
+
+	Process
+	Resources
+	Mounts   []Mount `json:"mounts,omitempty"`
+	ReadOnly bool    `json:"readOnly,omitempty"` // the root cannot be written to
+	Network  string  `json:"network,omitempty"`  // "bridge" if empty, "none" or "host"
+
+	Protocol    Protocol      `json:"protocol,omitempty"`
+	Isolation   Isolation     `json:"isolation,omitempty"`
+	Concurrency int           `json:"concurrency,omitempty"` // runs at once over all nodes; 0: no limit
+	Timeout     time.Duration `json:"timeout,omitempty"`     // of one run, in nanoseconds
+	MaxBody     int64         `json:"maxBody,omitempty"`     // bytes of a request's body
+	Routes      []Route       `json:"routes,omitempty"`
+}
+
+// Release is an immutable revision of a workload. A run pins the release that
+// it was accepted with.
+type Release struct {
+	Workload Workload  `json:"workload"`
+	Number   int       `json:"number"` // 1, 2, 3...
+	Image    string    `json:"image"`  // digest of the image that Workload resolved to
+	Created  time.Time `json:"created"`
+}
+
+// Reason says why a run or an instance ended.
+type Reason string
+
+// The reasons. Every end has one of them.
+const (
+	Succeeded      Reason = "succeeded"
+	ExitedNonZero  Reason = "failed"
+	DeadlinePassed Reason = "timed-out"
+	OutOfMemory    Reason = "out-of-memory"
+	Cancelled      Reason = "cancelled"
+	Lost           Reason = "lost"
+	Rejected       Reason = "rejected"
+)
+
+// Exit is how a program ended.
+type Exit struct {
+	Code   int       `json:"code"`             // 128+n when signal n ended it
+	Signal int       `json:"signal,omitempty"` // 0 when it returned
+	Reason Reason    `json:"reason"`
+	Detail string    `json:"detail,omitempty"` // one line for a person
+	Time   time.Time `json:"time"`
+}
+
+// State is where an instance is in its life. It only moves down this list.
+type State string
+
+// The states of an instance.
+const (
+	Starting State = "starting"
+	Running  State = "running"
+	Stopping State = "stopping"
+	Exited   State = "exited"
+)
+
+// Instance is one container on one node.
+type Instance struct {
+	ID        string            `json:"id"`
+	Space     string            `json:"space"`
+	Name      string            `json:"name,omitempty"`     // unique in its space among those not removed
+	Workload  string            `json:"workload,omitempty"` // empty for `mayfly run`
+	Release   int               `json:"release,omitempty"`
+	Node      string            `json:"node"`
+	Image     string            `json:"image"`  // as it was asked for
+	Digest    string            `json:"digest"` // what it resolved to
+	Argv      []string          `json:"argv"`
+	State     State             `json:"state"`
+	Created   time.Time         `json:"created"`
+	Started   time.Time         `json:"started,omitzero"`
+	Exit      *Exit             `json:"exit,omitempty"` // nil until State is Exited
+	Address   string            `json:"address,omitempty"`
+	Ports     []Port            `json:"ports,omitempty"`
+	Labels    map[string]string `json:"labels,omitempty"`
+	AutoDrop  bool              `json:"autoRemove,omitempty"`
+	Resources Resources         `json:"resources"`
+}
+
+// Run is one execution of a workload for one input.
+type Run struct {
+	ID       string        `json:"id"`
+	Space    string        `json:"space"`
+	Workload string        `json:"workload"`
+	Release  int           `json:"release"`
+	Node     string        `json:"node"`
+	Instance string        `json:"instance,omitempty"`
+	Trigger  string        `json:"trigger"` // "call" or "route"
+	Started  time.Time     `json:"started"`
+	Queue    time.Duration `json:"queue"`            // waited for room, ns
+	Sandbox  time.Duration `json:"sandbox"`          // until a sandbox was in hand, ns
+	Handler  time.Duration `json:"handler"`          // from hand-over to the end, ns
+	Status   int           `json:"status,omitempty"` // HTTP status, where there is one
+	Exit     *Exit         `json:"exit,omitempty"`   // nil while it runs
+}
+
+var namePattern = regexp.MustCompile(`^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$`)
+
+// CheckName returns an Invalid error unless name can name a workload, a space
+// or an instance: an RFC 1123 label, so that it can be a host name as well.
+func CheckName(what, name string) error {
+	if namePattern.MatchString(name) {
+		return nil
+	}
+	return Errorf(Invalid, "%s %q is not a valid name", what, name).
+		WithHint("use 1 to 63 of a-z, 0-9 and '-', not starting or ending with '-'")
+}
+
+var idEncoding = base32.NewEncoding("0123456789abcdefghjkmnpqrstvwxyz").WithPadding(base32.NoPadding)
+
+// NewID returns a new identifier: 20 characters of lower-case base 32 that
+// sort by the millisecond of their making and then by 52 random bits.
+func NewID() string {
+	var b [20]byte // 13 used; two spare keep the shifts simple
+	binary.BigEndian.PutUint64(b[:8], uint64(time.Now().UnixMilli())<<16)
+	rand.Read(b[6:13])
+	return idEncoding.EncodeToString(b[:13])[:20]
+}
