@@ -139,6 +139,7 @@ type State string
 // The states of an instance.
 const (
 	Starting State = "starting"
+	Created  State = "created" // made and waiting to be started
 	Running  State = "running"
 	Stopping State = "stopping"
 	Exited   State = "exited"
@@ -162,8 +163,50 @@ type Instance struct {
 	Address   string            `json:"address,omitempty"`
 	Ports     []Port            `json:"ports,omitempty"`
 	Labels    map[string]string `json:"labels,omitempty"`
-	AutoDrop  bool              `json:"autoRemove,omitempty"`
 	Resources Resources         `json:"resources"`
+}
+
+// InstanceSpec asks for one container of an image, outside any workload.
+type InstanceSpec struct {
+	Space string `json:"space,omitempty"`
+	Name  string `json:"name,omitempty"` // made up if empty
+	Image string `json:"image"`
+	Process
+	Resources
+	Mounts     []Mount           `json:"mounts,omitempty"`
+	Ports      []Port            `json:"ports,omitempty"`
+	ReadOnly   bool              `json:"readOnly,omitempty"`
+	Network    string            `json:"network,omitempty"` // "bridge" if empty, "none" or "host"
+	Hostname   string            `json:"hostname,omitempty"`
+	Labels     map[string]string `json:"labels,omitempty"`
+	Stdin      bool              `json:"stdin,omitempty"`      // somebody will attach and write to it
+	Timeout    time.Duration     `json:"timeout,omitempty"`    // ns from start; 0: none
+	AutoRemove bool              `json:"autoRemove,omitempty"` // forget it when it has ended
+}
+
+// Stats is what an instance uses now.
+type Stats struct {
+	Time      time.Time     `json:"time"`
+	Memory    int64         `json:"memory"`              // bytes, without the page cache that can be dropped
+	MemoryMax int64         `json:"memoryMax,omitempty"` // bytes, the limit; 0: none
+	CPU       time.Duration `json:"cpu"`                 // used since it started, ns
+	Throttled time.Duration `json:"throttled"`           // waited for its CPU quota, ns
+	Pids      int64         `json:"pids"`
+}
+
+// LogEntry is one piece of what a program wrote, as it was written: a line, a
+// part of one, or several.
+type LogEntry struct {
+	Time   time.Time `json:"time"`
+	Stream string    `json:"stream"` // "stdout" or "stderr"
+	Data   []byte    `json:"data"`
+}
+
+// LogOptions choose what of a log is given.
+type LogOptions struct {
+	Follow bool      // go on until the program ends
+	Since  time.Time // nothing older; everything if zero
+	Tail   int       // only the last n lines; all if negative
 }
 
 // Run is one execution of a workload for one input.

@@ -1,0 +1,2 @@
+// Package container makes and keeps the containers of this machine.
+package container

@@ -1,0 +1,175 @@
+package wire
+
+import "encoding/binary"
+
+// Bodies are fixed-width big-endian integers, and strings and lists with a
+// 4-byte length in front.
+
+func (g Greeting) Append(b []byte) []byte {
+	b = binary.BigEndian.AppendUint16(b, g.Version)
+	b = binary.BigEndian.AppendUint32(b, g.Main)
+	return binary.BigEndian.AppendUint32(b, g.LogMax)
+}
+
+// Decode reads the body of a Hello. Bytes after those known are of a newer
+// version and are passed over.
+func (g *Greeting) Decode(b []byte) error {
+	d := decoder{b: b}
+	g.Version, g.Main, g.LogMax = d.uint16(), d.uint32(), d.uint32()
+	return d.err
+}
+
+func (p Program) Append(b []byte) []byte {
+	b = appendList(b, p.Argv)
+	b = appendList(b, p.Env)
+	b = appendString(b, p.Dir)
+	return append(b, byte(p.Stdin), byte(p.Stdout), byte(p.Stderr))
+}
+
+// Decode reads the body of a Start or a Spawn.
+func (p *Program) Decode(b []byte) error {
+	d := decoder{b: b}
+	p.Argv, p.Env, p.Dir = d.list(), d.list(), d.string()
+	p.Stdin, p.Stdout, p.Stderr = Stream(d.byte()), Stream(d.byte()), Stream(d.byte())
+	if d.err == nil && (len(p.Argv) == 0 || p.Stdin > Passed || p.Stdout > Passed || p.Stderr > Passed) {
+		return ErrMalformed
+	}
+	return d.err
+}
+
+func (k Kill) Append(b []byte) []byte {
+	b = binary.BigEndian.AppendUint32(b, k.Process)
+	return append(b, k.Signal, flag(k.Group))
+}
+
+// Decode reads the body of a Signal.
+func (k *Kill) Decode(b []byte) error {
+	d := decoder{b: b}
+	k.Process, k.Signal, k.Group = d.uint32(), d.byte(), d.byte() != 0
+	return d.err
+}
+
+func (g Dialing) Append(b []byte) []byte {
+	b = binary.BigEndian.AppendUint16(b, g.Port)
+	return binary.BigEndian.AppendUint32(b, g.Timeout)
+}
+
+// Decode reads the body of a Dial.
+func (g *Dialing) Decode(b []byte) error {
+	d := decoder{b: b}
+	g.Port, g.Timeout = d.uint16(), d.uint32()
+	return d.err
+}
+
+func (f Failure) Append(b []byte) []byte {
+	b = binary.BigEndian.AppendUint32(b, f.Errno)
+	return appendString(b, f.Text)
+}
+
+// Decode reads the body of an Error.
+func (f *Failure) Decode(b []byte) error {
+	d := decoder{b: b}
+	f.Errno, f.Text = d.uint32(), d.string()
+	return d.err
+}
+
+// StatusLen is the length in bytes of an encoded Status, which is also a
+// record of the file of statuses.
+const StatusLen = 16
+
+func (s Status) Append(b []byte) []byte {
+	b = binary.BigEndian.AppendUint32(b, s.Process)
+	b = binary.BigEndian.AppendUint32(b, s.Wait)
+	return binary.BigEndian.AppendUint64(b, uint64(s.Time))
+}
+
+// Decode reads the body of an Exited.
+func (s *Status) Decode(b []byte) error {
+	d := decoder{b: b}
+	s.Process, s.Wait, s.Time = d.uint32(), d.uint32(), int64(d.uint64())
+	return d.err
+}
+
+// ChunkLen is the length in bytes of what stands before a Chunk's data, on the
+// wire and in the log.
+const ChunkLen = 13
+
+// PutChunk writes what stands before n bytes of a Chunk's data into b.
+func PutChunk(b []byte, stream byte, time int64, n int) {
+	binary.BigEndian.PutUint64(b, uint64(time))
+	b[8] = stream
+	binary.BigEndian.PutUint32(b[9:], uint32(n))
+}
+
+// Decode reads the body of an Output. Data aliases b.
+func (c *Chunk) Decode(b []byte) error {
+	d := decoder{b: b}
+	c.Time, c.Stream = int64(d.uint64()), d.byte()
+	c.Data = d.bytes()
+	return d.err
+}
+
+func appendString(b []byte, s string) []byte {
+	b = binary.BigEndian.AppendUint32(b, uint32(len(s)))
+	return append(b, s...)
+}
+
+func appendList(b []byte, l []string) []byte {
+	b = binary.BigEndian.AppendUint32(b, uint32(len(l)))
+	for _, s := range l {
+		b = appendString(b, s)
+	}
+	return b
+}
+
+func flag(v bool) byte {
+	if v {
+		return 1
+	}
+	return 0
+}
+
+// decoder reads a body from the front. After the first error it gives zeroes.
+type decoder struct {
+	b   []byte
+	err error
+}
+
+func (d *decoder) take(n int) []byte {
+	if d.err != nil || n < 0 || n > len(d.b) {
+		d.err = ErrMalformed
+		return make([]byte, min(max(n, 0), 8))
+	}
+	v := d.b[:n]
+	d.b = d.b[n:]
+	return v
+}
+
+func (d *decoder) byte() byte     { return d.take(1)[0] }
+func (d *decoder) uint16() uint16 { return binary.BigEndian.Uint16(d.take(2)) }
+func (d *decoder) uint32() uint32 { return binary.BigEndian.Uint32(d.take(4)) }
+func (d *decoder) uint64() uint64 { return binary.BigEndian.Uint64(d.take(8)) }
+
+func (d *decoder) bytes() []byte {
+	n := d.uint32()
+	if d.err != nil || n > uint32(len(d.b)) {
+		d.err = ErrMalformed
+		return nil
+	}
+	return d.take(int(n))
+}
+
+func (d *decoder) string() string { return string(d.bytes()) }
+
+func (d *decoder) list() []string {
+	n := d.uint32()
+	if d.err != nil || n > uint32(len(d.b)/4) { // each element has a 4-byte length
+		d.err = ErrMalformed
+		return nil
+	}
+	l := make([]string, 0, n)
+	for range n {
+		l = append(l, d.string())
+	}
+	return l
+}
