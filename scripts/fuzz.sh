@@ -1,0 +1,12 @@
+#!/usr/bin/env bash
+# Runs each fuzz target for FUZZTIME. Seeds alone are run by `go test` already.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+go=${GO:-go}
+
+grep -rHoE --include='*_test.go' '^func Fuzz[A-Za-z0-9_]*' . | sort |
+	while IFS=: read -r file func; do
+		name=${func#func }
+		echo "== $(dirname "$file") $name"
+		"$go" test -run '^$' -fuzz "^$name\$" -fuzztime "${FUZZTIME:-10s}" "$(dirname "$file")" </dev/null
+	done
