@@ -1,0 +1,179 @@
+package manifest
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/mayfly-run/mayfly"
+)
+
+func TestParse(t *testing.T) {
+	const text = `
+name: holiday
+x-env: &env
+  LANG: C.UTF-8
+  EMPTY:
+functions:
+  thumbnail:
+    stack: python
+    code: ./thumbnail
+    handler: main.handle
+    memory: 256MB
+    cpus: 0.5
+    pids: 64
+    files: 256
+    timeout: 30s
+    concurrency: 20
+    maxBody: 8m
+    env: {<<: *env, SIZE: 128, WHO: "${WHO:-nobody}", FROM: $FROM}
+    routes: [{path: /thumbnail/}, {path: /t, host: Photos.example.org}, /u, photos.example.org/v]
+  echo:
+    image: busybox
+    protocol: stdio
+    command: sh -c 'cat; echo "a b"'
+    entrypoint: []
+    env: [A=1, FROM, UNSET, "B=x=y"]
+    network: none
+    user: "1000:1000"
+    workdir: /srv
+    readOnly: true
+    memory: 4194304
+`
+	got, err := Parse("dir/mayfly.yaml", []byte(text), Options{Env: map[string]string{"FROM": "here"}, Space: "team"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := &Manifest{
+		Name: "holiday",
+		Functions: []Function{{
+			Workload: mayfly.Workload{
+				Space: "team", Name: "echo", Image: "busybox", Protocol: mayfly.Stdio, Isolation: mayfly.IsolationRun,
+				Process: mayfly.Process{
+					Entrypoint: []string{},
+					Command:    []string{"sh", "-c", `cat; echo "a b"`},
+					Env:        map[string]string{"A": "1", "FROM": "here", "B": "x=y"},
+					User:       "1000:1000", WorkDir: "/srv",
+				},
+				Resources: mayfly.Resources{Memory: 4 << 20},
+				ReadOnly:  true, Network: "none",
+			},
+		}, {
+			Workload: mayfly.Workload{
+				Space: "team", Name: "thumbnail", Stack: "python", Handler: "main.handle",
+				Protocol: mayfly.Handler, Isolation: mayfly.IsolationRun,
+				Process: mayfly.Process{
+					Env: map[string]string{"LANG": "C.UTF-8", "SIZE": "128", "WHO": "nobody", "FROM": "here"},
+				},
+				Resources:   mayfly.Resources{Memory: 256 << 20, CPUs: 0.5, Pids: 64, Files: 256},
+				Concurrency: 20, Timeout: 30 * time.Second, MaxBody: 8 << 20,
+				Routes: []mayfly.Route{
+					{Path: "/thumbnail"}, {Path: "/t", Host: "photos.example.org"},
+					{Path: "/u"}, {Path: "/v", Host: "photos.example.org"},
+				},
+			},
+			CodeDir: "dir/thumbnail",
+		}},
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Error("Parse (-want +got):\n" + diff)
+	}
+}
+
+// one is a manifest with a single function of the given lines.
+func one(lines ...string) string {
+	return "functions:\n  f:\n    " + strings.Join(lines, "\n    ") + "\n"
+}
+
+func TestParseErrors(t *testing.T) {
+	tests := []struct{ name, text, want string }{
+		{"empty", "", `m.yaml is empty; say what to run under functions:`},
+		{"list", "- a", `m.yaml:1:1: a manifest is a mapping of keys (- a); begin with functions:`},
+		{"unknown top", "functons: {}", `m.yaml:1:1: unknown key "functons" (functons: {}); did you mean "functions"?`},
+		{"unknown key", one("image: a", "handlr: main.handle"),
+			`m.yaml:4:5: function "f": unknown key "handlr" (handlr: main.handle); did you mean "handler"?`},
+		{"synonym", one("image: a", "environment: {A: b}"),
+			`m.yaml:4:5: function "f": unknown key "environment" (environment: {A: b}); did you mean "env"?`},
+		{"later", one("image: a", "events: [{type: x}]"),
+			`m.yaml:4:5: function "f": "events" is not supported yet (events: [{type: x}]); remove it`},
+		{"service", "services:\n  web:\n    image: x\n",
+			`m.yaml:2:3: service "web": services are not supported yet (web:); run it as a function, or leave it out`},
+		{"volumes", "volumes: {data: {}}", `m.yaml:1:1: "volumes" is not supported yet (volumes: {data: {}}); remove it`},
+		{"nothing", one("timeout: 3s"),
+			`m.yaml:2:3: function "f": nothing says what to run (f:); add image: NAME, or stack: NAME and code: ./FOLDER`},
+		{"both", one("image: a", "stack: host", "code: ./c"),
+			`m.yaml:4:12: function "f": image and stack exclude each other (stack: host); keep one of them`},
+		{"name", "functions:\n  Big: {image: a}\n",
+			`m.yaml:2:3: function "Big" is not a valid name (Big: {image: a}); use 1 to 63 of a-z, 0-9 and '-', not starting or ending with '-'`},
+		{"timeout unit", one("image: a", "timeout: 30"),
+			`m.yaml:4:14: function "f": timeout "30" is not a duration (timeout: 30); add a unit, as in 30s`},
+		{"timeout zero", one("image: a", "timeout: 0s"), `m.yaml:4:14: function "f": timeout must be more than 0 (timeout: 0s)`},
+		{"timeout long", one("image: a", "timeout: 25h"), `m.yaml:4:14: function "f": timeout must be at most 24h (timeout: 25h)`},
+		{"memory", one("image: a", "memory: 1MB"), `m.yaml:4:13: function "f": memory must be at least 4MB (memory: 1MB)`},
+		{"memory word", one("image: a", "memory: much"),
+			`m.yaml:4:13: function "f": memory "much" is not a size (memory: much); write it like 256MB or 1GB`},
+		{"handler with image", one("image: a", "handler: main.handle"),
+			`m.yaml:4:14: function "f": handler needs a stack, whose loader calls it (handler: main.handle); use stack and code`},
+		{"handler with http", one("stack: host", "code: c", "protocol: http", "handler: main.handle"),
+			`m.yaml:6:14: function "f": handler and protocol http exclude each other (handler: main.handle); remove one of them`},
+		{"handler missing", one("stack: host", "code: c", "protocol: handler"),
+			`m.yaml:5:15: function "f": protocol handler needs a handler (protocol: handler); add handler: FILE.FUNCTION, as in main.handle`},
+		{"handler dots", one("stack: host", "code: c", "handler: ../main.handle"),
+			`m.yaml:5:14: function "f": handler "../main.handle" is not valid (handler: ../main.handle); write FILE.FUNCTION, as in main.handle`},
+		{"protocol", one("image: a", "protocol: grpc"),
+			`m.yaml:4:15: function "f": protocol cannot be "grpc" (protocol: grpc); use http, cgi, stdio or handler`},
+		{"instance", one("image: a", "protocol: cgi", "isolation: instance"),
+			`m.yaml:5:16: function "f": isolation instance does not fit protocol cgi, which is a process for each run (isolation: instance); use protocol http or handler, or isolation run`},
+		{"code outside", one("stack: host", "code: ../c"),
+			`m.yaml:4:11: function "f": code "../c" is not beneath the manifest's folder (code: ../c); use a relative path without ..`},
+		{"route twice", "functions:\n  a: {image: a, routes: [/x]}\n  b: {image: a, routes: [/y, /x/]}\n",
+			`m.yaml:3:30: function "b": route /x is here twice (b: {image: a, routes: [/y, /x/]}); give each route to one function`},
+		{"route", one("image: a", "routes: [x]"), `m.yaml:4:14: function "f": route path "x" is not absolute (routes: [x]); begin it with /`},
+		{"route key", one("image: a", "routes: [{pth: /x}]"),
+			`m.yaml:4:15: function "f": unknown key "pth" (routes: [{pth: /x}]); did you mean "path"?`},
+		{"syntax", "a: [1", `m.yaml:1:4: sequence end token ']' not found (a: [1)`},
+		{"duplicate", one("image: a", "image: b"), `m.yaml:4:5: mapping key "image" already defined at [3:5] (image: b)`},
+		{"alias", one("image: *x"), `m.yaml:3:12: no anchor &x stands before its alias (image: *x)`},
+		{"two documents", "name: a\n---\nname: b\n",
+			`m.yaml:3:1: a manifest is one YAML document, and here a second one begins (name: b); put it into a file of its own`},
+		{"variable", one("image: ${X:?say which}"),
+			`m.yaml:3:12: required variable X is missing a value: say which (image: ${X:?say which}); write $$ for a plain $`},
+		{"depth", "a: " + strings.Repeat("[", 70), `m.yaml:1:68: nested deeper than 64 levels (a: ` + strings.Repeat("[", 57) + `...)`},
+		{"include", "include: [x.yaml]", `m.yaml:1:11: include needs a manifest that is a file (include: [x.yaml])`},
+		{"project", "name: Big Name", `m.yaml:1:7: name "Big Name" is not a valid project name (name: Big Name); use a-z, 0-9, '-' and '_', starting with a letter or digit`},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			_, err := Parse("m.yaml", []byte(tt.text), Options{})
+			if err == nil {
+				t.Fatal("no error")
+			}
+			if mayfly.KindOf(err) != mayfly.Invalid {
+				t.Errorf("kind %s, want invalid", mayfly.KindOf(err))
+			}
+			if got := err.Error(); got != tt.want {
+				t.Errorf("\n got %s\nwant %s", got, tt.want)
+			}
+		})
+	}
+}
+
+// write makes a folder with files from pairs of name and content.
+func write(t *testing.T, pairs ...string) string {
+	t.Helper()
+	dir := t.TempDir()
+	for i := 0; i < len(pairs); i += 2 {
+		name := filepath.Join(dir, pairs[i])
+		if err := os.MkdirAll(filepath.Dir(name), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(name, []byte(pairs[i+1]), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return dir
+}
