@@ -1,0 +1,192 @@
+// Package bus opens NATS, the engine under everything that Mayfly remembers,
+// and holds the only list of its streams, buckets and subjects (list.go).
+//
+// The server is embedded: it runs in this process, listens nowhere, and keeps
+// its files in the data directory, of which one process at a time is the
+// owner. What a strict stream acknowledges is on disk and survives kill -9 and
+// power loss: every write is synced, and the file system is synced after a
+// stream has been created, because JetStream does not sync its own metadata.
+// An async stream (call history) may lose its last messages to a crash.
+//
+// What the messages mean is left to the packages above.
+package bus
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/nats-io/nats-server/v2/server"
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/mayfly-run/mayfly"
+)
+
+// Bounds on time, and on the memory that the engine may take.
+const (
+	openTimeout  = 30 * time.Second // a large store on a slow disk is replayed
+	closeTimeout = 5 * time.Second  // for history that is still on its way
+	maxMemory    = 64 << 20         // bytes, all memory streams together
+	maxStore     = 1 << 42          // bytes; each stream has its own limit
+	maxPending   = 4096             // publishes without an answer yet
+	maxConsumers = 10_000           // of one stream, watchers included
+	syncInterval = 10 * time.Second // of async streams
+)
+
+// Options tune a Bus. The zero value is fit for production.
+type Options struct {
+	Log     *slog.Logger // nil: nothing is logged
+	Version string       // of this program, written down for whoever is older; "unknown" if empty
+}
+
+// Bus is an open connection to NATS with every stream of the list in place.
+// Its methods are safe for concurrent use.
+type Bus struct {
+	lock  *os.File
+	srv   *server.Server
+	conn  *nats.Conn
+	js    jetstream.JetStream
+	state jetstream.KeyValue
+	runs  jetstream.Stream
+}
+
+// Open starts the embedded server on the data directory dir, which is created
+// when missing, and puts every stream of the list in place. It fails with a
+// Conflict error when another process has dir open, and with an Invalid one
+// when a newer Mayfly wrote it. Close releases dir.
+func Open(ctx context.Context, dir string, opts Options) (*Bus, error) {
+	if opts.Log == nil {
+		opts.Log = slog.New(slog.DiscardHandler)
+	}
+	opts.Version = cmp.Or(opts.Version, "unknown")
+	ctx, cancel := context.WithTimeout(ctx, openTimeout)
+	defer cancel()
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, fmt.Errorf("create data directory: %w", err)
+	}
+	lock, err := lockDir(dir)
+	if err != nil {
+		return nil, err
+	}
+	b := &Bus{lock: lock}
+	if err := b.open(ctx, dir, opts); err != nil {
+		b.Close()
+		return nil, err
+	}
+	return b, nil
+}
+
+func (b *Bus) open(ctx context.Context, dir string, opts Options) error {
+	if err := checkFormat(dir); err != nil {
+		return err
+	}
+	if err := b.start(dir, opts.Log); err != nil {
+		return err
+	}
+	if err := b.connect(opts.Log); err != nil {
+		return err
+	}
+	if err := b.ensureList(ctx, dir); err != nil {
+		return err
+	}
+	return writeFormat(dir, opts.Version)
+}
+
+// start runs the server. It opens no port and installs no signal handler.
+func (b *Bus) start(dir string, log *slog.Logger) error {
+	logger := &serverLog{log: log}
+	srv, err := server.NewServer(&server.Options{
+		ServerName:             "mayfly",
+		DontListen:             true,
+		NoSigs:                 true,
+		NoLog:                  true, // SetLoggerV2 below
+		DisableJetStreamBanner: true,
+		JetStream:              true,
+		JetStreamDomain:        Domain,
+		JetStreamMaxMemory:     maxMemory,
+		JetStreamMaxStore:      maxStore,
+		JetStreamLimits:        server.JSLimitOpts{DefaultMaxConsumers: maxConsumers},
+		StoreDir:               dir,
+		SyncAlways:             true,
+		SyncInterval:           syncInterval,
+		MaxPayload:             MaxMessage,
+	})
+	if err != nil {
+		return fmt.Errorf("configure nats: %w", err)
+	}
+	srv.SetLoggerV2(logger, false, false, false)
+	b.srv = srv
+	srv.Start() // blocks until the store is open, or has logged why not
+	err = logger.fatal()
+	if err == nil && !(srv.ReadyForConnections(openTimeout) && srv.JetStreamEnabled()) {
+		err = errors.New("the engine did not start")
+	}
+	if err != nil {
+		return mayfly.Errorf(mayfly.Unavailable, "cannot open the state in %s: %w", filepath.Join(dir, storeDir), err)
+	}
+	return nil
+}
+
+func (b *Bus) connect(log *slog.Logger) error {
+	conn, err := nats.Connect("",
+		nats.InProcessServer(b.srv),
+		nats.Name("mayfly"),
+		nats.MaxReconnects(-1),
+		nats.ErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) {
+			log.Error("nats connection", "error", err)
+		}),
+	)
+	if err != nil {
+		return fmt.Errorf("connect to nats: %w", err)
+	}
+	b.conn = conn
+	b.js, err = jetstream.New(conn,
+		jetstream.WithPublishAsyncMaxPending(maxPending),
+		jetstream.WithPublishAsyncTimeout(openTimeout),
+		jetstream.WithPublishAsyncErrHandler(func(_ jetstream.JetStream, msg *nats.Msg, err error) {
+			log.Error("publish in the background", "subject", msg.Subject, "error", err)
+		}),
+	)
+	if err != nil {
+		return fmt.Errorf("open jetstream: %w", err)
+	}
+	return nil
+}
+
+// JetStream returns the handle for publishing and for reading streams. An
+// asynchronous publish that fails is logged by the bus.
+func (b *Bus) JetStream() jetstream.JetStream { return b.js }
+
+// State returns the bucket of desired and observed state.
+func (b *Bus) State() jetstream.KeyValue { return b.state }
+
+// Runs returns the stream of call history.
+func (b *Bus) Runs() jetstream.Stream { return b.runs }
+
+// Close waits, for five seconds at most, until history that is on its way has
+// been taken, then stops the server and releases the data directory. Nothing
+// of the Bus runs afterwards.
+func (b *Bus) Close() error {
+	var err error
+	if b.js != nil {
+		select {
+		case <-b.js.PublishAsyncComplete():
+		case <-time.After(closeTimeout):
+			err = fmt.Errorf("close bus: %d records of history not written", b.js.PublishAsyncPending())
+		}
+	}
+	if b.conn != nil {
+		b.conn.Close()
+	}
+	if b.srv != nil {
+		b.srv.Shutdown()
+		b.srv.WaitForShutdown()
+	}
+	return errors.Join(err, b.lock.Close())
+}
