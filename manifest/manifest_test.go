@@ -177,3 +177,170 @@ func write(t *testing.T, pairs ...string) string {
 	}
 	return dir
 }
+
+func TestLoad(t *testing.T) {
+	dir := write(t,
+		"mayfly.yaml", "include: [sub/more.yaml]\nfunctions: {a: {stack: host, code: a, command: $CMD}}",
+		".env", "CMD=./run\nWHO=file\n",
+		"a/run", "",
+		"sub/more.yaml", "functions: {b: {stack: host, code: ./c, env: {WHO: $WHO, SUB: $SUB}}}",
+		"sub/.env", "SUB=yes\nWHO=sub\n",
+		"sub/c/main", "",
+	)
+	m, err := Load(filepath.Join(dir, "mayfly.yaml"), Options{Env: map[string]string{"WHO": "caller"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(m.Functions) != 2 || len(m.Warnings) != 0 {
+		t.Fatalf("got %d functions and warnings %q", len(m.Functions), m.Warnings)
+	}
+	a, b := m.Functions[0], m.Functions[1]
+	if diff := cmp.Diff([]string{"./run"}, a.Command); diff != "" {
+		t.Error("command from .env:", diff)
+	}
+	if want := filepath.Join(dir, "a"); a.CodeDir != want {
+		t.Errorf("code of a: %s, want %s", a.CodeDir, want)
+	}
+	if want := filepath.Join(dir, "sub/c"); b.CodeDir != want {
+		t.Errorf("code of the included b: %s, want %s", b.CodeDir, want)
+	}
+	if diff := cmp.Diff(map[string]string{"WHO": "caller", "SUB": "yes"}, b.Env); diff != "" {
+		t.Error("env of b:", diff)
+	}
+}
+
+func TestLoadErrors(t *testing.T) {
+	f := func(code string) string { return "functions: {a: {stack: host, code: " + code + "}}" }
+	tests := []struct {
+		name  string
+		files []string
+		link  string // made as "link", pointing here
+		want  string // after the folder's name
+	}{
+		{"missing", nil, "", `no manifest at DIR/mayfly.yaml; write one, or name it with -f FILE`},
+		{"no code", []string{"mayfly.yaml", f("x")}, "",
+			`DIR/mayfly.yaml:1:36: function "a": code folder "x" cannot be opened: no such file or directory (functions: {a: {stack: host, code: x}})`},
+		{"code is a file", []string{"mayfly.yaml", f("x"), "x", ""}, "",
+			`DIR/mayfly.yaml:1:36: function "a": code "x" is not a folder (functions: {a: {stack: host, code: x}}); name its folder`},
+		{"code leaves by a link", []string{"mayfly.yaml", f("link")}, "/etc",
+			`DIR/mayfly.yaml:1:36: function "a": code folder "link" cannot be opened: path escapes from parent (functions: {a: {stack: host, code: link}})`},
+		{"include missing", []string{"mayfly.yaml", "include: [x.yaml]"}, "",
+			`DIR/mayfly.yaml:1:11: included file "x.yaml" does not exist (include: [x.yaml])`},
+		{"include outside", []string{"mayfly.yaml", "include: [../x.yaml]"}, "",
+			`DIR/mayfly.yaml:1:11: included file "../x.yaml" is not beneath the manifest's folder (include: [../x.yaml]); use a relative path without ..`},
+		{"include itself", []string{"mayfly.yaml", "include: [a.yaml]", "a.yaml", "include: [./mayfly.yaml]"}, "",
+			`DIR/a.yaml:1:11: "./mayfly.yaml" includes itself (include: [./mayfly.yaml])`},
+		{"function twice", []string{"mayfly.yaml", "include: [a.yaml]\nfunctions: {f: {image: a}}", "a.yaml", "functions: {f: {image: a}}"}, "",
+			`DIR/a.yaml:1:13: function "f" is defined in another file too (functions: {f: {image: a}}); rename one`},
+		{"folder", []string{"mayfly.yaml/x", ""}, "", `DIR/mayfly.yaml is a folder; name the file, as in -f DIR/mayfly.yaml/mayfly.yaml`},
+		{"too large", []string{"mayfly.yaml", "#" + strings.Repeat("x", MaxSize)}, "",
+			`DIR/mayfly.yaml is larger than 1048576 bytes; split it with include`},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			dir := write(t, tt.files...)
+			if tt.link != "" {
+				if err := os.Symlink(tt.link, filepath.Join(dir, "link")); err != nil {
+					t.Fatal(err)
+				}
+			}
+			_, err := Load(filepath.Join(dir, "mayfly.yaml"), Options{})
+			if err == nil {
+				t.Fatal("no error")
+			}
+			if got := strings.ReplaceAll(err.Error(), dir, "DIR"); got != tt.want {
+				t.Errorf("\n got %s\nwant %s", got, tt.want)
+			}
+		})
+	}
+}
+
+func TestWarnings(t *testing.T) {
+	m, err := Parse("m.yaml", []byte(one("image: a", "user: $UNSET", "workdir: /${ALSO-srv}${SET+x}", "command: $$HOME ${EMPTY:-}")), Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := []string{"m.yaml:4:11: the variable UNSET is not set, so it is empty (user: $UNSET)"}
+	if diff := cmp.Diff(want, m.Warnings); diff != "" {
+		t.Error("warnings (-want +got):\n" + diff)
+	}
+	if f := m.Functions[0]; f.WorkDir != "/srv" || f.Command[0] != "$HOME" {
+		t.Errorf("got workdir %q and command %q", f.WorkDir, f.Command)
+	}
+}
+
+// What costs a reader time or memory out of proportion must be refused.
+func TestBombs(t *testing.T) {
+	tests := map[string]string{
+		"flow maps":  strings.Repeat("{a: ", 200_000),
+		"flow lists": strings.Repeat("[", MaxSize),
+		"dashes":     strings.Repeat("- ", MaxSize/2),
+		"questions":  strings.Repeat("? ", MaxSize/2),
+		"anchors":    strings.Repeat("&a ", MaxSize/3),
+		"tags":       strings.Repeat("!!str ", MaxSize/6),
+		"colons":     strings.Repeat("a: ", MaxSize/3),
+		"laughs":     bomb(),
+		"within":     "x-a: &a [*a]",
+		"quotes":     strings.Repeat(`"`, MaxSize),
+		"lines":      strings.Repeat("a\n", MaxSize/2),
+		"spaces":     strings.Repeat(" \n", MaxSize/2),
+		"tabs":       strings.Repeat("\t", MaxSize),
+		"comments":   strings.Repeat("#\n", MaxSize/2),
+		"pipes":      strings.Repeat("|\n", MaxSize/2),
+	}
+	for name, text := range tests {
+		t.Run(name, func(t *testing.T) {
+			_, err := Parse("m.yaml", []byte(text), Options{})
+			if err == nil {
+				t.Fatal("no error")
+			}
+			if s := err.Error(); strings.ContainsRune(s, '\n') || len(s) > 400 {
+				t.Errorf("not one short line: %q", s[:min(len(s), 400)])
+			}
+		})
+	}
+}
+
+// bomb is a "billion laughs": ten levels of lists of ten aliases.
+func bomb() string {
+	var b strings.Builder
+	b.WriteString("x-0: &a0 [x, x, x, x, x, x, x, x, x, x]\n")
+	for i := '1'; i <= '9'; i++ {
+		b.WriteString("x-" + string(i) + ": &a" + string(i) + " [" + strings.Repeat("*a"+string(i-1)+", ", 9) + "*a" + string(i-1) + "]\n")
+	}
+	return b.String()
+}
+
+func FuzzParse(f *testing.F) {
+	for _, seed := range []string{
+		"", "functions: {}", one("image: a"), one("stack: host", "code: ./c", "handler: main.handle", "routes: [/x, {path: /y, host: a.b}]"),
+		one("image: a", "env: {A: ${B:-c}}", "command: a 'b c' \"d\"", "memory: 1gb", "timeout: 1.5s"),
+		"x: &a {b: c}\nfunctions: {f: {<<: *a, image: x}}", bomb()[:200], "services: {a: {image: b}}",
+		"a: |\n  b\n", "? a\n: b\n", "!!str a: !reset b", "%YAML 1.2\n---\na: b\n...\n", "- [a, {b: c}]", "a: \"\\u00e9\"\n", "\xff\xfe", "a: ~\n",
+	} {
+		f.Add([]byte(seed))
+	}
+	f.Fuzz(func(t *testing.T, data []byte) {
+		m, err := Parse("m.yaml", data, Options{})
+		if err != nil {
+			if mayfly.KindOf(err) != mayfly.Invalid {
+				t.Errorf("kind %s: %v", mayfly.KindOf(err), err)
+			}
+			if strings.ContainsRune(err.Error(), '\n') {
+				t.Errorf("more than one line: %q", err)
+			}
+			return
+		}
+		for _, fn := range m.Functions {
+			if err := mayfly.CheckName("function", fn.Name); err != nil {
+				t.Error(err)
+			}
+			if (fn.Image == "") == (fn.Stack == "") {
+				t.Errorf("%s has image %q and stack %q", fn.Name, fn.Image, fn.Stack)
+			}
+			if fn.CodeDir != "" && !filepath.IsLocal(fn.CodeDir) {
+				t.Errorf("code of %s leaves the folder: %q", fn.Name, fn.CodeDir)
+			}
+		}
+	})
+}
