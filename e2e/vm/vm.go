@@ -1,0 +1,233 @@
+// Package vm runs a command in a small virtual machine: Debian's own cloud
+// kernel with nothing but cgroup v2, the host that most users have and that
+// a machine with the older hierarchies is not.
+//
+// The machine is qemu in plain emulation, so it needs neither root nor
+// nested virtualisation, and boots in a few seconds. Its files are a tmpfs
+// made for the occasion; its kernel is downloaded once with apt and kept in
+// the user's cache directory. PID 1 is the program in init/, which mounts
+// what a system has mounted, loads the kernel modules that containers need,
+// runs the command and powers off.
+//
+// There is no network card: what runs there makes its own networks.
+package vm
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strconv"
+	"testing"
+	"time"
+)
+
+// Options say what a machine is made of and what it runs. Command is needed;
+// every other zero value is fit for a test.
+type Options struct {
+	Command []string          // argv, looked up in the machine's PATH
+	Env     []string          // NAME=value, after PATH, HOME and TMPDIR
+	Dir     string            // working directory; "/" if empty
+	Files   map[string]string // path here, a file or a directory -> path in the machine
+
+	// Programs of this machine are copied to the same path together with the
+	// shared libraries that they need; a name is looked up in PATH.
+	Programs []string
+
+	Modules []string      // kernel modules besides DefaultModules
+	Memory  int           // MB; 1024 if zero. Files are held in it
+	CPUs    int           // 2 if zero
+	Disk    int           // MB of an empty ext4 at /data; none if zero
+	Timeout time.Duration // from power-on to power-off; 5m if zero
+}
+
+// DefaultModules are loaded in every machine: an overlay, bridges, pairs of
+// virtual cards, address translation, and a virtio disk.
+var DefaultModules = []string{
+	"overlay", "bridge", "br_netfilter", "veth", "vxlan",
+	"nf_tables", "nft_chain_nat", "nft_nat", "nft_masq", "nft_redir", "nft_ct", "nft_fib_inet",
+	"nft_reject_ipv4", "nft_reject_inet", "nft_limit", "nft_log", "nft_numgen", "nft_hash", "nft_objref", "nft_compat",
+	"virtio_pci", "virtio_blk",
+}
+
+// Result is what a machine left behind.
+type Result struct {
+	Output  string // stdout and stderr of the command, in the order written
+	Exit    int    // exit code of the command; 128+n when signal n ended it
+	Console string // what the kernel and init said
+}
+
+// Job is what init is told, as JSON in JobFile.
+type Job struct {
+	Command []string `json:"command"`
+	Env     []string `json:"env"`
+	Dir     string   `json:"dir"`
+	Disk    bool     `json:"disk"`
+	Modules []string `json:"modules"` // file paths, each after those that it needs
+}
+
+// JobFile is where init finds its Job.
+const JobFile = "/.vm/job.json"
+
+// exitLine is written by init after the command's last byte of output. The
+// zero byte keeps it apart from what a program prints.
+var exitLine = regexp.MustCompile(`\x00exit (\d+)\r?\n$`)
+
+// Run boots a machine, runs the command in it and returns its output and exit
+// code. A machine that cannot be made, does not come up or outlives its time
+// fails the test.
+func Run(t testing.TB, o Options) (output string, exit int) {
+	t.Helper()
+	r, err := Boot(t.Context(), t.TempDir(), o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return r.Output, r.Exit
+}
+
+// Boot does what Run does, with its files in dir, outside of a test. Its error
+// holds the end of the console and of the output where there is any.
+func Boot(ctx context.Context, dir string, o Options) (*Result, error) {
+	if len(o.Command) == 0 {
+		return nil, errors.New("vm: no command to run")
+	}
+	qemu, err := exec.LookPath("qemu-system-x86_64")
+	if err != nil {
+		return nil, errors.New("vm: qemu-system-x86_64 is not installed: apt-get install --no-install-recommends qemu-system-x86")
+	}
+	kernel, err := findKernel(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("vm: find kernel: %w", err)
+	}
+	initrd := filepath.Join(dir, "initramfs")
+	if err := writeInitramfs(ctx, initrd, kernel, o); err != nil {
+		return nil, fmt.Errorf("vm: write initramfs: %w", err)
+	}
+	console, output := filepath.Join(dir, "console"), filepath.Join(dir, "output")
+	args := []string{
+		"-accel", accel(), "-cpu", "max", "-machine", "pc",
+		"-m", strconv.Itoa(or(o.Memory, 1024)), "-smp", strconv.Itoa(or(o.CPUs, 2)),
+		"-kernel", kernel.image, "-initrd", initrd,
+		"-append", "console=ttyS0 loglevel=4 panic=-1 random.trust_cpu=on cgroup_no_v1=all",
+		"-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
+		"-serial", "file:" + console, "-serial", "file:" + output,
+	}
+	if o.Disk > 0 {
+		disk := filepath.Join(dir, "disk")
+		if err := makeDisk(ctx, disk, o.Disk); err != nil {
+			return nil, fmt.Errorf("vm: make disk: %w", err)
+		}
+		args = append(args, "-drive", "file="+disk+",format=raw,if=virtio,cache=unsafe")
+	}
+	limit := or(o.Timeout, 5*time.Minute)
+	ctx, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	said, err := exec.CommandContext(ctx, qemu, args...).CombinedOutput()
+	if ctx.Err() != nil {
+		err = fmt.Errorf("still on after %v: %w", limit, ctx.Err())
+	}
+	return collect(console, output, said, err)
+}
+
+// collect reads what a machine wrote on its two serial lines.
+func collect(console, output string, said []byte, ran error) (*Result, error) {
+	con, _ := os.ReadFile(console) // absent when qemu refused to start
+	out, _ := os.ReadFile(output)
+	r := &Result{Console: string(con), Output: string(out)}
+	m := exitLine.FindSubmatchIndex(out)
+	if m == nil && ran == nil {
+		ran = errors.New("it went off without an exit code")
+	}
+	if ran != nil {
+		return r, fmt.Errorf("vm: run: %w\n%s\nconsole:\n%s\noutput:\n%s", ran, said, tail(con), tail(out))
+	}
+	r.Output = string(out[:m[0]])
+	r.Exit, _ = strconv.Atoi(string(out[m[2]:m[3]]))
+	return r, nil
+}
+
+// GoTest compiles the tests of a package of this module, runs them in a machine
+// with args (such as "-test.run=X"), and fails the test with their output when
+// they fail. The package's testdata directory is there too.
+func GoTest(t testing.TB, pkg string, o Options, args ...string) (output string) {
+	t.Helper()
+	dir := t.TempDir()
+	bin := filepath.Join(dir, "test")
+	build := exec.CommandContext(t.Context(), "go", "test", "-c", "-o", bin, pkg)
+	build.Env = append(os.Environ(), "CGO_ENABLED=0", "GOFLAGS="+os.Getenv("GOFLAGS"))
+	if said, err := build.CombinedOutput(); err != nil {
+		t.Fatalf("compile the tests of %s: %v\n%s", pkg, err, said)
+	}
+	src, err := goList(t.Context(), pkg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	files := map[string]string{bin: "/test/test"}
+	for from, to := range o.Files {
+		files[from] = to
+	}
+	if data := filepath.Join(src, "testdata"); exists(data) {
+		files[data] = "/test/testdata"
+	}
+	o.Files, o.Dir = files, "/test"
+	o.Command = append([]string{"/test/test", "-test.v"}, args...)
+	output, exit := Run(t, o)
+	if exit != 0 {
+		t.Errorf("the tests of %s fail in the machine (exit %d):\n%s", pkg, exit, output)
+	}
+	return output
+}
+
+func goList(ctx context.Context, pkg string) (dir string, err error) {
+	out, err := exec.CommandContext(ctx, "go", "list", "-f", "{{.Dir}}", pkg).Output()
+	if err != nil {
+		return "", fmt.Errorf("find package %s: %w", pkg, err)
+	}
+	return string(bytes.TrimSpace(out)), nil
+}
+
+func makeDisk(ctx context.Context, path string, megabytes int) error {
+	out, err := exec.CommandContext(ctx, "mke2fs", "-q", "-F", "-t", "ext4", path, strconv.Itoa(megabytes)+"M").CombinedOutput()
+	if err != nil {
+		return fmt.Errorf("mke2fs: %w\n%s", err, out)
+	}
+	return nil
+}
+
+// accel is plain emulation unless MAYFLY_VM_ACCEL names another, such as kvm:
+// a /dev/kvm may be there and hang.
+func accel() string { return or(os.Getenv("MAYFLY_VM_ACCEL"), "tcg") }
+
+func encodeJob(o Options, modules []string) ([]byte, error) {
+	return json.Marshal(Job{
+		Command: o.Command,
+		Env:     append([]string{"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME=/root", "TMPDIR=/tmp"}, o.Env...),
+		Dir:     or(o.Dir, "/"),
+		Disk:    o.Disk > 0,
+		Modules: modules,
+	})
+}
+
+func or[T comparable](v, ifZero T) T {
+	var zero T
+	if v == zero {
+		return ifZero
+	}
+	return v
+}
+
+func exists(path string) bool {
+	_, err := os.Stat(path)
+	return err == nil
+}
+
+// tail keeps an error message readable.
+func tail(b []byte) []byte {
+	const most = 8 << 10
+	return b[max(0, len(b)-most):]
+}
