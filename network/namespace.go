@@ -1,0 +1,271 @@
+package network
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"runtime"
+
+	"github.com/vishvananda/netlink/nl"
+	"golang.org/x/sys/unix"
+)
+
+// inside is the name of a container's own interface.
+const inside = "eth0"
+
+// namespace is a network namespace that nothing but its open file holds.
+type namespace struct {
+	file *os.File
+	addr netip.Addr // invalid when there is only the loopback
+}
+
+// macOf returns the hardware address that belongs to addr. It is the same each
+// time, so an entry about an address stays true when the address is given to
+// another container.
+func macOf(addr netip.Addr) net.HardwareAddr {
+	b := addr.As4()
+	return net.HardwareAddr{0x02, 0x6d, b[0], b[1], b[2], b[3]}
+}
+
+// vethOf returns the name of the host's end of addr's cable.
+func vethOf(addr netip.Addr) string {
+	b := addr.As4()
+	return fmt.Sprintf("mf%02x%02x%02x%02x", b[0], b[1], b[2], b[3])
+}
+
+// inNew calls fn on a thread that is in a new network namespace, with that
+// namespace's file. The file is closed when fn fails.
+func (n *Network) inNew(fn func(ns *os.File) error) (*os.File, error) {
+	var file *os.File
+	done := make(chan error)
+	go func() {
+		runtime.LockOSThread()
+		var err error
+		file, err = newNamespace(fn)
+		if back := unix.Setns(int(n.home.Fd()), unix.CLONE_NEWNET); back == nil {
+			runtime.UnlockOSThread()
+		} // else the thread ends with this goroutine
+		done <- err
+	}()
+	err := <-done
+	return file, err
+}
+
+func newNamespace(fn func(ns *os.File) error) (*os.File, error) {
+	if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
+		return nil, fmt.Errorf("make network namespace: %w", err)
+	}
+	file, err := openNamespace()
+	if err != nil {
+		return nil, err
+	}
+	if err := fn(file); err != nil {
+		file.Close()
+		return nil, err
+	}
+	return file, nil
+}
+
+// openNamespace opens the network namespace of the calling thread.
+func openNamespace() (*os.File, error) {
+	const path = "/proc/thread-self/ns/net"
+	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, &os.PathError{Op: "open", Path: path, Err: err}
+	}
+	return os.NewFile(uintptr(fd), "net namespace"), nil
+}
+
+// loopbackOnly makes a namespace for a container without a network.
+func (n *Network) loopbackOnly() (*namespace, error) {
+	file, err := n.inNew(func(*os.File) error {
+		in, err := dialRtnl()
+		if err != nil {
+			return err
+		}
+		defer in.close()
+		return errors.Join(containerSysctls(), in.run(loopbackUp()))
+	})
+	if err != nil {
+		return nil, err
+	}
+	return &namespace{file: file}, nil
+}
+
+// wired makes a namespace with eth0 on the bridge. An address whose old
+// cable the kernel has not taken down yet is passed over.
+func (n *Network) wired() (*namespace, error) {
+	for {
+		addr, err := n.takeAddress()
+		if err != nil {
+			return nil, err
+		}
+		file, err := n.inNew(func(ns *os.File) error { return n.wire(ns, addr) })
+		if err == nil {
+			return &namespace{file: file, addr: addr}, nil
+		}
+		n.freeAddresses(addr)
+		if errors.Is(err, unix.EXFULL) {
+			return nil, fullBridge(n.bridge)
+		}
+		if !errors.Is(err, unix.EEXIST) {
+			return nil, fmt.Errorf("wire network namespace: %w", err)
+		}
+	}
+}
+
+// wire runs on a thread inside ns.
+func (n *Network) wire(ns *os.File, addr netip.Addr) error {
+	in, err := dialRtnl()
+	if err != nil {
+		return err
+	}
+	defer in.close()
+	if err := containerSysctls(); err != nil {
+		return err
+	}
+	if err := n.rtnl.run(n.newCable(addr, ns)); err != nil {
+		return err
+	}
+	outer, err := n.rtnl.linkIndex(vethOf(addr))
+	if err != nil {
+		return err
+	}
+	inner, err := in.linkIndex(inside)
+	if err != nil {
+		return err
+	}
+	if err := n.rtnl.run(n.hostSide(outer, addr)...); err != nil {
+		return err
+	}
+	return in.run(n.containerSide(inner, addr)...)
+}
+
+// newCable makes both ends of a veth at once: ours on the bridge, the other
+// in ns and with its last name, so that nothing has to be moved or renamed.
+func (n *Network) newCable(addr netip.Addr, ns *os.File) step {
+	info := nl.NewRtAttr(unix.IFLA_LINKINFO, nil)
+	info.AddRtAttr(nl.IFLA_INFO_KIND, nl.NonZeroTerminated("veth"))
+	peer := info.AddRtAttr(nl.IFLA_INFO_DATA, nil).AddRtAttr(nl.VETH_INFO_PEER, nil)
+	peer.AddChild(linkMsg(unix.AF_UNSPEC, 0, false)) // the kernel cannot raise it yet
+	peer.AddChild(attrString(unix.IFLA_IFNAME, inside))
+	peer.AddRtAttr(unix.IFLA_ADDRESS, macOf(addr))
+	peer.AddChild(attrUint32(unix.IFLA_NUM_TX_QUEUES, 1))
+	peer.AddChild(attrUint32(unix.IFLA_NUM_RX_QUEUES, 1))
+	peer.AddChild(attrUint32(unix.IFLA_NET_NS_FD, uint32(ns.Fd())))
+	return newStep("make veth "+vethOf(addr), unix.RTM_NEWLINK, unix.NLM_F_CREATE|unix.NLM_F_EXCL,
+		linkMsg(unix.AF_UNSPEC, 0, false),
+		attrString(unix.IFLA_IFNAME, vethOf(addr)),
+		attrUint32(unix.IFLA_NUM_TX_QUEUES, 1),
+		attrUint32(unix.IFLA_NUM_RX_QUEUES, 1),
+		attrUint32(unix.IFLA_MASTER, uint32(n.index)),
+		info)
+}
+
+// hostSide finishes our end. The bridge and the host are told where the
+// address is, so that the first packet waits for no question and is sent to
+// no other port.
+func (n *Network) hostSide(link int32, addr netip.Addr) []step {
+	quiet := nl.NewRtAttr(unix.IFLA_AF_SPEC, nil)
+	quiet.AddRtAttr(unix.AF_INET6, nil).AddRtAttr(unix.IFLA_INET6_ADDR_GEN_MODE, []byte{1})
+	port := nl.NewRtAttr(unix.IFLA_PROTINFO|unix.NLA_F_NESTED, nil)
+	port.AddRtAttr(nl.IFLA_BRPORT_LEARNING, []byte{0})
+	port.AddRtAttr(nl.IFLA_BRPORT_UNICAST_FLOOD, []byte{0})
+	port.AddRtAttr(nl.IFLA_BRPORT_NEIGH_SUPPRESS, []byte{1})
+	return []step{
+		newStep("quiet IPv6 on veth", unix.RTM_SETLINK, 0, linkMsg(unix.AF_UNSPEC, link, false), quiet),
+		newStep("set bridge port", unix.RTM_SETLINK, 0, linkMsg(unix.AF_BRIDGE, link, false), port),
+		newStep("raise veth", unix.RTM_SETLINK, 0, linkMsg(unix.AF_UNSPEC, link, true)),
+		newStep("set bridge address", unix.RTM_NEWNEIGH, unix.NLM_F_CREATE|unix.NLM_F_REPLACE,
+			&neighMsg{family: unix.AF_BRIDGE, index: link, state: unix.NUD_NOARP, flags: unix.NTF_MASTER},
+			nl.NewRtAttr(unix.NDA_LLADDR, macOf(addr))),
+		setNeighbour(n.index, addr),
+	}
+}
+
+// containerSide finishes the container's end, from inside.
+func (n *Network) containerSide(link int32, addr netip.Addr) []step {
+	ip := addr.AsSlice()
+	on := nl.NewIfAddrmsg(unix.AF_INET)
+	on.Prefixlen, on.Index = uint8(n.subnet.Bits()), uint32(link)
+	route := nl.NewRtMsg()
+	route.Family = unix.AF_INET
+	return []step{
+		loopbackUp(),
+		newStep("raise "+inside, unix.RTM_SETLINK, 0, linkMsg(unix.AF_UNSPEC, link, true)),
+		newStep("set address", unix.RTM_NEWADDR, unix.NLM_F_CREATE|unix.NLM_F_EXCL, on,
+			nl.NewRtAttr(unix.IFA_LOCAL, ip), nl.NewRtAttr(unix.IFA_ADDRESS, ip),
+			nl.NewRtAttr(unix.IFA_BROADCAST, lastOf(n.subnet).AsSlice())),
+		newStep("set default route", unix.RTM_NEWROUTE, unix.NLM_F_CREATE|unix.NLM_F_EXCL, route,
+			nl.NewRtAttr(unix.RTA_GATEWAY, n.gateway.AsSlice()), attrUint32(unix.RTA_OIF, uint32(link))),
+		setNeighbour(link, n.gateway),
+	}
+}
+
+func loopbackUp() step {
+	return newStep("raise loopback", unix.RTM_SETLINK, 0, linkMsg(unix.AF_UNSPEC, 1, true))
+}
+
+// setNeighbour says once and for all which hardware address addr has.
+func setNeighbour(link int32, addr netip.Addr) step {
+	return newStep("set neighbour", unix.RTM_NEWNEIGH, unix.NLM_F_CREATE|unix.NLM_F_REPLACE,
+		&neighMsg{family: unix.AF_INET, index: link, state: unix.NUD_PERMANENT},
+		nl.NewRtAttr(unix.NDA_DST, addr.AsSlice()), nl.NewRtAttr(unix.NDA_LLADDR, macOf(addr)))
+}
+
+func dropNeighbour(link int32, addr netip.Addr) step {
+	return newStep("drop neighbour", unix.RTM_DELNEIGH, 0,
+		&neighMsg{family: unix.AF_INET, index: link}, nl.NewRtAttr(unix.NDA_DST, addr.AsSlice()))
+}
+
+// neighMsg is struct ndmsg, the fixed part of a change to a neighbour.
+type neighMsg struct {
+	family uint8
+	index  int32
+	state  uint16
+	flags  uint8
+}
+
+func (m *neighMsg) Len() int { return unix.SizeofNdMsg }
+
+func (m *neighMsg) Serialize() []byte {
+	b := make([]byte, unix.SizeofNdMsg)
+	b[0] = m.family
+	nl.NativeEndian().PutUint32(b[4:], uint32(m.index))
+	nl.NativeEndian().PutUint16(b[8:], m.state)
+	b[10] = m.flags
+	return b
+}
+
+// containerSysctls sets what every container finds, on a thread inside: ports
+// below 1024 and ping for any user, as docker gives them, and no IPv6 but on
+// the loopback, because the bridge carries none.
+func containerSysctls() error {
+	for _, s := range [...][2]string{
+		{"ipv4/ip_unprivileged_port_start", "0"},
+		{"ipv4/ping_group_range", "0 2147483647"},
+		{"ipv6/conf/default/disable_ipv6", "1"},
+	} {
+		if err := setSysctl(s[0], s[1]); err != nil && !errors.Is(err, os.ErrNotExist) {
+			return err
+		}
+	}
+	return nil
+}
+
+// setSysctl writes a setting beneath net/ for the namespace of the calling
+// thread.
+func setSysctl(path, value string) error {
+	path = "/proc/sys/net/" + path
+	fd, err := unix.Open(path, unix.O_WRONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return &os.PathError{Op: "open", Path: path, Err: err}
+	}
+	defer unix.Close(fd)
+	if _, err := unix.Write(fd, []byte(value)); err != nil {
+		return &os.PathError{Op: "write", Path: path, Err: err}
+	}
+	return nil
+}

@@ -1,0 +1,138 @@
+package network
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"sync"
+
+	"github.com/vishvananda/netlink/nl"
+	"golang.org/x/sys/unix"
+)
+
+// A step is one change to links, addresses, routes or neighbours, and the
+// words that an error about it starts with.
+type step struct {
+	doing string
+	*nl.NetlinkRequest
+}
+
+func newStep(doing string, kind, flags int, data ...nl.NetlinkRequestData) step {
+	req := nl.NewNetlinkRequest(kind, flags|unix.NLM_F_ACK)
+	for _, d := range data {
+		req.AddData(d)
+	}
+	return step{doing, req}
+}
+
+// rtnl is a routing socket in the network namespace of the thread that dialed
+// it. It sends several changes with one system call and reads all their
+// answers, which is what makes wiring a namespace cheap.
+type rtnl struct {
+	mu  sync.Mutex
+	fd  int
+	buf [16 << 10]byte
+}
+
+func dialRtnl() (*rtnl, error) {
+	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.NETLINK_ROUTE)
+	if err != nil {
+		return nil, fmt.Errorf("open routing socket: %w", err)
+	}
+	// Answers without a copy of the question: a batch's fit in one buffer.
+	if err := unix.SetsockoptInt(fd, unix.SOL_NETLINK, unix.NETLINK_CAP_ACK, 1); err != nil {
+		unix.Close(fd)
+		return nil, fmt.Errorf("open routing socket: %w", err)
+	}
+	return &rtnl{fd: fd}, nil
+}
+
+func (r *rtnl) close() { unix.Close(r.fd) }
+
+// run makes the changes in order. It returns the errors of those that failed;
+// a failure does not keep the later ones from being tried.
+func (r *rtnl) run(steps ...step) error {
+	const most = 64 // a batch's answers must fit the socket's receive buffer
+	var errs []error
+	for len(steps) > 0 {
+		n := min(len(steps), most)
+		errs = append(errs, r.batch(steps[:n]))
+		steps = steps[n:]
+	}
+	return errors.Join(errs...)
+}
+
+func (r *rtnl) batch(steps []step) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	var out []byte
+	bySeq := make(map[uint32]string, len(steps))
+	for _, s := range steps {
+		out = append(out, s.Serialize()...)
+		bySeq[s.Seq] = s.doing
+	}
+	if err := unix.Sendto(r.fd, out, 0, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}); err != nil {
+		return fmt.Errorf("send to routing socket: %w", err)
+	}
+	var errs []error
+	for len(bySeq) > 0 {
+		n, _, err := unix.Recvfrom(r.fd, r.buf[:], 0)
+		if errors.Is(err, unix.EINTR) {
+			continue
+		}
+		if err != nil {
+			return fmt.Errorf("read routing socket: %w", err)
+		}
+		errs = append(errs, answers(r.buf[:n], bySeq)...)
+	}
+	return errors.Join(errs...)
+}
+
+// answers takes the acknowledgements in b out of waiting and returns the
+// errors among them.
+func answers(b []byte, waiting map[uint32]string) []error {
+	var errs []error
+	for len(b) >= unix.NLMSG_HDRLEN+4 {
+		size := binary.NativeEndian.Uint32(b)
+		kind := binary.NativeEndian.Uint16(b[4:])
+		seq := binary.NativeEndian.Uint32(b[8:])
+		doing, ours := waiting[seq]
+		if kind == unix.NLMSG_ERROR && ours {
+			delete(waiting, seq)
+			if code := -int32(binary.NativeEndian.Uint32(b[unix.NLMSG_HDRLEN:])); code != 0 {
+				errs = append(errs, fmt.Errorf("%s: %w", doing, unix.Errno(code)))
+			}
+		}
+		if size = (size + 3) &^ 3; size < unix.NLMSG_HDRLEN || int(size) > len(b) {
+			break
+		}
+		b = b[size:]
+	}
+	return errs
+}
+
+// linkIndex returns the index of a link in the namespace that r was dialed in.
+func (r *rtnl) linkIndex(name string) (int32, error) {
+	req, err := unix.NewIfreq(name)
+	if err != nil {
+		return 0, fmt.Errorf("find link %s: %w", name, err)
+	}
+	if err := unix.IoctlIfreq(r.fd, unix.SIOCGIFINDEX, req); err != nil {
+		return 0, fmt.Errorf("find link %s: %w", name, err)
+	}
+	return int32(req.Uint32()), nil
+}
+
+// linkMsg is the fixed part of a change to link index: up, if it is true.
+func linkMsg(family uint8, index int32, up bool) *nl.IfInfomsg {
+	m := nl.NewIfInfomsg(int(family))
+	m.Index = index
+	if up {
+		m.Flags, m.Change = unix.IFF_UP, unix.IFF_UP
+	}
+	return m
+}
+
+func attrString(kind int, s string) *nl.RtAttr { return nl.NewRtAttr(kind, nl.ZeroTerminated(s)) }
+
+func attrUint32(kind int, v uint32) *nl.RtAttr { return nl.NewRtAttr(kind, nl.Uint32Attr(v)) }

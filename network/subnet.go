@@ -1,0 +1,121 @@
+package network
+
+import (
+	"encoding/binary"
+	"fmt"
+	"net"
+	"net/netip"
+
+	"github.com/mayfly-run/mayfly"
+	"github.com/vishvananda/netlink"
+)
+
+// candidates are the subnets tried for a new bridge, in this order. They stay
+// clear of the defaults of Docker (172.17 to 172.31, 192.168), Podman (10.88),
+// Kubernetes (10.96, 10.244, 10.42) and libvirt (192.168.122) until only those
+// ranges are left.
+func candidates() []netip.Prefix {
+	var list []netip.Prefix
+	add := func(bits int, a, b, c byte) {
+		list = append(list, netip.PrefixFrom(netip.AddrFrom4([4]byte{a, b, c, 0}), bits))
+	}
+	for b := byte(200); b < 220; b++ {
+		add(16, 10, b, 0)
+	}
+	for b := byte(16); b < 32; b++ {
+		add(16, 172, 47-b, 0)
+	}
+	for c := 240; c >= 128; c -= 16 {
+		add(20, 192, 168, byte(c))
+	}
+	return list
+}
+
+// freeSubnet returns the first candidate that no route of the machine overlaps.
+func freeSubnet() (netip.Prefix, error) {
+	routes, err := netlink.RouteListFiltered(netlink.FAMILY_V4, &netlink.Route{}, netlink.RT_FILTER_TABLE)
+	if err != nil {
+		return netip.Prefix{}, fmt.Errorf("list routes: %w", err)
+	}
+	var taken []netip.Prefix
+	for _, r := range routes {
+		if p, ok := prefixOf(r.Dst); ok {
+			taken = append(taken, p.Masked())
+		}
+	}
+	return firstFree(candidates(), taken)
+}
+
+// firstFree passes over routes wider than /8: those are a default route in
+// two halves, as VPNs set them, and say nothing about who uses an address.
+func firstFree(candidates, taken []netip.Prefix) (netip.Prefix, error) {
+next:
+	for _, c := range candidates {
+		for _, t := range taken {
+			if t.Bits() >= 8 && t.Overlaps(c) {
+				continue next
+			}
+		}
+		return c, nil
+	}
+	return netip.Prefix{}, mayfly.Errorf(mayfly.Conflict, "every private subnet overlaps a route of this machine").
+		WithHint("name one to use for containers")
+}
+
+func prefixOf(n *net.IPNet) (netip.Prefix, bool) {
+	if n == nil {
+		return netip.Prefix{}, false
+	}
+	addr, ok := netip.AddrFromSlice(n.IP)
+	bits, _ := n.Mask.Size()
+	return netip.PrefixFrom(addr.Unmap(), bits), ok
+}
+
+func checkSubnet(p netip.Prefix) error {
+	if p == (netip.Prefix{}) || p.IsValid() && p.Addr().Is4() && p.Bits() >= 8 && p.Bits() <= 28 {
+		return nil
+	}
+	return mayfly.Errorf(mayfly.Invalid, "subnet %s is not an IPv4 prefix of /8 to /28", p)
+}
+
+// lastOf returns the broadcast address of p.
+func lastOf(p netip.Prefix) netip.Addr {
+	b := p.Masked().Addr().As4()
+	binary.BigEndian.PutUint32(b[:], binary.BigEndian.Uint32(b[:])|(1<<(32-p.Bits())-1))
+	return netip.AddrFrom4(b)
+}
+
+// takeAddress reserves a free address. It goes round the whole subnet before
+// it gives the same one out again, so that nobody who remembers an old owner
+// (a connection, the kernel taking a cable down) meets the new one.
+func (n *Network) takeAddress() (netip.Addr, error) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	last := lastOf(n.subnet)
+	for range 1 << (32 - n.subnet.Bits()) {
+		if n.next = n.next.Next(); n.next == last {
+			n.next = n.gateway
+			continue
+		}
+		if _, taken := n.used[n.next]; !taken && n.next != n.gateway {
+			n.used[n.next] = struct{}{}
+			return n.next, nil
+		}
+	}
+	return netip.Addr{}, mayfly.Errorf(mayfly.Busy, "no address is free in %s", n.subnet).
+		WithHint("stop some containers")
+}
+
+func (n *Network) freeAddresses(addrs ...netip.Addr) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	for _, a := range addrs {
+		delete(n.used, a)
+	}
+}
+
+// fullBridge says that the kernel's limit of ports on a bridge is reached.
+func fullBridge(name string) error {
+	return mayfly.Errorf(mayfly.Busy, "bridge %s has 1023 containers, as many as a bridge can have", name).
+		WithHint("stop some containers")
+}

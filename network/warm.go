@@ -1,0 +1,86 @@
+package network
+
+import (
+	"context"
+)
+
+// SetWarm changes how many wired namespaces Run keeps waiting: DefaultWarm if
+// zero, none if negative.
+func (n *Network) SetWarm(count int) {
+	if count == 0 {
+		count = DefaultWarm
+	}
+	n.mu.Lock()
+	n.wantWarm = max(count, 0)
+	n.mu.Unlock()
+	n.wake()
+}
+
+// Run keeps namespaces waiting for Attach until ctx ends; it then returns nil.
+// When one cannot be made, it says so in the log and tries again after the next
+// Attach or Detach.
+func (n *Network) Run(ctx context.Context) error {
+	for {
+		if err := n.fill(ctx); err != nil && ctx.Err() == nil {
+			n.log.Warn("cannot make a network namespace ahead of need", "bridge", n.bridge, "err", err)
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-n.refill:
+		}
+	}
+}
+
+// fill makes or drops namespaces until as many wait as should.
+func (n *Network) fill(ctx context.Context) error {
+	for ctx.Err() == nil {
+		missing := n.trim()
+		if missing <= 0 {
+			return nil
+		}
+		ns, err := n.wired()
+		if err != nil {
+			return err
+		}
+		n.mu.Lock()
+		n.warm = append(n.warm, ns)
+		n.mu.Unlock()
+	}
+	return nil
+}
+
+// trim drops namespaces that are too many and returns how many are missing.
+func (n *Network) trim() int {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	for len(n.warm) > n.wantWarm {
+		last := len(n.warm) - 1
+		n.warm[last].file.Close()
+		delete(n.used, n.warm[last].addr)
+		n.warm = n.warm[:last]
+	}
+	return n.wantWarm - len(n.warm)
+}
+
+func (n *Network) wake() {
+	select {
+	case n.refill <- struct{}{}:
+	default:
+	}
+}
+
+// takeNamespace returns a namespace that waited, or else a new one.
+func (n *Network) takeNamespace() (*namespace, error) {
+	n.mu.Lock()
+	var ns *namespace
+	if len(n.warm) > 0 {
+		ns, n.warm = n.warm[0], n.warm[1:]
+	}
+	n.mu.Unlock()
+	n.wake()
+	if ns != nil {
+		return ns, nil
+	}
+	return n.wired()
+}
