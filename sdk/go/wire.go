@@ -1,0 +1,207 @@
+package client
+
+import (
+	"encoding/json"
+	"errors"
+	"net/http"
+	"strings"
+	"time"
+
+	"github.com/mayfly-run/mayfly"
+)
+
+// Names of the wire form.
+const (
+	ContentProblem = "application/problem+json"
+	ContentStream  = "application/x-ndjson"
+	AttachProtocol = "mayfly-attach/1"
+
+	HeaderSpace       = "X-Mayfly-Space" // of a call, whose query belongs to the function
+	HeaderRun         = "X-Mayfly-Run"   // id of the run that answered a call
+	HeaderIdempotency = "Idempotency-Key"
+)
+
+// Problem is an error on the wire: RFC 9457 with our kind and hint. Only Kind
+// is to be branched on.
+type Problem struct {
+	Type   string      `json:"type" doc:"urn:mayfly:error: and the kind"`
+	Title  string      `json:"title" doc:"the HTTP status in words"`
+	Status int         `json:"status" doc:"the HTTP status"`
+	Detail string      `json:"detail" doc:"what is wrong, on one line"`
+	Kind   mayfly.Kind `json:"kind" doc:"one of a closed list"`
+	Hint   string      `json:"hint,omitempty" doc:"what to do about it"`
+}
+
+// Status returns the HTTP status for an error of the kind.
+func Status(kind mayfly.Kind) int {
+	switch kind {
+	case mayfly.Invalid:
+		return http.StatusBadRequest
+	case mayfly.Denied:
+		return http.StatusForbidden
+	case mayfly.NotFound:
+		return http.StatusNotFound
+	case mayfly.Conflict:
+		return http.StatusConflict
+	case mayfly.TooLarge:
+		return http.StatusRequestEntityTooLarge
+	case mayfly.Busy:
+		return http.StatusTooManyRequests
+	case mayfly.Failed:
+		return http.StatusBadGateway
+	case mayfly.Unavailable:
+		return http.StatusServiceUnavailable
+	case mayfly.TimedOut:
+		return http.StatusGatewayTimeout
+	}
+	return http.StatusInternalServerError
+}
+
+// kindOfStatus is for answers that carry no kind: something between the
+// daemon and us spoke.
+func kindOfStatus(status int) mayfly.Kind {
+	for _, kind := range []mayfly.Kind{
+		mayfly.Invalid, mayfly.Denied, mayfly.NotFound, mayfly.Conflict, mayfly.TooLarge,
+		mayfly.Busy, mayfly.Failed, mayfly.Unavailable, mayfly.TimedOut,
+	} {
+		if Status(kind) == status {
+			return kind
+		}
+	}
+	if status >= 400 && status < 500 {
+		return mayfly.Invalid
+	}
+	return mayfly.Internal
+}
+
+// NewProblem returns the wire form of an error. Its Detail and Hint together
+// say what the error's own text says.
+func NewProblem(err error) *Problem {
+	kind := mayfly.KindOf(err)
+	p := &Problem{
+		Type:   "urn:mayfly:error:" + string(kind),
+		Status: Status(kind),
+		Detail: err.Error(),
+		Kind:   kind,
+	}
+	p.Title = http.StatusText(p.Status)
+	var e *mayfly.Error
+	if errors.As(err, &e) && e.Hint != "" {
+		if detail, ok := strings.CutSuffix(p.Detail, "; "+e.Hint); ok {
+			p.Detail, p.Hint = detail, e.Hint
+		}
+	}
+	return p
+}
+
+// Err returns the error that the problem stands for.
+func (p *Problem) Err() *mayfly.Error {
+	kind := p.Kind
+	if kind == "" {
+		kind = kindOfStatus(p.Status)
+	}
+	return &mayfly.Error{Kind: kind, Text: p.Detail, Hint: p.Hint}
+}
+
+// Message is one line of a stream. A stream is any number of messages with
+// Progress or Log, and one last with Result or Error; one without the last was
+// cut off. A message without any of them only shows that the other side lives.
+type Message struct {
+	Progress *Progress        `json:"progress,omitempty"`
+	Log      *mayfly.LogEntry `json:"log,omitempty"`
+	Result   json.RawMessage  `json:"result,omitempty"`
+	Error    *Problem         `json:"error,omitempty"`
+}
+
+// Progress says how far a part of some long work has come.
+type Progress struct {
+	ID    string `json:"id,omitempty" doc:"the part, such as a layer; empty for the whole"`
+	Text  string `json:"text" doc:"what is being done"`
+	Done  int64  `json:"done,omitempty" doc:"bytes"`
+	Total int64  `json:"total,omitempty" doc:"bytes; 0 while it is not known"`
+}
+
+// Page is one part of a list.
+type Page[T any] struct {
+	Items []T    `json:"items"`
+	Next  string `json:"next,omitempty" doc:"ask again with this as next for what follows; empty at the end"`
+}
+
+// Image is an image in the node's store, under one of its names.
+type Image struct {
+	Name    string            `json:"name,omitempty" doc:"empty if it has lost its name"`
+	Digest  string            `json:"digest"`
+	Size    int64             `json:"size" doc:"bytes on disk when unpacked; shared layers count in each image"`
+	Blobs   int64             `json:"blobs,omitempty" doc:"bytes as stored and sent"`
+	Layers  int               `json:"layers,omitempty"`
+	Created time.Time         `json:"created,omitzero"`
+	Labels  map[string]string `json:"labels,omitempty"`
+	Config  json.RawMessage   `json:"config,omitempty" doc:"the OCI image configuration; not in lists"`
+}
+
+// Credentials are what a registry wants to see. The zero value is nobody.
+type Credentials struct {
+	Username      string `json:"username,omitempty"`
+	Password      string `json:"password,omitempty"`
+	IdentityToken string `json:"identityToken,omitempty"`
+	RegistryToken string `json:"registryToken,omitempty"`
+}
+
+// Transfer names an image to pull or to push.
+type Transfer struct {
+	Name        string      `json:"name" doc:"as in debian:12 or registry.example.com/team/app@sha256:..."`
+	Credentials Credentials `json:"credentials,omitzero"`
+	PlainHTTP   bool        `json:"plainHTTP,omitempty" doc:"speak http to a registry that is not on this machine, too"`
+}
+
+// Tag gives an image a further name.
+type Tag struct {
+	Source string `json:"source" doc:"name or digest of an image that is here"`
+	Target string `json:"target" doc:"the further name"`
+}
+
+// Pruned says what was removed.
+type Pruned struct {
+	Images []string `json:"images,omitempty"`
+	Freed  int64    `json:"freed" doc:"bytes"`
+}
+
+// Usage is what the store takes.
+type Usage struct {
+	Images      int   `json:"images"`
+	Bytes       int64 `json:"bytes" doc:"on disk, shared layers counted once"`
+	Reclaimable int64 `json:"reclaimable" doc:"bytes that a prune would give back"`
+}
+
+// Stack is a named base image with a language in it.
+type Stack struct {
+	Name        string   `json:"name"`
+	Description string   `json:"description,omitempty"`
+	Built       bool     `json:"built"`
+	Image       string   `json:"image,omitempty" doc:"digest of what was built"`
+	Source      string   `json:"source,omitempty" doc:"what it is made of"`
+	Packages    []string `json:"packages,omitempty"`
+}
+
+// Code is an uploaded code tar.
+type Code struct {
+	Digest string `json:"digest"`
+}
+
+// Version says who answers.
+type Version struct {
+	Version string `json:"version"`
+	API     string `json:"api"`
+	Node    string `json:"node,omitempty"`
+	Driver  string `json:"driver,omitempty"`
+}
+
+// StopRequest bounds how long a stop may wait.
+type StopRequest struct {
+	Grace time.Duration `json:"grace" doc:"ns between SIGTERM and SIGKILL" minimum:"0"`
+}
+
+// KillRequest names a signal.
+type KillRequest struct {
+	Signal int `json:"signal" doc:"number of the signal on Linux" minimum:"1" maximum:"64"`
+}

@@ -1,0 +1,157 @@
+package client
+
+import (
+	"context"
+	"io"
+	"net/http"
+	"net/url"
+	"strconv"
+	"strings"
+
+	"github.com/mayfly-run/mayfly"
+)
+
+// Deploy makes a release of a workload and returns when one sandbox of it has
+// become ready. For the key see CreateInstance.
+func (c *Client) Deploy(ctx context.Context, w mayfly.Workload, key string, report func(Progress)) (mayfly.Release, error) {
+	if w.Space == "" {
+		w.Space = c.space
+	}
+	var r mayfly.Release
+	err := c.stream(ctx, call{method: http.MethodPost, path: []string{"workloads"}, header: keyHeader(key), send: w}, progress(report), &r)
+	return r, err
+}
+
+// PutCode uploads a code tar and returns its digest, for Workload.Code.
+func (c *Client) PutCode(ctx context.Context, tar io.Reader) (string, error) {
+	var code Code
+	err := c.do(ctx, call{method: http.MethodPost, path: []string{"code"}, raw: tar}, &code)
+	return code.Digest, err
+}
+
+// ListWorkloads returns the active release of each workload, sorted by name.
+func (c *Client) ListWorkloads(ctx context.Context) ([]mayfly.Release, error) {
+	return all[mayfly.Release](ctx, c, "workloads", nil)
+}
+
+// GetWorkload returns the active release of a workload.
+func (c *Client) GetWorkload(ctx context.Context, name string) (mayfly.Release, error) {
+	var r mayfly.Release
+	err := c.do(ctx, call{method: http.MethodGet, path: []string{"workloads", name}}, &r)
+	return r, err
+}
+
+// DeleteWorkload takes a workload away: its routes, its sandboxes, its releases.
+func (c *Client) DeleteWorkload(ctx context.Context, name string) error {
+	return c.do(ctx, call{method: http.MethodDelete, path: []string{"workloads", name}}, nil)
+}
+
+// Call is one call of a function.
+type Call struct {
+	Method string      // POST if empty
+	Path   string      // what the function sees, with its query; "/" if empty
+	Header http.Header // passed on
+	Body   io.Reader   // none if nil
+}
+
+// Call runs a function. The answer is whatever the function gave, of any
+// status; the caller closes its body. The error is non-nil only when there is no
+// answer at all.
+func (c *Client) Call(ctx context.Context, workload string, k Call) (*http.Response, error) {
+	method := k.Method
+	if method == "" {
+		method = http.MethodPost
+	}
+	req, err := c.request(ctx, call{method: method, path: []string{"workloads", workload, "call"}, header: k.Header.Clone()})
+	if err != nil {
+		return nil, err
+	}
+	path := k.Path
+	if path == "" {
+		path = "/"
+	}
+	inner, err := url.Parse("http://localhost" + path)
+	if err != nil || !strings.HasPrefix(path, "/") {
+		return nil, mayfly.Errorf(mayfly.Invalid, "%q is not the path of a request", k.Path).WithHint("begin it with /, as in /thumbnail?width=100")
+	}
+	req.URL.RawPath = req.URL.EscapedPath() + inner.EscapedPath()
+	req.URL.Path += inner.Path
+	req.URL.RawQuery = inner.RawQuery
+	if req.Header == nil {
+		req.Header = http.Header{}
+	}
+	req.Header.Set(HeaderSpace, c.space)
+	if k.Body != nil {
+		withBody, err := http.NewRequestWithContext(ctx, method, req.URL.String(), k.Body)
+		if err != nil {
+			return nil, mayfly.Errorf(mayfly.Invalid, "%w", err)
+		}
+		withBody.Header = req.Header
+		req = withBody
+	}
+	resp, err := c.http.Do(req)
+	if err != nil {
+		return nil, c.sendError(ctx, err)
+	}
+	return resp, nil
+}
+
+// ListRuns returns the newest runs, newest first, of one workload or, when it
+// is empty, of all. The limit bounds how many; 0 means 100.
+func (c *Client) ListRuns(ctx context.Context, workload string, limit int) ([]mayfly.Run, error) {
+	if limit <= 0 {
+		limit = 100
+	}
+	query := url.Values{}
+	if workload != "" {
+		query.Set("workload", workload)
+	}
+	runs := []mayfly.Run{}
+	for {
+		query.Set("limit", strconv.Itoa(min(limit-len(runs), 1000)))
+		var page Page[mayfly.Run]
+		if err := c.do(ctx, call{method: http.MethodGet, path: []string{"runs"}, query: query}, &page); err != nil {
+			return nil, err
+		}
+		runs = append(runs, page.Items...)
+		if page.Next == "" || len(page.Items) == 0 || len(runs) >= limit {
+			return runs, nil
+		}
+		query.Set("next", page.Next)
+	}
+}
+
+// GetRun returns the run with that id, or unique beginning of one.
+func (c *Client) GetRun(ctx context.Context, ref string) (mayfly.Run, error) {
+	var r mayfly.Run
+	err := c.do(ctx, call{method: http.MethodGet, path: []string{"runs", ref}}, &r)
+	return r, err
+}
+
+// RunLogs gives each entry of a run's log to each, in order.
+func (c *Client) RunLogs(ctx context.Context, ref string, opts mayfly.LogOptions, each func(mayfly.LogEntry) error) error {
+	return c.logs(ctx, []string{"runs", ref, "logs"}, opts, each)
+}
+
+// Version says who answers.
+func (c *Client) Version(ctx context.Context) (Version, error) {
+	var v Version
+	err := c.do(ctx, call{method: http.MethodGet, path: []string{"version"}}, &v)
+	return v, err
+}
+
+// Down stops every container of the node, then the daemon, and returns when
+// the daemon's process has ended.
+func (c *Client) Down(ctx context.Context, report func(Progress)) error {
+	resp, err := c.send(ctx, call{method: http.MethodPost, path: []string{"down"}})
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	if err := c.readStream(ctx, resp.Body, progress(report), nil); err != nil {
+		return err
+	}
+	// The daemon never closes this connection; the end of its process does.
+	io.Copy(io.Discard, resp.Body)
+	return ctx.Err()
+}
