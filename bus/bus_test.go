@@ -67,7 +67,7 @@ func TestHistoryIsFlushedOnClose(t *testing.T) {
 func TestListIsAsWritten(t *testing.T) {
 	b := open(t, t.TempDir())
 	defer closeBus(t, b)
-	state, err := b.JetStream().Stream(t.Context(), "KV_"+StateBucket)
+	state, err := b.JetStream().Stream(t.Context(), StateStream)
 	if err != nil {
 		t.Fatal(err)
 	}

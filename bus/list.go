@@ -35,6 +35,7 @@ const MaxMessage = 1 << 20
 //	runs   stream   file, synced now and then   store       mayfly.SPACE.runs.WORKLOAD
 const (
 	StateBucket = "state"
+	StateStream = "KV_" + StateBucket // under the bucket
 	RunsStream  = "runs"
 )
 

@@ -1,0 +1,205 @@
+package store
+
+import (
+	"fmt"
+	"slices"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+
+	"github.com/mayfly-run/mayfly"
+	"github.com/mayfly-run/mayfly/bus"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+func open(t testing.TB) *Store {
+	t.Helper()
+	b, err := bus.Open(t.Context(), t.TempDir(), bus.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { b.Close() })
+	return openOn(t, b)
+}
+
+func openOn(t testing.TB, b *bus.Bus) *Store {
+	t.Helper()
+	s, err := Open(t.Context(), b, Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(s.Close)
+	return s
+}
+
+func wantKind(t *testing.T, err error, kind mayfly.Kind) {
+	t.Helper()
+	if mayfly.KindOf(err) != kind {
+		t.Fatalf("got error %v, want one of kind %q", err, kind)
+	}
+}
+
+// deploy makes a release and activates it.
+func deploy(t testing.TB, s *Store, w mayfly.Workload) Workload {
+	t.Helper()
+	rel, err := s.PutRelease(t.Context(), w, "sha256:1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var seen uint64
+	if old, err := s.Workload(w.Space, w.Name); err == nil {
+		seen = old.Revision
+	}
+	if _, err := s.SetWorkload(t.Context(), w.Space, w.Name, rel.Number, seen); err != nil {
+		t.Fatal(err)
+	}
+	got, err := s.Workload(w.Space, w.Name)
+	if err != nil || got.Number != rel.Number {
+		t.Fatalf("own write is not seen: %+v, %v", got, err)
+	}
+	return got
+}
+
+func thumb(routes ...mayfly.Route) mayfly.Workload {
+	return mayfly.Workload{Space: "default", Name: "thumb", Routes: routes}
+}
+
+func TestDeployRollBackDelete(t *testing.T) {
+	s := open(t)
+	_, err := s.Workload("default", "thumb")
+	wantKind(t, err, mayfly.NotFound)
+	one := deploy(t, s, thumb())
+	two := deploy(t, s, thumb())
+	if one.Number != 1 || two.Number != 2 {
+		t.Fatalf("releases %d and %d, want 1 and 2", one.Number, two.Number)
+	}
+	_, err = s.SetWorkload(t.Context(), "default", "thumb", 1, one.Revision)
+	wantKind(t, err, mayfly.Conflict)
+	if _, err := s.SetWorkload(t.Context(), "default", "thumb", 1, two.Revision); err != nil {
+		t.Fatal(err)
+	}
+	if w, _ := s.Workload("default", "thumb"); w.Number != 1 {
+		t.Fatalf("release %d is active after the rollback to 1", w.Number)
+	}
+	_, err = s.SetWorkload(t.Context(), "default", "thumb", 7, 0)
+	wantKind(t, err, mayfly.NotFound)
+	list, err := s.Releases(t.Context(), "default", "thumb")
+	if err != nil || len(list) != 2 || list[0].Number != 2 {
+		t.Fatalf("releases: %v, %v", list, err)
+	}
+	w, _ := s.Workload("default", "thumb")
+	if err := s.DeleteWorkload(t.Context(), "default", "thumb", w.Revision); err != nil {
+		t.Fatal(err)
+	}
+	_, err = s.Workload("default", "thumb")
+	wantKind(t, err, mayfly.NotFound)
+	if list, err := s.Releases(t.Context(), "default", "thumb"); err != nil || len(list) != 0 {
+		t.Fatalf("releases of a deleted workload: %v, %v", list, err)
+	}
+	if again := deploy(t, s, thumb()); again.Number != 3 {
+		t.Fatalf("release number %d came back", again.Number)
+	}
+}
+
+func TestRouteBelongsToOneWorkload(t *testing.T) {
+	s := open(t)
+	deploy(t, s, thumb(mayfly.Route{Host: "Blog.example", Path: "/thumb/"}))
+	other := mayfly.Workload{Space: "default", Name: "other", Routes: []mayfly.Route{{Host: "blog.example", Path: "/thumb"}}}
+	rel, err := s.PutRelease(t.Context(), other, "sha256:1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = s.SetWorkload(t.Context(), "default", "other", rel.Number, 0)
+	wantKind(t, err, mayfly.Conflict)
+	other.Space = "elsewhere"
+	deploy(t, s, other)
+	deploy(t, s, thumb())
+	other.Space = "default"
+	deploy(t, s, other)
+}
+
+func instance(name string) mayfly.Instance {
+	return mayfly.Instance{ID: mayfly.NewID(), Space: "default", Name: name, State: mayfly.Starting, Created: time.Now().UTC()}
+}
+
+func TestInstanceLife(t *testing.T) {
+	s := open(t)
+	in := instance("web")
+	rev, err := s.PutInstance(t.Context(), in)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, ref := range []string{"web", in.ID, in.ID[:12]} {
+		if got, err := s.Instance("default", ref); err != nil || got.ID != in.ID {
+			t.Errorf("by %q: %v, %v", ref, got, err)
+		}
+	}
+	_, err = s.Instance("other", in.ID)
+	wantKind(t, err, mayfly.NotFound)
+	_, err = s.PutInstance(t.Context(), instance("web"))
+	wantKind(t, err, mayfly.Conflict)
+	if n := len(s.Instances("")); n != 1 {
+		t.Fatalf("%d instances, the refused one included", n)
+	}
+	in.State = mayfly.Running
+	next, err := s.UpdateInstance(t.Context(), in, rev)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = s.UpdateInstance(t.Context(), in, rev)
+	wantKind(t, err, mayfly.Conflict)
+	if got, _ := s.Instance("default", "web"); got.State != mayfly.Running || got.Revision != next {
+		t.Fatalf("own write is not seen: %+v", got)
+	}
+	if err := s.DeleteInstance(t.Context(), "default", in.ID); err != nil {
+		t.Fatal(err)
+	}
+	wantKind(t, s.DeleteInstance(t.Context(), "default", in.ID), mayfly.NotFound)
+	if _, err := s.PutInstance(t.Context(), instance("web")); err != nil {
+		t.Fatalf("the name of a removed instance is not free: %v", err)
+	}
+}
+
+func TestRunHistory(t *testing.T) {
+	s := open(t)
+	var ids []string
+	for i := range 50 {
+		run := mayfly.Run{ID: mayfly.NewID(), Space: "default", Workload: fmt.Sprintf("w%d", i%2), Started: time.Now().UTC()}
+		ids = append(ids, run.ID)
+		s.RecordRun(run)
+	}
+	if err := s.Flush(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	slices.Reverse(ids)
+	var got []string
+	before := ""
+	for {
+		page, err := s.Runs(t.Context(), "default", "", 7, before)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(page) == 0 {
+			break
+		}
+		for _, run := range page {
+			got = append(got, run.ID)
+		}
+		before = got[len(got)-1]
+	}
+	if !slices.Equal(got, ids) {
+		t.Fatalf("pages give %v\nwant %v", got, ids)
+	}
+	one, err := s.Runs(t.Context(), "default", "w1", 0, "")
+	if err != nil || len(one) != 20 || one[0].ID != ids[0] {
+		t.Fatalf("runs of one workload: %v, %v", one, err)
+	}
+	run, err := s.Run(t.Context(), "default", ids[30])
+	if err != nil || run.ID != ids[30] {
+		t.Fatalf("run by id: %v, %v", run, err)
+	}
+	_, err = s.Run(t.Context(), "default", mayfly.NewID())
+	wantKind(t, err, mayfly.NotFound)
+}

@@ -1,0 +1,257 @@
+package store
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/mayfly-run/mayfly"
+	"github.com/mayfly-run/mayfly/bus"
+)
+
+// PutRelease records the next release of a workload, with the digest of the
+// image that it resolved to. The release is not active until SetWorkload says
+// so, and never changes. Numbers go up and are never used twice, not even
+// after the workload was deleted.
+func (s *Store) PutRelease(ctx context.Context, w mayfly.Workload, digest string) (mayfly.Release, error) {
+	if err := checkNames(w.Space, "workload", w.Name); err != nil {
+		return mayfly.Release{}, err
+	}
+	last, err := s.lastRelease(ctx, w.Space, w.Name)
+	if err != nil {
+		return mayfly.Release{}, err
+	}
+	rel := mayfly.Release{Workload: w, Number: last, Image: digest, Created: time.Now().UTC()}
+	for {
+		rel.Number++
+		_, err := s.publish(ctx, bus.ReleaseKey(w.Space, w.Name, rel.Number), rel, condition{})
+		if err == nil {
+			return rel, nil
+		}
+		if !errors.Is(err, errLost) {
+			return mayfly.Release{}, err
+		}
+	}
+}
+
+// lastRelease returns the highest number in use, or that was: deleting takes
+// the releases away, but leaves the number in the workload's record.
+func (s *Store) lastRelease(ctx context.Context, space, name string) (int, error) {
+	last := s.mirror.workload(Key{space, name}).Last
+	msg, err := s.bus.Last(ctx, bus.StateStream, bus.StateSubject(releaseKeys(space, name)))
+	if errors.Is(err, bus.ErrNoMessage) {
+		return last, nil
+	}
+	if err != nil {
+		return 0, unavailable("read the releases of "+name, err)
+	}
+	n, err := strconv.Atoi(msg.Subject[strings.LastIndexByte(msg.Subject, '.')+1:])
+	if err != nil {
+		return 0, fmt.Errorf("read the releases of %s: %w", name, err)
+	}
+	return max(last, n), nil
+}
+
+// releaseKeys matches the keys of all releases of a workload.
+func releaseKeys(space, name string) string {
+	return strings.TrimSuffix(bus.ReleaseKey(space, name, 0), "00000000") + "*"
+}
+
+// SetWorkload makes a release the active one, the first or another. seen is
+// the workload's revision that the decision was based on, 0 when there was no
+// such workload; when it has another one by now, the error is a Conflict. So
+// it is when a route of the release belongs to another workload of the space.
+// It returns the new revision.
+//
+// Two deploys at the same time cannot both win a route: each write is bound to
+// the newest write to any workload of the space, and the routes are compared
+// with exactly that state.
+func (s *Store) SetWorkload(ctx context.Context, space, name string, number int, seen uint64) (uint64, error) {
+	rel, err := s.Release(ctx, space, name, number)
+	if err != nil {
+		return 0, err
+	}
+	return s.putWorkload(ctx, Key{space, name}, &rel, seen)
+}
+
+// DeleteWorkload removes a workload and its releases; its call history stays
+// until it is too old. seen is as for SetWorkload.
+func (s *Store) DeleteWorkload(ctx context.Context, space, name string, seen uint64) error {
+	if _, err := s.Workload(space, name); err != nil {
+		return err
+	}
+	rev, err := s.putWorkload(ctx, Key{space, name}, nil, seen)
+	if err != nil {
+		return err
+	}
+	stream, err := s.bus.JetStream().Stream(ctx, bus.StateStream)
+	if err != nil {
+		return unavailable("delete the releases of "+name, err)
+	}
+	// Up to rev only: a later deploy may be writing releases already.
+	err = stream.Purge(ctx,
+		jetstream.WithPurgeSubject(bus.StateSubject(releaseKeys(space, name))),
+		jetstream.WithPurgeSequence(rev))
+	if err != nil {
+		return unavailable("delete the releases of "+name, err)
+	}
+	return nil
+}
+
+// putWorkload writes a workload's record; a nil release deletes it.
+func (s *Store) putWorkload(ctx context.Context, key Key, rel *mayfly.Release, seen uint64) (uint64, error) {
+	s.deploys.Lock()
+	defer s.deploys.Unlock()
+	all := bus.StateSubject(bus.WorkloadKey(key.Space, "*"))
+	for {
+		last, err := s.bus.Last(ctx, bus.StateStream, all)
+		if err != nil && !errors.Is(err, bus.ErrNoMessage) {
+			return 0, unavailable("read the workloads of space "+key.Space, err)
+		}
+		if err := s.mirror.wait(ctx, last.Sequence); err != nil {
+			return 0, unavailable("read the workloads of space "+key.Space, err)
+		}
+		rec := s.mirror.workload(key)
+		if err := checkSeen(key, rec, seen); err != nil {
+			return 0, err
+		}
+		next := workloadRecord{Last: rec.Last, Release: rel}
+		if rel != nil {
+			next.Last = max(rec.Last, rel.Number)
+			if err := s.Snapshot().checkRoutes(key, rel.Workload.Routes); err != nil {
+				return 0, err
+			}
+		}
+		rev, err := s.write(ctx, bus.WorkloadKey(key.Space, key.Name), next, condition{last.Sequence, all})
+		if !errors.Is(err, errLost) {
+			return rev, err
+		}
+	}
+}
+
+// checkSeen compares the revision that a caller acted on with the present one.
+func checkSeen(key Key, rec workloadRecord, seen uint64) error {
+	switch {
+	case rec.Release == nil && seen == 0, rec.Release != nil && rec.revision == seen:
+		return nil
+	case rec.Release == nil:
+		return mayfly.Errorf(mayfly.Conflict, "workload %q was deleted meanwhile", key.Name).
+			WithHint("deploy again if it is still wanted")
+	default:
+		return mayfly.Errorf(mayfly.Conflict, "workload %q was deployed meanwhile: release %d is active", key.Name, rec.Release.Number).
+			WithHint("look at that one, then try again")
+	}
+}
+
+// checkRoutes refuses routes that belong to another workload of the space.
+func (s *Snapshot) checkRoutes(key Key, routes []mayfly.Route) error {
+	if len(routes) == 0 {
+		return nil
+	}
+	want := make(map[mayfly.Route]bool, len(routes))
+	for _, r := range routes {
+		want[normal(r)] = true
+	}
+	for other, w := range s.Workloads {
+		if other.Space != key.Space || other == key {
+			continue
+		}
+		for _, r := range w.Workload.Routes {
+			if want[normal(r)] {
+				return mayfly.Errorf(mayfly.Conflict, "route %s%s of workload %q belongs to workload %q", r.Host, r.Path, key.Name, other.Name).
+					WithHint("choose another path, or take it away from %q first", other.Name)
+			}
+		}
+	}
+	return nil
+}
+
+// normal makes two spellings of the same route equal.
+func normal(r mayfly.Route) mayfly.Route {
+	return mayfly.Route{Host: strings.ToLower(r.Host), Path: "/" + strings.Trim(r.Path, "/")}
+}
+
+// workload returns a copy of a workload's record, zero when there is none.
+func (m *mirror) workload(key Key) workloadRecord {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if rec := m.workloads[key]; rec != nil {
+		return *rec
+	}
+	return workloadRecord{}
+}
+
+// Workload returns a workload's active release, or a NotFound error.
+func (s *Store) Workload(space, name string) (Workload, error) {
+	rec := s.mirror.workload(Key{space, name})
+	if rec.Release == nil {
+		return Workload{}, mayfly.Errorf(mayfly.NotFound, "no workload %q in space %q", name, space).
+			WithHint("`mayfly workloads` lists those there are")
+	}
+	return Workload{Release: *rec.Release, Revision: rec.revision}, nil
+}
+
+// Workloads returns the workloads of a space by name; of all spaces when space
+// is empty.
+func (s *Store) Workloads(space string) []Workload { return s.Snapshot().WorkloadsIn(space) }
+
+// Release returns one release of a workload, active or not, or a NotFound
+// error.
+func (s *Store) Release(ctx context.Context, space, name string, number int) (mayfly.Release, error) {
+	if err := checkNames(space, "workload", name); err != nil {
+		return mayfly.Release{}, err
+	}
+	if rec := s.mirror.workload(Key{space, name}); rec.Release != nil && rec.Release.Number == number {
+		return *rec.Release, nil
+	}
+	msg, err := s.bus.Last(ctx, bus.StateStream, bus.StateSubject(bus.ReleaseKey(space, name, number)))
+	if errors.Is(err, bus.ErrNoMessage) {
+		return mayfly.Release{}, mayfly.Errorf(mayfly.NotFound, "workload %q has no release %d", name, number)
+	}
+	if err != nil {
+		return mayfly.Release{}, unavailable("read release", err)
+	}
+	return decodeRelease(msg)
+}
+
+// Releases returns all releases of a workload, newest first.
+func (s *Store) Releases(ctx context.Context, space, name string) ([]mayfly.Release, error) {
+	if err := checkNames(space, "workload", name); err != nil {
+		return nil, err
+	}
+	var list []mayfly.Release
+	from := bus.From{Subject: bus.StateSubject(releaseKeys(space, name)), Limit: 256}
+	for more := true; more; {
+		var msgs []bus.Message
+		var err error
+		msgs, more, err = s.bus.Read(ctx, bus.StateStream, from)
+		if err != nil {
+			return nil, unavailable("read the releases of "+name, err)
+		}
+		for _, msg := range msgs {
+			rel, err := decodeRelease(msg)
+			if err != nil {
+				return nil, err
+			}
+			list = append(list, rel)
+			from.Sequence = msg.Sequence + 1
+		}
+	}
+	slices.SortFunc(list, func(a, b mayfly.Release) int { return b.Number - a.Number })
+	return list, nil
+}
+
+func decodeRelease(msg bus.Message) (mayfly.Release, error) {
+	var rel mayfly.Release
+	if err := json.Unmarshal(msg.Data, &rel); err != nil {
+		return rel, fmt.Errorf("read %s: %w", msg.Subject, err)
+	}
+	return rel, nil
+}
