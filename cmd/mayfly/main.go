@@ -1,0 +1,4 @@
+// Command mayfly runs a node and talks to one.
+package main
+
+func main() {}
