@@ -1,0 +1,365 @@
+package container
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"maps"
+	"os"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"sync"
+
+	"github.com/mayfly-run/mayfly"
+	"github.com/mayfly-run/mayfly/container/seccomp"
+	"github.com/opencontainers/runtime-spec/specs-go"
+)
+
+// Options tune a Host. The zero value is fit for production.
+type Options struct {
+	Log *slog.Logger // nil: no log
+
+	// Cgroup is the parent of every container's cgroup, "/mayfly" if empty.
+	Cgroup string
+
+	// Released is called, off the path of any run, with sandboxes whose
+	// processes are gone, for what their Maker gave them to be taken back.
+	Released func(ctx context.Context, ids []string)
+}
+
+// Host keeps the sandboxes of one data directory.
+type Host struct {
+	dir    string
+	init   string
+	driver Driver
+	opts   Options
+	filter *specs.LinuxSeccomp
+
+	mu        sync.Mutex
+	sandboxes map[string]*Sandbox
+	dead      []*Sandbox    // for Run to clean up after
+	wake      chan struct{} // something was put on dead
+}
+
+// InstallInit puts mayfly-init into dir, where sandboxes can link to it, and
+// returns its path. It can be executed but not read: the kernel then keeps
+// programs from looking into it from its first instruction on (ptrace(2)).
+func InstallInit(dir string, binary []byte) (string, error) {
+	sum := sha256.Sum256(binary)
+	path := filepath.Join(dir, "init-"+hex.EncodeToString(sum[:8]))
+	if st, err := os.Stat(path); err == nil && st.Size() == int64(len(binary)) {
+		return path, nil
+	}
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return "", err
+	}
+	if err := writeFile(path, binary, 0o111); err != nil {
+		return "", fmt.Errorf("install init: %w", err)
+	}
+	return path, nil
+}
+
+// Open returns a Host whose sandboxes live in dir, which must be on the
+// filesystem of init, mayfly-init's path.
+func Open(dir, init string, driver Driver, opts Options) (*Host, error) {
+	if opts.Log == nil {
+		opts.Log = slog.New(slog.DiscardHandler)
+	}
+	if opts.Cgroup == "" {
+		opts.Cgroup = "/mayfly"
+	}
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, fmt.Errorf("open sandboxes: %w", err)
+	}
+	return &Host{
+		dir:       dir,
+		init:      init,
+		driver:    driver,
+		opts:      opts,
+		filter:    seccomp.Default(capabilities, runtime.GOARCH),
+		sandboxes: make(map[string]*Sandbox),
+		wake:      make(chan struct{}, 1),
+	}, nil
+}
+
+// Driver is the one that makes this host's containers.
+func (h *Host) Driver() Driver { return h.driver }
+
+// Left lists the sandboxes that an earlier daemon left in the directory.
+func (h *Host) Left() ([]string, error) {
+	entries, err := os.ReadDir(h.dir)
+	if err != nil {
+		return nil, err
+	}
+	var ids []string
+	for _, e := range entries {
+		if e.IsDir() {
+			ids = append(ids, e.Name())
+		}
+	}
+	return ids, nil
+}
+
+// Get returns a sandbox that was created or adopted and not yet removed, or
+// nil.
+func (h *Host) Get(id string) *Sandbox {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.sandboxes[id]
+}
+
+// Create makes a sandbox. On an error nothing is left of it.
+func (h *Host) Create(ctx context.Context, id string, c Config) (_ *Sandbox, err error) {
+	s := &Sandbox{ID: id, Address: c.Address, Ports: c.Ports, host: h, dir: filepath.Join(h.dir, id), ended: make(chan struct{}), buried: make(chan struct{})}
+	s.state = state{ID: id, Cgroup: h.opts.Cgroup + "/" + id, Address: c.Address, Ports: c.Ports, Driver: h.driver.Name(), LogMax: c.LogMax}
+	if s.state.LogMax == 0 {
+		s.state.LogMax = 16 << 20
+	}
+	if err := os.Mkdir(s.dir, 0o700); err != nil {
+		return nil, fmt.Errorf("create sandbox: %w", err)
+	}
+	defer func() {
+		if err != nil {
+			h.discard(s)
+		}
+	}()
+	files, err := h.furnish(s, &c)
+	defer closeAll(files)
+	if err != nil {
+		return nil, fmt.Errorf("furnish sandbox: %w", err)
+	}
+	child, err := h.driver.Create(ctx, &Bundle{
+		ID:     id,
+		Dir:    s.dir,
+		Spec:   c.spec(s.dir, s.state.Cgroup, h.filter),
+		Rootfs: Rootfs{Lower: c.Lower, Upper: s.dir + "/upper", Work: s.dir + "/work", Volatile: c.Volatile},
+		NetNS:  c.NetNS,
+		Files:  files,
+	})
+	if err != nil {
+		return nil, fmt.Errorf("create container: %w", err)
+	}
+	if err := s.begin(child); err != nil {
+		return nil, err
+	}
+	h.mu.Lock()
+	h.sandboxes[id] = s
+	h.mu.Unlock()
+	go s.watch(child.Wait)
+	return s, nil
+}
+
+// furnish fills a sandbox's directory and returns the descriptors for init, in
+// the order that package wire gives.
+func (h *Host) furnish(s *Sandbox, c *Config) ([]*os.File, error) {
+	for _, d := range []string{"/upper", "/work", "/run"} {
+		if err := os.Mkdir(s.dir+d, 0o755); err != nil {
+			return nil, err
+		}
+	}
+	if err := likeRoot(s.dir+"/upper", c.Lower); err != nil {
+		return nil, err
+	}
+	if err := os.Link(h.init, s.dir+"/run/init"); err != nil {
+		return nil, err
+	}
+	text := map[string][]byte{
+		"state.json": mustJSON(s.state), "resolv.conf": c.Resolv, "hosts": c.Hosts, "hostname": []byte(c.Hostname + "\n"),
+	}
+	for name, data := range c.Files {
+		text["run/"+name] = data
+	}
+	for name, data := range text {
+		if err := os.WriteFile(s.dir+"/"+name, data, 0o644); err != nil {
+			return nil, err
+		}
+	}
+	var files []*os.File
+	l, err := listenUnix(s.dir, socketName)
+	if err != nil {
+		return nil, err
+	}
+	files = append(files, l)
+	for _, name := range []string{logName0, logName1, exitsName} {
+		f, err := os.OpenFile(s.dir+"/"+name, os.O_CREATE|os.O_RDWR|os.O_EXCL, 0o600)
+		if err != nil {
+			return files, err
+		}
+		files = append(files, f)
+	}
+	return files, nil
+}
+
+// likeRoot gives the writable layer's top the owner and mode of the image's,
+// for it is the one that the container sees.
+func likeRoot(upper string, lower []string) error {
+	if len(lower) == 0 {
+		return errors.New("an image without layers has no root")
+	}
+	st, err := os.Stat(lower[0])
+	if err != nil {
+		return err
+	}
+	if err := os.Chmod(upper, st.Mode()); err != nil {
+		return err
+	}
+	uid, gid := owner(st)
+	if uid == 0 && gid == 0 {
+		return nil
+	}
+	return os.Chown(upper, uid, gid)
+}
+
+// Adopt takes over a sandbox that an earlier daemon left. One that has ended
+// meanwhile is returned ended, with its exit. An error of kind NotFound means
+// that it had not come to be: Discard it.
+func (h *Host) Adopt(id string) (*Sandbox, error) {
+	s := &Sandbox{ID: id, host: h, dir: filepath.Join(h.dir, id), ended: make(chan struct{}), buried: make(chan struct{})}
+	data, err := os.ReadFile(s.dir + "/state.json")
+	if errors.Is(err, fs.ErrNotExist) || err == nil && json.Unmarshal(data, &s.state) != nil {
+		return nil, mayfly.Errorf(mayfly.NotFound, "sandbox %s was never made", id)
+	}
+	if err != nil {
+		return nil, err
+	}
+	s.Address, s.Ports = s.state.Address, s.state.Ports
+	wait, err := s.adopt()
+	if err != nil {
+		return nil, err
+	}
+	h.mu.Lock()
+	h.sandboxes[id] = s
+	h.mu.Unlock()
+	go s.watch(wait)
+	return s, nil
+}
+
+// Discard removes a sandbox that was left and is not wanted, whatever state
+// it is in.
+func (h *Host) Discard(id string) error {
+	if s := h.Get(id); s != nil {
+		s.Remove()
+		return nil
+	}
+	s := &Sandbox{ID: id, host: h, dir: filepath.Join(h.dir, id)}
+	if data, err := os.ReadFile(s.dir + "/state.json"); err == nil {
+		json.Unmarshal(data, &s.state)
+	}
+	return h.discard(s)
+}
+
+// discard removes what there is of a sandbox that is not in use.
+func (h *Host) discard(s *Sandbox) error {
+	if s.pidfd == nil {
+		if f, err := s.openProcess(); err == nil {
+			s.pidfd = f
+		}
+	}
+	if s.pidfd != nil {
+		s.Kill()
+		waitPidfd(s.pidfd)
+		s.pidfd.Close()
+	}
+	err := h.driver.Delete(context.Background(), s.ID, s.dir)
+	return errors.Join(err, os.RemoveAll(s.dir))
+}
+
+// Run cleans up after sandboxes that ended, in batches, until ctx ends. What
+// was removed by then is cleaned up before it returns.
+func (h *Host) Run(ctx context.Context) error {
+	for {
+		select {
+		case <-h.wake:
+			h.cleanUp(ctx)
+		case <-ctx.Done():
+			h.awaitRemoved()
+			h.cleanUp(context.WithoutCancel(ctx))
+			return nil
+		}
+	}
+}
+
+// awaitRemoved waits until the processes of all removed sandboxes are dead.
+func (h *Host) awaitRemoved() {
+	h.mu.Lock()
+	all := slices.Collect(maps.Values(h.sandboxes))
+	h.mu.Unlock()
+	for _, s := range all {
+		s.mu.Lock()
+		removed := s.removed
+		s.mu.Unlock()
+		if removed {
+			<-s.buried
+		}
+	}
+}
+
+// bury hands a sandbox whose processes are dead to Run.
+func (h *Host) bury(s *Sandbox) {
+	h.mu.Lock()
+	h.dead = append(h.dead, s)
+	h.mu.Unlock()
+	select {
+	case h.wake <- struct{}{}:
+	default:
+	}
+}
+
+// cleanBatch bounds how many sandboxes one call of Released is about.
+const cleanBatch = 64
+
+func (h *Host) cleanUp(ctx context.Context) {
+	for {
+		h.mu.Lock()
+		batch := h.dead[:min(len(h.dead), cleanBatch)]
+		h.dead = h.dead[len(batch):]
+		h.mu.Unlock()
+		if len(batch) == 0 {
+			return
+		}
+		var released []string
+		for _, s := range batch {
+			if s.release(ctx) {
+				released = append(released, s.ID)
+			}
+		}
+		if len(released) > 0 && h.opts.Released != nil {
+			h.opts.Released(ctx, released)
+		}
+	}
+}
+
+func mustJSON(v any) []byte {
+	b, err := json.Marshal(v)
+	if err != nil {
+		panic(err) // our own types
+	}
+	return b
+}
+
+func closeAll(files []*os.File) {
+	for _, f := range files {
+		f.Close()
+	}
+}
+
+// writeFile puts a file in place whole or not at all.
+func writeFile(path string, data []byte, mode fs.FileMode) error {
+	f, err := os.CreateTemp(filepath.Dir(path), ".tmp-")
+	if err != nil {
+		return err
+	}
+	defer os.Remove(f.Name())
+	_, err = f.Write(data)
+	err = errors.Join(err, f.Chmod(mode), f.Close())
+	if err != nil {
+		return err
+	}
+	return os.Rename(f.Name(), path)
+}

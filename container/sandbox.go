@@ -1,0 +1,460 @@
+package container
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"os"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/mayfly-run/mayfly"
+	"github.com/mayfly-run/mayfly/container/wire"
+	"golang.org/x/sys/unix"
+)
+
+// Sandbox is one container, from the moment in which its init waits for work.
+// Its methods may be called at once from several goroutines.
+type Sandbox struct {
+	ID      string
+	Address string        // on the node's network; empty without one
+	Ports   []mayfly.Port // published
+	Started time.Time     // when the main program was started; zero before
+
+	host   *Host
+	dir    string
+	state  state
+	pidfd  *os.File
+	conn   *initConn // nil when adopted after its end
+	ended  chan struct{}
+	buried chan struct{} // closed when the host was told of the end
+	exit   mayfly.Exit   // valid once ended is closed
+
+	mu       sync.Mutex
+	main     *Process // nil before Start
+	reason   mayfly.Reason
+	detail   string
+	released bool // the driver has deleted it
+	removed  bool // Remove was called
+}
+
+// state is what a later daemon needs to know, in the sandbox's directory.
+type state struct {
+	ID      string        `json:"id"`
+	Driver  string        `json:"driver"`
+	Cgroup  string        `json:"cgroup"`
+	Address string        `json:"address,omitempty"`
+	Ports   []mayfly.Port `json:"ports,omitempty"`
+	LogMax  int64         `json:"logMax"` // bytes
+}
+
+const (
+	socketName = "init.sock"
+	logName0   = "log.0"
+	logName1   = "log.1"
+	exitsName  = "exits"
+	pidName    = "pid"
+)
+
+// Process is a program that was started in a sandbox.
+type Process struct {
+	number uint32
+	done   chan struct{}
+	status wire.Status
+	lost   bool
+}
+
+func newProcess() *Process { return &Process{done: make(chan struct{})} }
+
+func (p *Process) end(s wire.Status) { p.status = s; close(p.done) }
+func (p *Process) lose()             { p.lost = true; close(p.done) }
+
+// Done is closed when the process has ended and all it wrote is in the log, or
+// when its container is gone.
+func (p *Process) Done() <-chan struct{} { return p.done }
+
+// Exit is how the process ended. It is valid after Done. A process whose
+// container was killed is reported as killed.
+func (p *Process) Exit() mayfly.Exit {
+	if p.lost {
+		return exitOf(uint32(syscall.SIGKILL), time.Now())
+	}
+	return exitOf(p.status.Wait, time.Unix(0, p.status.Time))
+}
+
+// exitOf translates a status of wait4(2).
+func exitOf(wait uint32, at time.Time) mayfly.Exit {
+	ws := syscall.WaitStatus(wait)
+	e := mayfly.Exit{Code: ws.ExitStatus(), Time: at, Reason: mayfly.ExitedNonZero}
+	if ws.Signaled() {
+		e.Signal = int(ws.Signal())
+		e.Code = 128 + e.Signal
+		e.Detail = "killed by " + unix.SignalName(ws.Signal())
+	}
+	if e.Code == 0 {
+		e.Reason = mayfly.Succeeded
+	}
+	return e
+}
+
+// begin notes the new container's first process and greets init.
+func (s *Sandbox) begin(child *Child) error {
+	var err error
+	if s.pidfd, err = openPidfd(child.PID); err != nil {
+		return err
+	}
+	ticks, err := startTicks(child.PID)
+	if err != nil {
+		return err
+	}
+	if err := os.WriteFile(s.dir+"/"+pidName, fmt.Appendf(nil, "%d %d", child.PID, ticks), 0o600); err != nil {
+		return err
+	}
+	s.conn, _, err = dialInit(s.dir, s.state.LogMax)
+	if err != nil {
+		return err
+	}
+	go s.conn.serve()
+	return nil
+}
+
+// adopt connects to the init of an earlier daemon's container, or finds that
+// it has ended.
+func (s *Sandbox) adopt() (wait func() (uint32, error), err error) {
+	s.pidfd, err = s.openProcess()
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, mayfly.Errorf(mayfly.NotFound, "sandbox %s was never started", s.ID)
+	}
+	if errors.Is(err, errNoProcess) {
+		s.main = newProcess() // told by watch
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	conn, main, err := dialInit(s.dir, s.state.LogMax)
+	if err != nil { // it may be ending just now
+		s.Kill()
+		s.main = newProcess()
+		return nil, nil
+	}
+	s.conn = conn
+	if main != 0 {
+		s.main = newProcess()
+		s.main.number = main
+		conn.exits[main] = s.main
+	}
+	go conn.serve()
+	return nil, nil
+}
+
+var errNoProcess = errors.New("the process is gone")
+
+// openProcess finds the first process of a sandbox by what begin wrote down.
+func (s *Sandbox) openProcess() (*os.File, error) {
+	data, err := os.ReadFile(s.dir + "/" + pidName)
+	if err != nil {
+		return nil, err
+	}
+	var pid int
+	var ticks uint64
+	if _, err := fmt.Sscanf(string(data), "%d %d", &pid, &ticks); err != nil {
+		return nil, errNoProcess // cut short by a crash: it never got work
+	}
+	f, err := openPidfd(pid)
+	if err != nil {
+		return nil, errNoProcess
+	}
+	if now, err := startTicks(pid); err != nil || now != ticks {
+		f.Close()
+		return nil, errNoProcess // somebody else's process has the number now
+	}
+	return f, nil
+}
+
+// startTicks is when a process started, field 22 of proc_pid_stat(5).
+func startTicks(pid int) (uint64, error) {
+	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return 0, err
+	}
+	rest := string(data[strings.LastIndexByte(string(data), ')')+1:])
+	f := strings.Fields(rest)
+	if len(f) < 20 {
+		return 0, errors.New("short /proc/PID/stat")
+	}
+	var n uint64
+	_, err = fmt.Sscan(f[19], &n)
+	return n, err
+}
+
+// watch waits for the container's end, finds out how it ended and hands it to
+// the host for cleaning up.
+func (s *Sandbox) watch(reap func() (uint32, error)) {
+	if s.pidfd != nil {
+		waitPidfd(s.pidfd)
+	}
+	if reap != nil {
+		reap()
+	}
+	s.exit = s.finalExit()
+	close(s.ended)
+	s.host.bury(s)
+	close(s.buried)
+}
+
+// finalExit puts together what init recorded, what the kernel counted and what
+// Stop was told.
+func (s *Sandbox) finalExit() mayfly.Exit {
+	e := exitOf(uint32(syscall.SIGKILL), time.Now())
+	if s.conn != nil {
+		<-s.conn.done
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.main != nil {
+		if st, ok := readStatus(s.dir+"/"+exitsName, s.main.number); ok {
+			e = exitOf(st.Wait, time.Unix(0, st.Time))
+		}
+	}
+	switch {
+	case s.reason != "" && e.Reason != mayfly.Succeeded:
+		e.Reason, e.Detail = s.reason, s.detail
+	case e.Signal == int(syscall.SIGKILL) && s.oomKilled():
+		e.Reason, e.Detail = mayfly.OutOfMemory, "the memory limit was reached"
+	}
+	return e
+}
+
+// readStatus finds the record of a process in the file of statuses. Number 0
+// is the last record.
+func readStatus(path string, number uint32) (st wire.Status, ok bool) {
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return st, false
+	}
+	for len(data) >= wire.StatusLen {
+		var r wire.Status
+		if r.Decode(data[:wire.StatusLen]) == nil && (number == 0 || r.Process == number) {
+			st, ok = r, true
+		}
+		data = data[wire.StatusLen:]
+	}
+	return st, ok
+}
+
+// Ended is closed when every process of the container is dead.
+func (s *Sandbox) Ended() <-chan struct{} { return s.ended }
+
+// Exit is how the container ended. It is valid after Ended.
+func (s *Sandbox) Exit() mayfly.Exit { return s.exit }
+
+// Main is the main program, nil before Start.
+func (s *Sandbox) Main() *Process {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.main
+}
+
+// Program is what to start in a sandbox.
+type Program struct {
+	Argv []string
+	Env  []string // whole; nil keeps the sandbox's
+	Dir  string   // "/" if empty
+
+	// Standard streams: a file is given to the program; nil is /dev/null for
+	// stdin and the log for the others.
+	Stdin, Stdout, Stderr *os.File
+}
+
+// Start runs the main program; its end is the container's. A second Start is
+// an error, for a sandbox serves one run. The files may be closed afterwards.
+// A program that cannot be executed fails with the errno of execve(2).
+func (s *Sandbox) Start(ctx context.Context, p Program) (*Process, error) {
+	pr, err := s.run(ctx, wire.Start, p)
+	if err != nil {
+		return nil, err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.main = pr
+	s.Started = time.Now()
+	return pr, nil
+}
+
+// Spawn runs a program beside the main one.
+func (s *Sandbox) Spawn(ctx context.Context, p Program) (*Process, error) {
+	return s.run(ctx, wire.Spawn, p)
+}
+
+func (s *Sandbox) run(ctx context.Context, t wire.Type, p Program) (*Process, error) {
+	w := wire.Program{Argv: p.Argv, Env: p.Env, Dir: p.Dir, Stdout: wire.Log, Stderr: wire.Log}
+	if w.Dir == "" {
+		w.Dir = "/"
+	}
+	var files []*os.File
+	for _, f := range []struct {
+		file *os.File
+		to   *wire.Stream
+	}{{p.Stdin, &w.Stdin}, {p.Stdout, &w.Stdout}, {p.Stderr, &w.Stderr}} {
+		if f.file != nil {
+			*f.to = wire.Passed
+			files = append(files, f.file)
+		}
+	}
+	pr := newProcess()
+	if s.conn == nil {
+		return nil, errInitGone
+	}
+	if _, err := s.conn.call(ctx, t, w.Append(nil), files, pr); err != nil {
+		return nil, err
+	}
+	return pr, nil
+}
+
+// Signal sends a signal to a program and everything in its process group; a
+// nil p is the main one.
+func (s *Sandbox) Signal(ctx context.Context, p *Process, sig syscall.Signal) error {
+	k := wire.Kill{Signal: uint8(sig), Group: true}
+	if p != nil {
+		k.Process = p.number
+	}
+	if s.conn == nil {
+		return errInitGone
+	}
+	_, err := s.conn.call(ctx, wire.Signal, k.Append(nil), nil, nil)
+	return err
+}
+
+// Kill ends every process of the container at once.
+func (s *Sandbox) Kill() {
+	if s.pidfd == nil {
+		return
+	}
+	if raw, err := s.pidfd.SyscallConn(); err == nil {
+		raw.Control(func(fd uintptr) { unix.PidfdSendSignal(int(fd), unix.SIGKILL, nil, 0) })
+	}
+}
+
+// Blame sets the reason that the coming end will have, unless the main program
+// succeeds all the same. The first call counts.
+func (s *Sandbox) Blame(r mayfly.Reason, detail string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.reason == "" {
+		s.reason, s.detail = r, detail
+	}
+}
+
+// Stop asks the main program to end with sig, and kills the container if it is
+// still there after grace.
+func (s *Sandbox) Stop(ctx context.Context, sig syscall.Signal, grace time.Duration) {
+	if s.Main() == nil || s.Signal(ctx, nil, sig) != nil {
+		s.Kill()
+	}
+	t := time.NewTimer(grace)
+	defer t.Stop()
+	select {
+	case <-s.ended:
+	case <-t.C:
+		s.Kill()
+	case <-ctx.Done():
+		s.Kill()
+	}
+}
+
+// Dial connects to a port that a program in the container listens on, waiting
+// up to timeout for it to do so. The connection is the kernel's own, made
+// inside the container: no bytes go through init.
+func (s *Sandbox) Dial(ctx context.Context, port uint16, timeout time.Duration) (net.Conn, error) {
+	if s.conn == nil {
+		return nil, errInitGone
+	}
+	d := wire.Dialing{Port: port, Timeout: uint32(timeout.Milliseconds())}
+	fd, err := s.conn.call(ctx, wire.Dial, d.Append(nil), nil, nil)
+	if err != nil {
+		return nil, err
+	}
+	if fd < 0 {
+		return nil, wire.ErrMalformed
+	}
+	f := os.NewFile(uintptr(fd), "dialed")
+	defer f.Close()
+	conn, err := net.FileConn(f)
+	if err != nil {
+		return nil, err
+	}
+	if tcp, ok := conn.(*net.TCPConn); ok {
+		tcp.SetNoDelay(true)
+	}
+	return conn, nil
+}
+
+// Attach passes what the programs write from now on to fn, until the container
+// has ended. It calls ready once nothing more is missed. A slow fn makes the
+// programs wait.
+func (s *Sandbox) Attach(ctx context.Context, ready func(), fn func(mayfly.LogEntry) error) error {
+	return attach(ctx, s.dir, ready, func(c wire.Chunk) error { return fn(logEntry(c)) })
+}
+
+// PutFile puts a file into /run/mayfly, whole or not at all.
+func (s *Sandbox) PutFile(name string, data []byte) error {
+	return writeFile(s.dir+"/run/"+name, data, 0o644)
+}
+
+// Remove kills the container if it is still there and has its directory
+// deleted, the log included. It does not wait.
+func (s *Sandbox) Remove() {
+	s.mu.Lock()
+	again := s.released && !s.removed
+	s.removed = true
+	s.mu.Unlock()
+	s.Kill()
+	if again {
+		s.host.bury(s)
+	}
+}
+
+// release takes back what the container had, and its directory if it was
+// removed. It reports whether this was the first time.
+func (s *Sandbox) release(ctx context.Context) (first bool) {
+	s.mu.Lock()
+	first = !s.released
+	s.mu.Unlock()
+	if first {
+		if err := s.host.driver.Delete(ctx, s.ID, s.dir); err != nil {
+			s.host.opts.Log.Error("delete container", "id", s.ID, "err", err)
+		}
+		if s.pidfd != nil {
+			s.pidfd.Close()
+		}
+	}
+	s.mu.Lock()
+	s.released = true
+	removed := s.removed
+	s.mu.Unlock()
+	if removed {
+		if err := os.RemoveAll(s.dir); err != nil {
+			s.host.opts.Log.Error("remove sandbox", "id", s.ID, "err", err)
+		}
+		s.host.mu.Lock()
+		delete(s.host.sandboxes, s.ID)
+		s.host.mu.Unlock()
+	}
+	return first
+}
+
+// oomKilled asks the kernel whether it killed for want of memory in here.
+func (s *Sandbox) oomKilled() bool { return false }
+
+func owner(st fs.FileInfo) (uid, gid int) {
+	sys, ok := st.Sys().(*syscall.Stat_t)
+	if !ok {
+		return 0, 0
+	}
+	return int(sys.Uid), int(sys.Gid)
+}

@@ -1,0 +1,231 @@
+package container
+
+import (
+	"bytes"
+	"context"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/mayfly-run/mayfly"
+	"go.uber.org/goleak"
+)
+
+func TestMain(m *testing.M) {
+	goleak.VerifyTestMain(m)
+}
+
+// busyboxRoot makes an image layer with busybox in it.
+func busyboxRoot(t testing.TB) string {
+	t.Helper()
+	root := t.TempDir()
+	for _, d := range []string{"bin", "etc", "tmp", "proc", "sys", "dev", "run"} {
+		if err := os.Mkdir(filepath.Join(root, d), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	data, err := os.ReadFile("/bin/busybox")
+	if err != nil {
+		t.Fatalf("%v; apt-get install busybox-static", err)
+	}
+	if err := os.WriteFile(root+"/bin/busybox", data, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	for _, a := range []string{"sh", "cat", "echo", "sleep", "true", "id", "kill", "nc", "mount"} {
+		if err := os.Symlink("busybox", root+"/bin/"+a); err != nil {
+			t.Fatal(err)
+		}
+	}
+	os.WriteFile(root+"/etc/passwd", []byte("root:x:0:0:root:/root:/bin/sh\nann:x:1000:1000::/home/ann:/bin/sh\n"), 0o644)
+	os.WriteFile(root+"/etc/group", []byte("root:x:0:\nann:x:1000:\nvideo:x:44:ann\n"), 0o644)
+	return root
+}
+
+func buildInit(t testing.TB) []byte {
+	t.Helper()
+	out := filepath.Join(t.TempDir(), "init")
+	cmd := exec.Command("go", "build", "-trimpath", "-ldflags", "-s -w", "-o", out, "github.com/mayfly-run/mayfly/cmd/mayfly-init")
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if b, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("build init: %v\n%s", err, b)
+	}
+	data, err := os.ReadFile(out)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return data
+}
+
+func newHost(t testing.TB) (*Host, Config) {
+	t.Helper()
+	if os.Getuid() != 0 {
+		t.Skip("needs root")
+	}
+	dir := t.TempDir()
+	init, err := InstallInit(dir, buildInit(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	driver, err := NewOCI("runc", dir+"/runtime")
+	if err != nil {
+		t.Fatal(err)
+	}
+	h, err := Open(dir+"/sandboxes", init, driver, Options{Cgroup: "/mayfly-test"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan struct{})
+	go func() { h.Run(ctx); close(done) }()
+	t.Cleanup(func() { cancel(); <-done })
+	return h, Config{Hostname: "box", Lower: []string{busyboxRoot(t)}}
+}
+
+func TestSandboxRunsOneProgram(t *testing.T) {
+	h, c := newHost(t)
+	ctx := context.Background()
+	s, err := h.Create(ctx, mayfly.NewID(), c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r, w, _ := os.Pipe()
+	ri, wi, _ := os.Pipe()
+	p, err := s.Start(ctx, Program{Argv: []string{"sh", "-c", "cat; echo err >&2; exit 7"}, Stdin: ri, Stdout: w})
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.Close()
+	ri.Close()
+	wi.WriteString("hello")
+	wi.Close()
+	out, _ := io.ReadAll(r)
+	if string(out) != "hello" {
+		t.Errorf("stdout %q", out)
+	}
+	<-p.Done()
+	if e := p.Exit(); e.Code != 7 || e.Reason != mayfly.ExitedNonZero {
+		t.Errorf("exit %+v", e)
+	}
+	<-s.Ended()
+	if e := s.Exit(); e.Code != 7 {
+		t.Errorf("exit %+v", e)
+	}
+	var log bytes.Buffer
+	err = ReadLog(ctx, s.dir, mayfly.LogOptions{Tail: -1}, nil, func(e mayfly.LogEntry) error {
+		log.WriteString(e.Stream + ":" + string(e.Data))
+		return nil
+	})
+	if err != nil || log.String() != "stderr:err\n" {
+		t.Errorf("log %q %v", log.String(), err)
+	}
+	s.Remove()
+}
+
+func TestProgramThatIsNotThere(t *testing.T) {
+	h, c := newHost(t)
+	s, err := h.Create(context.Background(), mayfly.NewID(), c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Remove()
+	_, err = s.Start(context.Background(), Program{Argv: []string{"nothing-here"}})
+	if err == nil || !strings.Contains(err.Error(), "no such file") {
+		t.Fatalf("got %v", err)
+	}
+}
+
+func TestAttachMissesNothing(t *testing.T) {
+	h, c := newHost(t)
+	ctx := context.Background()
+	s, err := h.Create(ctx, mayfly.NewID(), c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Remove()
+	ready := make(chan struct{})
+	var got bytes.Buffer
+	result := make(chan error, 1)
+	go func() {
+		result <- s.Attach(ctx, func() { close(ready) }, func(e mayfly.LogEntry) error {
+			got.Write(e.Data)
+			return nil
+		})
+	}()
+	<-ready
+	const lines = 20000
+	if _, err := s.Start(ctx, Program{Argv: []string{"sh", "-c", "i=0; while [ $i -lt 20000 ]; do echo line $i; i=$((i+1)); done"}}); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-result; err != nil {
+		t.Fatal(err)
+	}
+	if n := bytes.Count(got.Bytes(), []byte("\n")); n != lines {
+		t.Errorf("%d lines of %d", n, lines)
+	}
+}
+
+func TestDialReachesAPortThatOpensLater(t *testing.T) {
+	h, c := newHost(t)
+	ctx := context.Background()
+	s, err := h.Create(ctx, mayfly.NewID(), c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Remove()
+	if _, err := s.Start(ctx, Program{Argv: []string{"sh", "-c", "sleep 0.2; echo hi | nc -l -p 18181"}}); err != nil {
+		t.Fatal(err)
+	}
+	conn, err := s.Dial(ctx, 18181, 10*time.Second)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	b, _ := io.ReadAll(conn)
+	if string(b) != "hi\n" {
+		t.Errorf("read %q", b)
+	}
+}
+
+func TestAdoptedContainerGoesOn(t *testing.T) {
+	h, c := newHost(t)
+	ctx := context.Background()
+	s, err := h.Create(ctx, mayfly.NewID(), c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r, w, _ := os.Pipe()
+	if _, err := s.Start(ctx, Program{Argv: []string{"sh", "-c", "cat; exit 3"}, Stdin: r}); err != nil {
+		t.Fatal(err)
+	}
+	r.Close()
+	again, err := Open(h.dir, h.init, h.driver, Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	a, err := again.Adopt(s.ID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if a.Main() == nil {
+		t.Fatal("the main program is not known")
+	}
+	w.Close()
+	<-a.Ended()
+	if a.Exit().Code != 3 {
+		t.Errorf("exit %+v", a.Exit())
+	}
+	<-s.Ended()
+	late, err := again.Adopt(s.ID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	<-late.Ended()
+	if late.Exit().Code != 3 {
+		t.Errorf("exit after the end %+v", late.Exit())
+	}
+	s.Remove()
+}
