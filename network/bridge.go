@@ -39,6 +39,9 @@ func (n *Network) openBridge(want netip.Prefix) error {
 	if err := netlink.LinkSetHardwareAddr(link, macOf(n.gateway)); err != nil {
 		return fmt.Errorf("set hardware address of %s: %w", n.bridge, err)
 	}
+	if err := n.rtnl.run(n.noIPv6(n.index)...); err != nil {
+		return err
+	}
 	if err := netlink.LinkSetUp(link); err != nil {
 		return fmt.Errorf("raise bridge %s: %w", n.bridge, err)
 	}
@@ -53,10 +56,6 @@ func addBridge(name string) (netlink.Link, error) {
 		if errors.Is(err, unix.EPERM) {
 			return nil, mayfly.Errorf(mayfly.Denied, "make bridge %s: %w", name, err).WithHint("run as root")
 		}
-		return nil, err
-	}
-	// Quiet until IPv6 is carried. A kernel without IPv6 has no such setting.
-	if err := setSysctl("ipv6/conf/"+name+"/disable_ipv6", "1"); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return nil, err
 	}
 	return netlink.LinkByName(name)

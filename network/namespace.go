@@ -106,6 +106,7 @@ func (n *Network) wired() (*namespace, error) {
 		if err == nil {
 			return &namespace{file: file, addr: addr}, nil
 		}
+		n.rtnl.run(dropNeighbour(n.index, addr)) // it may not have come that far
 		n.freeAddresses(addr)
 		if errors.Is(err, unix.EXFULL) {
 			return nil, fullBridge(n.bridge)
@@ -168,21 +169,17 @@ func (n *Network) newCable(addr netip.Addr, ns *os.File) step {
 // address is, so that the first packet waits for no question and is sent to
 // no other port.
 func (n *Network) hostSide(link int32, addr netip.Addr) []step {
-	quiet := nl.NewRtAttr(unix.IFLA_AF_SPEC, nil)
-	quiet.AddRtAttr(unix.AF_INET6, nil).AddRtAttr(unix.IFLA_INET6_ADDR_GEN_MODE, []byte{1})
 	port := nl.NewRtAttr(unix.IFLA_PROTINFO|unix.NLA_F_NESTED, nil)
 	port.AddRtAttr(nl.IFLA_BRPORT_LEARNING, []byte{0})
 	port.AddRtAttr(nl.IFLA_BRPORT_UNICAST_FLOOD, []byte{0})
 	port.AddRtAttr(nl.IFLA_BRPORT_NEIGH_SUPPRESS, []byte{1})
-	return []step{
-		newStep("quiet IPv6 on veth", unix.RTM_SETLINK, 0, linkMsg(unix.AF_UNSPEC, link, false), quiet),
+	return append(n.noIPv6(link),
 		newStep("set bridge port", unix.RTM_SETLINK, 0, linkMsg(unix.AF_BRIDGE, link, false), port),
 		newStep("raise veth", unix.RTM_SETLINK, 0, linkMsg(unix.AF_UNSPEC, link, true)),
 		newStep("set bridge address", unix.RTM_NEWNEIGH, unix.NLM_F_CREATE|unix.NLM_F_REPLACE,
 			&neighMsg{family: unix.AF_BRIDGE, index: link, state: unix.NUD_NOARP, flags: unix.NTF_MASTER},
 			nl.NewRtAttr(unix.NDA_LLADDR, macOf(addr))),
-		setNeighbour(n.index, addr),
-	}
+		setNeighbour(n.index, addr))
 }
 
 // containerSide finishes the container's end, from inside.
@@ -192,7 +189,7 @@ func (n *Network) containerSide(link int32, addr netip.Addr) []step {
 	on.Prefixlen, on.Index = uint8(n.subnet.Bits()), uint32(link)
 	route := nl.NewRtMsg()
 	route.Family = unix.AF_INET
-	return []step{
+	return append(n.noIPv6(link),
 		loopbackUp(),
 		newStep("raise "+inside, unix.RTM_SETLINK, 0, linkMsg(unix.AF_UNSPEC, link, true)),
 		newStep("set address", unix.RTM_NEWADDR, unix.NLM_F_CREATE|unix.NLM_F_EXCL, on,
@@ -200,8 +197,19 @@ func (n *Network) containerSide(link int32, addr netip.Addr) []step {
 			nl.NewRtAttr(unix.IFA_BROADCAST, lastOf(n.subnet).AsSlice())),
 		newStep("set default route", unix.RTM_NEWROUTE, unix.NLM_F_CREATE|unix.NLM_F_EXCL, route,
 			nl.NewRtAttr(unix.RTA_GATEWAY, n.gateway.AsSlice()), attrUint32(unix.RTA_OIF, uint32(link))),
-		setNeighbour(link, n.gateway),
+		setNeighbour(link, n.gateway))
+}
+
+// noIPv6 keeps a link that is not up yet from taking an IPv6 address and from
+// asking around for routers.
+func (n *Network) noIPv6(link int32) []step {
+	const addrGenModeNone = 1
+	if !n.ipv6 {
+		return nil
 	}
+	none := nl.NewRtAttr(unix.IFLA_AF_SPEC, nil)
+	none.AddRtAttr(unix.AF_INET6, nil).AddRtAttr(unix.IFLA_INET6_ADDR_GEN_MODE, []byte{addrGenModeNone})
+	return []step{newStep("keep IPv6 off link", unix.RTM_SETLINK, 0, linkMsg(unix.AF_UNSPEC, link, false), none)}
 }
 
 func loopbackUp() step {
@@ -240,15 +248,13 @@ func (m *neighMsg) Serialize() []byte {
 }
 
 // containerSysctls sets what every container finds, on a thread inside: ports
-// below 1024 and ping for any user, as docker gives them, and no IPv6 but on
-// the loopback, because the bridge carries none.
+// below 1024 and ping for any user, as docker gives them.
 func containerSysctls() error {
 	for _, s := range [...][2]string{
 		{"ipv4/ip_unprivileged_port_start", "0"},
 		{"ipv4/ping_group_range", "0 2147483647"},
-		{"ipv6/conf/default/disable_ipv6", "1"},
 	} {
-		if err := setSysctl(s[0], s[1]); err != nil && !errors.Is(err, os.ErrNotExist) {
+		if err := setSysctl(s[0], s[1]); err != nil {
 			return err
 		}
 	}

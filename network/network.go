@@ -31,6 +31,7 @@ import (
 	"os"
 	"regexp"
 	"sync"
+	"time"
 
 	"github.com/google/nftables"
 	"github.com/mayfly-run/mayfly"
@@ -62,9 +63,12 @@ type Network struct {
 	subnet  netip.Prefix
 	gateway netip.Addr // the bridge's own address
 	home    *os.File   // the namespace in which the bridge is
+	ipv6    bool       // the kernel knows IPv6
 	rtnl    *rtnl
 	nat     *nat
 	refill  chan struct{} // says to Run that fewer wait than should
+
+	legacySeen time.Time // when legacy iptables was looked at; Open's, then Run's
 
 	mu       sync.Mutex
 	next     netip.Addr              // where the search for a free address goes on
@@ -123,6 +127,8 @@ func (n *Network) open(ctx context.Context, name string, opts Options) (err erro
 	if n.rtnl, err = dialRtnl(); err != nil {
 		return err
 	}
+	_, err = os.Stat("/proc/sys/net/ipv6/conf/all")
+	n.ipv6 = err == nil
 	if err := n.openBridge(opts.Subnet); err != nil {
 		return err
 	}
@@ -134,7 +140,12 @@ func (n *Network) open(ctx context.Context, name string, opts Options) (err erro
 		return fmt.Errorf("open nftables: %w", err)
 	}
 	n.nat = newNAT(conn, name, n.bridge, n.subnet)
-	return n.nat.install()
+	if err := n.nat.install(); err != nil {
+		return err
+	}
+	n.admitDocker()
+	n.admitLegacy(ctx)
+	return nil
 }
 
 // Subnet is where the addresses of containers come from.

@@ -183,7 +183,9 @@ func Destroy(name string) error {
 	if err := destroyBridge(bridgeOf(name)); err != nil {
 		return fmt.Errorf("destroy network %s: %w", name, err)
 	}
-	if err := destroyTable(tableOf(name)); err != nil {
+	err := errors.Join(destroyTable(tableOf(name)), dismiss(bridgeOf(name)),
+		dismissLegacy(context.Background(), bridgeOf(name)))
+	if err != nil {
 		return fmt.Errorf("destroy network %s: %w", name, err)
 	}
 	return nil

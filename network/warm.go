@@ -2,6 +2,8 @@ package network
 
 import (
 	"context"
+
+	"golang.org/x/sync/errgroup"
 )
 
 // SetWarm changes how many wired namespaces Run keeps waiting: DefaultWarm if
@@ -16,14 +18,22 @@ func (n *Network) SetWarm(count int) {
 	n.wake()
 }
 
-// Run keeps namespaces waiting for Attach until ctx ends; it then returns nil.
-// When one cannot be made, it says so in the log and tries again after the next
-// Attach or Detach.
+// Run keeps namespaces waiting for Attach, and Docker's firewall open for
+// containers, until ctx ends; it then returns nil. When a namespace cannot be
+// made, it says so in the log and tries again after the next Attach.
 func (n *Network) Run(ctx context.Context) error {
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error { return n.watchDocker(ctx) })
+	group.Go(func() error { return n.keepWarm(ctx) })
+	return group.Wait()
+}
+
+func (n *Network) keepWarm(ctx context.Context) error {
 	for {
 		if err := n.fill(ctx); err != nil && ctx.Err() == nil {
 			n.log.Warn("cannot make a network namespace ahead of need", "bridge", n.bridge, "err", err)
 		}
+		n.admitLegacy(ctx)
 		select {
 		case <-ctx.Done():
 			return nil
@@ -57,6 +67,7 @@ func (n *Network) trim() int {
 	for len(n.warm) > n.wantWarm {
 		last := len(n.warm) - 1
 		n.warm[last].file.Close()
+		n.rtnl.run(dropNeighbour(n.index, n.warm[last].addr))
 		delete(n.used, n.warm[last].addr)
 		n.warm = n.warm[:last]
 	}
