@@ -73,7 +73,8 @@ type nameRecord struct {
 
 // mirror is the record in memory, kept by the one watch.
 type mirror struct {
-	closed chan struct{}
+	close  func()
+	closed <-chan struct{}
 
 	mu        sync.Mutex
 	applied   uint64 // newest sequence seen
@@ -87,16 +88,16 @@ type mirror struct {
 }
 
 func newMirror() *mirror {
+	closed := make(chan struct{})
 	return &mirror{
-		closed:    make(chan struct{}),
+		close:     sync.OnceFunc(func() { close(closed) }),
+		closed:    closed,
 		workloads: map[Key]*workloadRecord{},
 		names:     map[Key]nameRecord{},
 		active:    map[Key]*Workload{},
 		instances: map[string]*Instance{},
 	}
 }
-
-func (m *mirror) close() { close(m.closed) }
 
 // apply takes one message of the watch: the value of key, nil when it was
 // removed. A value that cannot be read leaves the old one and is an error.

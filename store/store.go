@@ -67,7 +67,7 @@ func Open(ctx context.Context, b *bus.Bus, opts Options) (*Store, error) {
 }
 
 // Close stops following the record. What waits for a change fails. The bus
-// stays open; it is closed after the store.
+// stays open; it is closed after the store. A second Close does nothing.
 func (s *Store) Close() {
 	s.mirror.close()
 	if s.watch != nil {

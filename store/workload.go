@@ -24,7 +24,7 @@ func (s *Store) PutRelease(ctx context.Context, w mayfly.Workload, digest string
 	if err := checkNames(w.Space, "workload", w.Name); err != nil {
 		return mayfly.Release{}, err
 	}
-	last, err := s.lastRelease(ctx, w.Space, w.Name)
+	last, _, err := s.lastRelease(ctx, w.Space, w.Name)
 	if err != nil {
 		return mayfly.Release{}, err
 	}
@@ -41,22 +41,23 @@ func (s *Store) PutRelease(ctx context.Context, w mayfly.Workload, digest string
 	}
 }
 
-// lastRelease returns the highest number in use, or that was: deleting takes
-// the releases away, but leaves the number in the workload's record.
-func (s *Store) lastRelease(ctx context.Context, space, name string) (int, error) {
+// lastRelease returns the highest number that was ever used, and the revision
+// of the newest release that still exists, 0 if none does. Deleting takes the
+// releases away, but leaves the number in the workload's record.
+func (s *Store) lastRelease(ctx context.Context, space, name string) (number int, revision uint64, err error) {
 	last := s.mirror.workload(Key{space, name}).Last
 	msg, err := s.bus.Last(ctx, bus.StateStream, bus.StateSubject(releaseKeys(space, name)))
 	if errors.Is(err, bus.ErrNoMessage) {
-		return last, nil
+		return last, 0, nil
 	}
 	if err != nil {
-		return 0, unavailable("read the releases of "+name, err)
+		return 0, 0, unavailable("read the releases of "+name, err)
 	}
 	n, err := strconv.Atoi(msg.Subject[strings.LastIndexByte(msg.Subject, '.')+1:])
 	if err != nil {
-		return 0, fmt.Errorf("read the releases of %s: %w", name, err)
+		return 0, 0, fmt.Errorf("read the releases of %s: %w", name, err)
 	}
-	return max(last, n), nil
+	return max(last, n), msg.Sequence, nil
 }
 
 // releaseKeys matches the keys of all releases of a workload.
@@ -78,7 +79,7 @@ func (s *Store) SetWorkload(ctx context.Context, space, name string, number int,
 	if err != nil {
 		return 0, err
 	}
-	return s.putWorkload(ctx, Key{space, name}, &rel, seen)
+	return s.putWorkload(ctx, Key{space, name}, workloadRecord{Last: number, Release: &rel}, seen)
 }
 
 // DeleteWorkload removes a workload and its releases; its call history stays
@@ -87,26 +88,30 @@ func (s *Store) DeleteWorkload(ctx context.Context, space, name string, seen uin
 	if _, err := s.Workload(space, name); err != nil {
 		return err
 	}
-	rev, err := s.putWorkload(ctx, Key{space, name}, nil, seen)
+	last, newest, err := s.lastRelease(ctx, space, name)
 	if err != nil {
+		return err
+	}
+	if _, err := s.putWorkload(ctx, Key{space, name}, workloadRecord{Last: last}, seen); err != nil {
 		return err
 	}
 	stream, err := s.bus.JetStream().Stream(ctx, bus.StateStream)
 	if err != nil {
 		return unavailable("delete the releases of "+name, err)
 	}
-	// Up to rev only: a later deploy may be writing releases already.
+	// Only those that the record's number covers: a deploy may be writing the
+	// next one at this moment.
 	err = stream.Purge(ctx,
 		jetstream.WithPurgeSubject(bus.StateSubject(releaseKeys(space, name))),
-		jetstream.WithPurgeSequence(rev))
+		jetstream.WithPurgeSequence(newest+1))
 	if err != nil {
 		return unavailable("delete the releases of "+name, err)
 	}
 	return nil
 }
 
-// putWorkload writes a workload's record; a nil release deletes it.
-func (s *Store) putWorkload(ctx context.Context, key Key, rel *mayfly.Release, seen uint64) (uint64, error) {
+// putWorkload writes a workload's record. Its Last never goes down.
+func (s *Store) putWorkload(ctx context.Context, key Key, next workloadRecord, seen uint64) (uint64, error) {
 	s.deploys.Lock()
 	defer s.deploys.Unlock()
 	all := bus.StateSubject(bus.WorkloadKey(key.Space, "*"))
@@ -122,13 +127,12 @@ func (s *Store) putWorkload(ctx context.Context, key Key, rel *mayfly.Release, s
 		if err := checkSeen(key, rec, seen); err != nil {
 			return 0, err
 		}
-		next := workloadRecord{Last: rec.Last, Release: rel}
-		if rel != nil {
-			next.Last = max(rec.Last, rel.Number)
-			if err := s.Snapshot().checkRoutes(key, rel.Workload.Routes); err != nil {
+		if next.Release != nil {
+			if err := s.Snapshot().checkRoutes(key, next.Release.Workload.Routes); err != nil {
 				return 0, err
 			}
 		}
+		next.Last = max(next.Last, rec.Last)
 		rev, err := s.write(ctx, bus.WorkloadKey(key.Space, key.Name), next, condition{last.Sequence, all})
 		if !errors.Is(err, errLost) {
 			return rev, err
