@@ -22,18 +22,20 @@ var defaultProfile []byte
 type conditional struct {
 	specs.LinuxSeccomp
 	ArchMap []struct {
-		Architecture     specs.Arch
-		SubArchitectures []specs.Arch
-	}
-	Syscalls []struct {
+		Architecture     specs.Arch   `json:"architecture"`
+		SubArchitectures []specs.Arch `json:"subArchitectures"`
+	} `json:"archMap"`
+	Syscalls []struct { // the tag hides LinuxSeccomp's own
 		specs.LinuxSyscall
-		Includes, Excludes condition
-	}
+		Includes condition `json:"includes"`
+		Excludes condition `json:"excludes"`
+	} `json:"syscalls"`
 }
 
 type condition struct {
-	Caps, Arches []string
-	MinKernel    string
+	Caps      []string `json:"caps"`
+	Arches    []string `json:"arches"`
+	MinKernel string   `json:"minKernel"` // "4.8"
 }
 
 // Default returns Docker's default profile as it is for a container with the
