@@ -27,16 +27,22 @@ const MaxMessage = 1 << 20
 // account. (A subject cannot start with the space itself: JetStream refuses a
 // stream on a leading wildcard, which would overlap with its own subjects.)
 //
-//	name   what     storage                     written by  keys or subjects
-//	state  bucket   file, synced on each write  store       SPACE.workloads.NAME
-//	                                                        SPACE.releases.NAME.NUMBER
-//	                                                        SPACE.instances.ID
-//	                                                        SPACE.names.NAME
-//	runs   stream   file, synced now and then   store       mayfly.SPACE.runs.WORKLOAD
+//	name      what    storage                     written by  keys or subjects
+//	state     bucket  file, synced on each write  store       SPACE.workloads.NAME
+//	                                                          SPACE.instances.ID
+//	                                                          SPACE.names.NAME
+//	releases  bucket  file, synced on each write  store       SPACE.releases.NAME.NUMBER
+//	runs      stream  file, synced now and then   store       mayfly.SPACE.runs.WORKLOAD
+//
+// All of state is watched, and a watch of a part of a stream costs the server
+// a walk over all its subjects for every message. So releases, which nobody
+// watches, are apart.
 const (
-	StateBucket = "state"
-	StateStream = "KV_" + StateBucket // under the bucket
-	RunsStream  = "runs"
+	StateBucket    = "state"
+	StateStream    = "KV_" + StateBucket // under the bucket
+	ReleasesBucket = "releases"
+	ReleasesStream = "KV_" + ReleasesBucket
+	RunsStream     = "runs"
 )
 
 // How much call history is kept; whichever limit is met first wins.
@@ -69,6 +75,9 @@ func NameKey(space, name string) string { return space + ".names." + name }
 // conditions that the key-value calls cannot express. Wildcards are allowed.
 func StateSubject(key string) string { return "$KV." + StateBucket + "." + key }
 
+// ReleaseSubject is StateSubject for the bucket of releases.
+func ReleaseSubject(key string) string { return "$KV." + ReleasesBucket + "." + key }
+
 // RunSubject is the subject of a workload's call history. The id of a run is
 // not part of it: a subject for each run would be kept in memory and replayed
 // at every start, and a limit for each workload could not be set.
@@ -83,6 +92,15 @@ func stateConfig() jetstream.KeyValueConfig {
 		History:        1,
 		Storage:        jetstream.FileStorage,
 		LimitMarkerTTL: MarkerTTL,
+	}
+}
+
+func releasesConfig() jetstream.KeyValueConfig {
+	return jetstream.KeyValueConfig{
+		Bucket:      ReleasesBucket,
+		Description: "immutable revisions of workloads",
+		History:     1,
+		Storage:     jetstream.FileStorage,
 	}
 }
 
@@ -121,6 +139,9 @@ func (b *Bus) ensureList(ctx context.Context, dir string) error {
 	if b.state, err = b.js.CreateOrUpdateKeyValue(ctx, stateConfig()); err != nil {
 		return fmt.Errorf("create bucket %s: %w", StateBucket, err)
 	}
+	if _, err = b.js.CreateOrUpdateKeyValue(ctx, releasesConfig()); err != nil {
+		return fmt.Errorf("create bucket %s: %w", ReleasesBucket, err)
+	}
 	if b.runs, err = b.js.CreateOrUpdateStream(ctx, runsConfig()); err != nil {
 		return fmt.Errorf("create stream %s: %w", RunsStream, err)
 	}
@@ -138,7 +159,7 @@ func (b *Bus) lookUp(ctx context.Context) error {
 }
 
 func fingerprint() (string, error) {
-	data, err := json.Marshal([]any{stateConfig(), runsConfig()})
+	data, err := json.Marshal([]any{stateConfig(), releasesConfig(), runsConfig()})
 	if err != nil {
 		return "", fmt.Errorf("encode stream list: %w", err)
 	}

@@ -31,8 +31,11 @@ type From struct {
 	Limit    int       // messages, 2 or more
 }
 
-// readMaxBytes bounds what one read holds in memory.
-const readMaxBytes = 8 << 20
+// Bounds of one read.
+const (
+	readMaxBytes = 8 << 20          // bytes held in memory
+	readTimeout  = 10 * time.Second // until the stream has answered
+)
 
 // getRequest is the body of JetStream's direct get, of which the client
 // library offers the single-message half only.
@@ -52,6 +55,8 @@ func (b *Bus) Last(ctx context.Context, stream, subject string) (Message, error)
 	if err != nil {
 		return Message{}, fmt.Errorf("encode request: %w", err)
 	}
+	ctx, cancel := context.WithTimeout(ctx, readTimeout)
+	defer cancel()
 	reply, err := b.conn.RequestWithContext(ctx, directSubject(stream), body)
 	if err != nil {
 		return Message{}, fmt.Errorf("read stream %s: %w", stream, err)
@@ -76,7 +81,10 @@ func (b *Bus) Read(ctx context.Context, stream string, from From) (msgs []Messag
 	if err != nil {
 		return nil, false, fmt.Errorf("encode request: %w", err)
 	}
-	sub, err := b.conn.SubscribeSync(b.conn.NewRespInbox())
+	ctx, cancel := context.WithTimeout(ctx, readTimeout)
+	defer cancel()
+	replies := make(chan *nats.Msg, req.Batch+1) // SubscribeSync would make one of 512 kB
+	sub, err := b.conn.ChanSubscribe(b.conn.NewRespInbox(), replies)
 	if err != nil {
 		return nil, false, fmt.Errorf("read stream %s: %w", stream, err)
 	}
@@ -85,9 +93,11 @@ func (b *Bus) Read(ctx context.Context, stream string, from From) (msgs []Messag
 		return nil, false, fmt.Errorf("read stream %s: %w", stream, err)
 	}
 	for {
-		reply, err := sub.NextMsgWithContext(ctx)
-		if err != nil {
-			return nil, false, fmt.Errorf("read stream %s: %w", stream, err)
+		var reply *nats.Msg
+		select {
+		case reply = <-replies:
+		case <-ctx.Done():
+			return nil, false, fmt.Errorf("read stream %s: %w", stream, ctx.Err())
 		}
 		msg, end, err := parseReply(reply)
 		if errors.Is(err, ErrNoMessage) {

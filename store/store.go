@@ -86,10 +86,10 @@ type condition struct {
 // errLost means that the condition of a write did not hold.
 var errLost = errors.New("changed meanwhile")
 
-// write stores value under a watched key if cond holds, and returns the new
-// revision once this store's memory has it too. A nil value removes the key.
+// write stores value under a key of the state if cond holds, and returns the
+// new revision once this store's memory has it too. A nil value removes the key.
 func (s *Store) write(ctx context.Context, key string, value any, cond condition) (uint64, error) {
-	rev, err := s.publish(ctx, key, value, cond)
+	rev, err := s.publish(ctx, bus.StateSubject(key), value, cond)
 	if err == nil {
 		// The write is done, so the end of ctx is no failure any more.
 		_ = s.mirror.wait(ctx, rev)
@@ -97,8 +97,8 @@ func (s *Store) write(ctx context.Context, key string, value any, cond condition
 	return rev, err
 }
 
-func (s *Store) publish(ctx context.Context, key string, value any, cond condition) (uint64, error) {
-	msg := &nats.Msg{Subject: bus.StateSubject(key), Header: nats.Header{}}
+func (s *Store) publish(ctx context.Context, subject string, value any, cond condition) (uint64, error) {
+	msg := &nats.Msg{Subject: subject, Header: nats.Header{}}
 	opts := make([]jetstream.PublishOpt, 0, 2)
 	if value == nil {
 		msg.Header.Set("KV-Operation", "PURGE")
@@ -107,10 +107,10 @@ func (s *Store) publish(ctx context.Context, key string, value any, cond conditi
 	} else {
 		data, err := json.Marshal(value)
 		if err != nil {
-			return 0, fmt.Errorf("encode %s: %w", key, err)
+			return 0, fmt.Errorf("encode %s: %w", subject, err)
 		}
 		if len(data) > maxValue {
-			return 0, mayfly.Errorf(mayfly.TooLarge, "the record of %s has %d bytes, and the limit is %d", key, len(data), maxValue)
+			return 0, mayfly.Errorf(mayfly.TooLarge, "the record of %s has %d bytes, and the limit is %d", subject, len(data), maxValue)
 		}
 		msg.Data = data
 	}
@@ -120,7 +120,7 @@ func (s *Store) publish(ctx context.Context, key string, value any, cond conditi
 	opts = append(opts, jetstream.WithExpectLastSequenceForSubject(cond.last, cond.subject))
 	ack, err := s.bus.JetStream().PublishMsg(ctx, msg, opts...)
 	if err != nil {
-		return 0, writeError(key, err)
+		return 0, writeError(subject, err)
 	}
 	return ack.Sequence, nil
 }
@@ -147,7 +147,7 @@ func removed(h nats.Header) bool {
 	return h.Get("KV-Operation") != "" || h.Get("Nats-Marker-Reason") != ""
 }
 
-func writeError(key string, err error) error {
+func writeError(subject string, err error) error {
 	var api *jetstream.APIError
 	if errors.As(err, &api) {
 		switch api.ErrorCode {
@@ -155,7 +155,7 @@ func writeError(key string, err error) error {
 			return errLost
 		}
 	}
-	return unavailable("write "+key, err)
+	return unavailable("write "+subject, err)
 }
 
 // unavailable wraps an error of the engine; what did not answer may do so later.

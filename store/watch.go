@@ -12,8 +12,8 @@ import (
 )
 
 // follow starts the one watch of the record and returns when memory holds what
-// was there at the start. Releases are not watched: the active one is part of
-// its workload's record, and the others are read when asked for.
+// was there at the start. Releases are not in it: the active one is part of its
+// workload's record, and the others are read when asked for.
 func (s *Store) follow(ctx context.Context) error {
 	stream, err := s.bus.JetStream().Stream(ctx, bus.StateStream)
 	if err != nil {
@@ -21,12 +21,8 @@ func (s *Store) follow(ctx context.Context) error {
 	}
 	target := stream.CachedInfo().State.LastSeq
 	s.cons, err = stream.OrderedConsumer(ctx, jetstream.OrderedConsumerConfig{
-		FilterSubjects: []string{
-			bus.StateSubject(bus.WorkloadKey("*", "*")),
-			bus.StateSubject(bus.InstanceKey("*", "*")),
-			bus.StateSubject(bus.NameKey("*", "*")),
-		},
-		DeliverPolicy: jetstream.DeliverLastPerSubjectPolicy,
+		FilterSubjects: []string{bus.StateSubject(">")},
+		DeliverPolicy:  jetstream.DeliverLastPerSubjectPolicy,
 	})
 	if err != nil {
 		return unavailable("watch the record", err)

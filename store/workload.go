@@ -31,7 +31,7 @@ func (s *Store) PutRelease(ctx context.Context, w mayfly.Workload, digest string
 	rel := mayfly.Release{Workload: w, Number: last, Image: digest, Created: time.Now().UTC()}
 	for {
 		rel.Number++
-		_, err := s.publish(ctx, bus.ReleaseKey(w.Space, w.Name, rel.Number), rel, condition{})
+		_, err := s.publish(ctx, bus.ReleaseSubject(bus.ReleaseKey(w.Space, w.Name, rel.Number)), rel, condition{})
 		if err == nil {
 			return rel, nil
 		}
@@ -46,7 +46,7 @@ func (s *Store) PutRelease(ctx context.Context, w mayfly.Workload, digest string
 // releases away, but leaves the number in the workload's record.
 func (s *Store) lastRelease(ctx context.Context, space, name string) (number int, revision uint64, err error) {
 	last := s.mirror.workload(Key{space, name}).Last
-	msg, err := s.bus.Last(ctx, bus.StateStream, bus.StateSubject(releaseKeys(space, name)))
+	msg, err := s.bus.Last(ctx, bus.ReleasesStream, bus.ReleaseSubject(releaseKeys(space, name)))
 	if errors.Is(err, bus.ErrNoMessage) {
 		return last, 0, nil
 	}
@@ -95,14 +95,14 @@ func (s *Store) DeleteWorkload(ctx context.Context, space, name string, seen uin
 	if _, err := s.putWorkload(ctx, Key{space, name}, workloadRecord{Last: last}, seen); err != nil {
 		return err
 	}
-	stream, err := s.bus.JetStream().Stream(ctx, bus.StateStream)
+	stream, err := s.bus.JetStream().Stream(ctx, bus.ReleasesStream)
 	if err != nil {
 		return unavailable("delete the releases of "+name, err)
 	}
 	// Only those that the record's number covers: a deploy may be writing the
 	// next one at this moment.
 	err = stream.Purge(ctx,
-		jetstream.WithPurgeSubject(bus.StateSubject(releaseKeys(space, name))),
+		jetstream.WithPurgeSubject(bus.ReleaseSubject(releaseKeys(space, name))),
 		jetstream.WithPurgeSequence(newest+1))
 	if err != nil {
 		return unavailable("delete the releases of "+name, err)
@@ -215,7 +215,7 @@ func (s *Store) Release(ctx context.Context, space, name string, number int) (ma
 	if rec := s.mirror.workload(Key{space, name}); rec.Release != nil && rec.Release.Number == number {
 		return *rec.Release, nil
 	}
-	msg, err := s.bus.Last(ctx, bus.StateStream, bus.StateSubject(bus.ReleaseKey(space, name, number)))
+	msg, err := s.bus.Last(ctx, bus.ReleasesStream, bus.ReleaseSubject(bus.ReleaseKey(space, name, number)))
 	if errors.Is(err, bus.ErrNoMessage) {
 		return mayfly.Release{}, mayfly.Errorf(mayfly.NotFound, "workload %q has no release %d", name, number)
 	}
@@ -231,11 +231,11 @@ func (s *Store) Releases(ctx context.Context, space, name string) ([]mayfly.Rele
 		return nil, err
 	}
 	var list []mayfly.Release
-	from := bus.From{Subject: bus.StateSubject(releaseKeys(space, name)), Limit: 256}
+	from := bus.From{Subject: bus.ReleaseSubject(releaseKeys(space, name)), Limit: 256}
 	for more := true; more; {
 		var msgs []bus.Message
 		var err error
-		msgs, more, err = s.bus.Read(ctx, bus.StateStream, from)
+		msgs, more, err = s.bus.Read(ctx, bus.ReleasesStream, from)
 		if err != nil {
 			return nil, unavailable("read the releases of "+name, err)
 		}
