@@ -1,0 +1,236 @@
+package build
+
+import (
+	"context"
+	"crypto/sha256"
+	"embed"
+	"encoding/hex"
+	"encoding/json"
+	"io"
+	"maps"
+	"path"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/goccy/go-yaml"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/mayfly-run/mayfly"
+	"github.com/mayfly-run/mayfly/image"
+)
+
+//go:embed stacks/*.yaml
+var descriptions embed.FS
+
+// Description says what a stack is made of.
+type Description struct {
+	Name        string            `yaml:"-" json:"name"`
+	Description string            `yaml:"description" json:"description"`     // one line for a person
+	Host        bool              `yaml:"host" json:"host,omitempty"`         // made of the machine's own /usr
+	Variant     string            `yaml:"variant" json:"variant,omitempty"`   // of mmdebstrap; "essential" if empty
+	Packages    []string          `yaml:"packages" json:"packages,omitempty"` // of Debian
+	Env         map[string]string `yaml:"env" json:"env,omitempty"`           // of what runs in it
+	Loaders     map[string]string `yaml:"loaders" json:"loaders,omitempty"`   // language to the path of its interpreter
+}
+
+// Stack is a description and what was made of it.
+type Stack struct {
+	Description
+	Image string `json:"image,omitempty"` // digest; empty until it is built
+}
+
+// Options tune Stacks. The zero value is fit for production.
+type Options struct {
+	TempDir string        // for the root while it is made, on a disk with some GB; os.TempDir if empty
+	Timeout time.Duration // of one build; 20 minutes if zero
+}
+
+// Stacks makes stacks and keeps them in a store of images, each under the name
+// that StackImage gives. Its methods may be called at once from many
+// goroutines; one stack is built at a time.
+type Stacks struct {
+	store *image.Store
+	opts  Options
+
+	mu sync.Mutex // held while a stack is built
+}
+
+// NewStacks returns the stacks over a store.
+func NewStacks(store *image.Store, opts Options) *Stacks {
+	if opts.Timeout == 0 {
+		opts.Timeout = 20 * time.Minute
+	}
+	return &Stacks{store: store, opts: opts}
+}
+
+// StackImage is the name of a stack's image in the store.
+func StackImage(name string) string { return "stack/" + name }
+
+// List returns every stack that is described here, sorted by name.
+func (s *Stacks) List(ctx context.Context) ([]Stack, error) {
+	entries, err := descriptions.ReadDir("stacks")
+	if err != nil {
+		return nil, mayfly.Errorf(mayfly.Internal, "list stacks: %w", err)
+	}
+	var all []Stack
+	for _, e := range entries {
+		stack, err := s.Show(ctx, strings.TrimSuffix(e.Name(), ".yaml"))
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, stack)
+	}
+	return all, nil
+}
+
+// Show returns one stack. It fails with kind NotFound when none has the name.
+func (s *Stacks) Show(ctx context.Context, name string) (Stack, error) {
+	d, err := describe(name)
+	if err != nil {
+		return Stack{}, err
+	}
+	stack := Stack{Description: d}
+	img, err := s.store.Get(ctx, StackImage(name))
+	switch {
+	case err == nil:
+		stack.Image = img.Digest
+	case mayfly.KindOf(err) != mayfly.NotFound:
+		return Stack{}, err
+	}
+	return stack, nil
+}
+
+// describe reads the description of a stack.
+func describe(name string) (Description, error) {
+	if err := mayfly.CheckName("stack", name); err != nil {
+		return Description{}, err
+	}
+	data, err := descriptions.ReadFile(path.Join("stacks", name+".yaml"))
+	if err != nil {
+		return Description{}, mayfly.Errorf(mayfly.NotFound, "no stack %q", name).
+			WithHint("there are %s; or import an image and name it %s", strings.Join(names(), ", "), StackImage(name))
+	}
+	d := Description{}
+	if err := yaml.UnmarshalWithOptions(data, &d, yaml.Strict()); err != nil {
+		return Description{}, mayfly.Errorf(mayfly.Internal, "read description of stack %s: %w", name, err)
+	}
+	d.Name = name
+	return d, nil
+}
+
+func names() []string {
+	entries, _ := descriptions.ReadDir("stacks") // embedded: it cannot fail
+	var names []string
+	for _, e := range entries {
+		names = append(names, strings.TrimSuffix(e.Name(), ".yaml"))
+	}
+	return names
+}
+
+// Ensure returns the image of a stack, building it when there is none or when
+// what it is made of has changed: its description, Debian's release, or for
+// the stack "host" the machine's own files. Newer packages alone do not make it
+// build again; Build does.
+//
+// An image that someone else put under a stack's name, and that no description
+// here stands for, is returned as it is.
+func (s *Stacks) Ensure(ctx context.Context, name string, progress io.Writer) (image.Image, error) {
+	d, err := describe(name)
+	if mayfly.KindOf(err) == mayfly.NotFound {
+		if img, getErr := s.store.Get(ctx, StackImage(name)); getErr == nil {
+			return img, nil
+		}
+	}
+	if err != nil {
+		return image.Image{}, err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.build(ctx, d, progress, false)
+}
+
+// Build makes a stack even when it is there already, so that it has the newest
+// packages. What it does is written to progress, line by line; nil is fine.
+func (s *Stacks) Build(ctx context.Context, name string, progress io.Writer) (image.Image, error) {
+	d, err := describe(name)
+	if err != nil {
+		return image.Image{}, err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.build(ctx, d, progress, true)
+}
+
+func (s *Stacks) build(ctx context.Context, d Description, progress io.Writer, fresh bool) (image.Image, error) {
+	if progress == nil {
+		progress = io.Discard
+	}
+	if d.Host {
+		return s.buildHost(ctx, d, progress)
+	}
+	release, err := readRelease("/usr/lib/os-release")
+	if err != nil {
+		return image.Image{}, err
+	}
+	hash, err := hashOf(d, release)
+	if err != nil {
+		return image.Image{}, err
+	}
+	if !fresh {
+		if img, ok, err := s.current(ctx, d.Name, hash); err != nil || ok {
+			return img, err
+		}
+	}
+	return s.buildDebian(ctx, d, release, hash, progress)
+}
+
+// current returns the stack's image when it was made of what has this hash.
+func (s *Stacks) current(ctx context.Context, name, hash string) (image.Image, bool, error) {
+	img, err := s.store.Get(ctx, StackImage(name))
+	if mayfly.KindOf(err) == mayfly.NotFound {
+		return image.Image{}, false, nil
+	}
+	if err != nil {
+		return image.Image{}, false, err
+	}
+	return img, img.Config.Config.Labels[LabelStack] == hash, nil
+}
+
+// finish gives the root that was just imported under the stack's name its
+// configuration. It comes as a layer with the folder for code in it, which a
+// root of packages does not have.
+func (s *Stacks) finish(ctx context.Context, d Description, root image.Image, hash string) (image.Image, error) {
+	empty := image.Layer{Tar: strings.NewReader(""), Prefix: AppDir}
+	return s.store.AddLayer(ctx, root.Digest, StackImage(d.Name), empty, configure(d, hash))
+}
+
+// configure returns the change of an image's configuration that makes it the
+// stack d.
+func configure(d Description, hash string) func(*ocispec.ImageConfig) {
+	return func(c *ocispec.ImageConfig) {
+		c.Labels = withLabels(c, map[string]string{LabelStack: hash})
+		for language, program := range d.Loaders {
+			c.Labels[LabelLoader+language] = program
+		}
+		if d.Host {
+			c.Labels[LabelHostMounts] = "/usr"
+		}
+		c.WorkingDir = "/"
+		c.Env = []string{"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}
+		for _, k := range slices.Sorted(maps.Keys(d.Env)) {
+			c.Env = append(c.Env, k+"="+d.Env[k])
+		}
+	}
+}
+
+// hashOf stands for what a stack is made of. JSON sorts the keys of maps.
+func hashOf(parts ...any) (string, error) {
+	data, err := json.Marshal(parts)
+	if err != nil {
+		return "", mayfly.Errorf(mayfly.Internal, "hash stack: %w", err)
+	}
+	sum := sha256.Sum256(data)
+	return "sha256:" + hex.EncodeToString(sum[:]), nil
+}

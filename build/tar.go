@@ -1,0 +1,202 @@
+package build
+
+import (
+	"archive/tar"
+	"context"
+	"errors"
+	"io"
+	"io/fs"
+	"os"
+	"path"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/moby/patternmatcher"
+	"github.com/moby/patternmatcher/ignorefile"
+
+	"github.com/mayfly-run/mayfly"
+)
+
+// Limits of the code of one function.
+const (
+	MaxCode        = 1 << 30 // bytes, all files together
+	maxCodeEntries = 100_000
+)
+
+// IgnoreFile lists, in the syntax of .dockerignore, what Tar leaves out.
+const IgnoreFile = ".mayflyignore"
+
+// Tar writes the files of dir to w as a tar: the same files always give the
+// same bytes, whoever owns them and whenever they were written. The folder .git
+// is left out, as is what an IgnoreFile in dir lists. Of a file's mode only
+// whether it can be executed is kept.
+//
+// Symbolic links must be relative and stay within dir; sockets and devices are
+// refused. Errors that a user can mend are of kind Invalid or TooLarge.
+func Tar(ctx context.Context, w io.Writer, dir string) error {
+	root, err := os.OpenRoot(dir)
+	if err != nil {
+		return mayfly.Errorf(mayfly.Invalid, "open code folder: %w", err)
+	}
+	defer root.Close()
+	ignore, err := readIgnore(root)
+	if err != nil {
+		return err
+	}
+	t := tarrer{root: root, dir: dir, w: tar.NewWriter(w), left: MaxCode}
+	err = fs.WalkDir(root.FS(), ".", func(name string, entry fs.DirEntry, err error) error {
+		if err == nil {
+			err = ctx.Err()
+		}
+		if err != nil || name == "." {
+			return err
+		}
+		skip, err := ignore.skips(name, entry.IsDir())
+		if err != nil || skip {
+			return err
+		}
+		return t.add(name, entry)
+	})
+	if err != nil {
+		return wrap(err, "pack %s", dir)
+	}
+	return wrap(t.w.Close(), "pack %s", dir)
+}
+
+// wrap adds what was done to an error, unless the error is one that speaks for
+// itself, or asks the walk to skip a folder.
+func wrap(err error, format string, args ...any) error {
+	var own *mayfly.Error
+	if err == nil || err == fs.SkipDir || errors.As(err, &own) || errors.Is(err, context.Canceled) {
+		return err
+	}
+	return mayfly.Errorf(mayfly.Invalid, format+": %w", append(args, err)...)
+}
+
+type tarrer struct {
+	root    *os.Root
+	dir     string
+	w       *tar.Writer
+	left    int64
+	entries int
+}
+
+func (t *tarrer) add(name string, entry fs.DirEntry) error {
+	if t.entries++; t.entries > maxCodeEntries {
+		return mayfly.Errorf(mayfly.TooLarge, "%s has more than %d files", t.dir, maxCodeEntries).
+			WithHint("leave some out with a %s file", IgnoreFile)
+	}
+	info, err := t.root.Lstat(name)
+	if err != nil {
+		return err
+	}
+	switch {
+	case info.IsDir():
+		return t.w.WriteHeader(header(name+"/", tar.TypeDir, 0o755))
+	case info.Mode().IsRegular():
+		return t.file(name, info)
+	case info.Mode()&fs.ModeSymlink != 0:
+		target, err := t.root.Readlink(name)
+		if err != nil {
+			return err
+		}
+		if !linkStays(name, target) {
+			return mayfly.Errorf(mayfly.Invalid, "%s is a link to %q, which is not beneath %s", filepath.Join(t.dir, name), target, t.dir).
+				WithHint("copy the file, or name the link in %s", IgnoreFile)
+		}
+		h := header(name, tar.TypeSymlink, 0o777)
+		h.Linkname = target
+		return t.w.WriteHeader(h)
+	}
+	return mayfly.Errorf(mayfly.Invalid, "%s is neither file, folder nor link", filepath.Join(t.dir, name)).
+		WithHint("name it in %s", IgnoreFile)
+}
+
+func (t *tarrer) file(name string, info fs.FileInfo) error {
+	if t.left -= info.Size(); t.left < 0 {
+		return mayfly.Errorf(mayfly.TooLarge, "%s holds more than %d bytes", t.dir, int64(MaxCode)).
+			WithHint("leave files out with a %s file, or bring an image", IgnoreFile)
+	}
+	f, err := t.root.Open(name)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	h := header(name, tar.TypeReg, fileMode(int64(info.Mode())))
+	h.Size = info.Size()
+	if err := t.w.WriteHeader(h); err != nil {
+		return err
+	}
+	n, err := io.Copy(t.w, io.LimitReader(f, h.Size))
+	if err == nil && n < h.Size {
+		err = mayfly.Errorf(mayfly.Conflict, "%s changed while it was read", filepath.Join(t.dir, name)).WithHint("try again")
+	}
+	return err
+}
+
+// header is an entry without owner or time, which would differ between machines.
+func header(name string, kind byte, mode int64) *tar.Header {
+	return &tar.Header{Name: name, Typeflag: kind, Mode: mode, ModTime: time.Unix(0, 0), Format: tar.FormatPAX}
+}
+
+// fileMode keeps of a mode only whether the file can be executed.
+func fileMode(mode int64) int64 {
+	if mode&0o111 != 0 {
+		return 0o755
+	}
+	return 0o644
+}
+
+// linkStays tells whether a link at name leads to something beneath the root
+// that name is relative to.
+func linkStays(name, target string) bool {
+	if target == "" || path.IsAbs(target) {
+		return false
+	}
+	to := path.Join(path.Dir(name), target)
+	return to != ".." && !strings.HasPrefix(to, "../")
+}
+
+type ignorer struct {
+	patterns *patternmatcher.PatternMatcher
+}
+
+func readIgnore(root *os.Root) (ignorer, error) {
+	f, err := root.Open(IgnoreFile)
+	if errors.Is(err, fs.ErrNotExist) {
+		return ignorer{}, nil
+	}
+	if err != nil {
+		return ignorer{}, mayfly.Errorf(mayfly.Invalid, "read %s: %w", IgnoreFile, err)
+	}
+	defer f.Close()
+	lines, err := ignorefile.ReadAll(io.LimitReader(f, 1<<20))
+	if err != nil {
+		return ignorer{}, mayfly.Errorf(mayfly.Invalid, "read %s: %w", IgnoreFile, err)
+	}
+	patterns, err := patternmatcher.New(lines)
+	if err != nil {
+		return ignorer{}, mayfly.Errorf(mayfly.Invalid, "%s: %w", IgnoreFile, err)
+	}
+	return ignorer{patterns}, nil
+}
+
+// skips tells whether an entry is left out; for a folder with all that is in
+// it, the error is fs.SkipDir.
+func (i ignorer) skips(name string, isDir bool) (bool, error) {
+	skip := name == ".git" || strings.HasSuffix(name, "/.git")
+	if !skip && i.patterns != nil {
+		var err error
+		if skip, err = i.patterns.MatchesOrParentMatches(name); err != nil {
+			return false, mayfly.Errorf(mayfly.Invalid, "%s: %w", IgnoreFile, err)
+		}
+		if skip && isDir && i.patterns.Exclusions() {
+			return true, nil // a "!" may bring back something within
+		}
+	}
+	if skip && isDir {
+		return true, fs.SkipDir
+	}
+	return skip, nil
+}
