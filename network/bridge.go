@@ -95,7 +95,9 @@ func (n *Network) addressBridge(link netlink.Link, want netip.Prefix) error {
 }
 
 func addressOf(link netlink.Link) (netip.Prefix, error) {
-	addrs, err := netlink.AddrList(link, netlink.FAMILY_V4)
+	addrs, err := complete(func() ([]netlink.Addr, error) {
+		return netlink.AddrList(link, netlink.FAMILY_V4)
+	})
 	if err != nil {
 		return netip.Prefix{}, fmt.Errorf("list addresses of %s: %w", link.Attrs().Name, err)
 	}

@@ -170,6 +170,9 @@ func (n *Network) newCable(addr netip.Addr, ns *os.File) step {
 // no other port.
 func (n *Network) hostSide(link int32, addr netip.Addr) []step {
 	port := nl.NewRtAttr(unix.IFLA_PROTINFO|unix.NLA_F_NESTED, nil)
+	// Where br_netfilter is loaded, as Docker does, a container's packet to
+	// its own published port goes back by the port that it came from.
+	port.AddRtAttr(nl.IFLA_BRPORT_MODE, []byte{1})
 	port.AddRtAttr(nl.IFLA_BRPORT_LEARNING, []byte{0})
 	port.AddRtAttr(nl.IFLA_BRPORT_UNICAST_FLOOD, []byte{0})
 	port.AddRtAttr(nl.IFLA_BRPORT_NEIGH_SUPPRESS, []byte{1})

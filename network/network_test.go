@@ -1,45 +1,65 @@
 package network
 
 import (
-	"context"
+	"bytes"
+	"errors"
 	"fmt"
+	"io"
+	"net"
+	"net/netip"
 	"os"
 	"os/exec"
+	"runtime"
+	"strings"
 	"syscall"
 	"testing"
+	"time"
 
-	"github.com/mayfly-run/mayfly"
+	"github.com/vishvananda/netlink"
 	"go.uber.org/goleak"
+	"golang.org/x/sys/unix"
 )
+
+// patience bounds what a test waits for. It decides nothing when all is well.
+const patience = 20 * time.Second
+
+// roleEnv says which part of a test a child process plays.
+const roleEnv = "MAYFLY_NETWORK_TEST_ROLE"
 
 // TestMain runs the tests in a network namespace of their own, so that they
 // leave the machine's alone.
 func TestMain(m *testing.M) {
-	const inside = "MAYFLY_NETWORK_TEST_INSIDE"
 	if os.Getuid() != 0 {
-		goleak.VerifyTestMain(m)
-		return
+		os.Exit(m.Run())
 	}
-	if os.Getenv(inside) != "" {
+	switch os.Getenv(roleEnv) {
+	case "":
+		os.Exit(runInside())
+	case "tests":
 		if err := raiseLoopback(); err != nil {
 			fmt.Fprintln(os.Stderr, err)
 			os.Exit(1)
 		}
 		goleak.VerifyTestMain(m)
-		return
+	case "daemon":
+		daemon()
+	case "container":
+		container()
 	}
+}
+
+func runInside() int {
 	cmd := exec.Command("/proc/self/exe", os.Args[1:]...)
 	cmd.Args[0] = os.Args[0]
-	cmd.Env = append(os.Environ(), inside+"=1")
+	cmd.Env = append(os.Environ(), roleEnv+"=tests")
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
-	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNET, Pdeathsig: syscall.SIGKILL}
-	if err := cmd.Run(); err != nil {
-		if cmd.ProcessState == nil {
-			fmt.Fprintln(os.Stderr, "start tests in a network namespace:", err)
-			os.Exit(1)
-		}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNET}
+	err := cmd.Run()
+	if cmd.ProcessState == nil {
+		fmt.Fprintln(os.Stderr, "start tests in a network namespace:", err)
+		return 1
 	}
-	os.Exit(cmd.ProcessState.ExitCode())
+	return cmd.ProcessState.ExitCode()
 }
 
 func raiseLoopback() error {
@@ -51,11 +71,17 @@ func raiseLoopback() error {
 	return r.run(loopbackUp())
 }
 
-func open(t testing.TB, name string, opts Options) *Network {
+func needRoot(t testing.TB) {
 	t.Helper()
 	if os.Getuid() != 0 {
 		t.Skip("needs root")
 	}
+}
+
+// open opens a network and removes all of it after the test.
+func open(t testing.TB, name string, opts Options) *Network {
+	t.Helper()
+	needRoot(t)
 	n, err := Open(t.Context(), name, opts)
 	if err != nil {
 		t.Fatal(err)
@@ -71,38 +97,256 @@ func open(t testing.TB, name string, opts Options) *Network {
 	return n
 }
 
-func BenchmarkAttachCold(b *testing.B) {
-	n := open(b, "bench", Options{})
-	for i := 0; b.Loop(); i++ {
-		id := fmt.Sprint(i)
-		if _, err := n.Attach(context.Background(), id, nil); err != nil {
-			b.Fatal(err)
+// in calls fn on a thread in the namespace ns. Sockets that fn makes stay there.
+func in(t testing.TB, ns *os.File, fn func()) {
+	t.Helper()
+	failed := make(chan error)
+	go func() {
+		runtime.LockOSThread()
+		home, err := openNamespace()
+		if err == nil {
+			err = unix.Setns(int(ns.Fd()), unix.CLONE_NEWNET)
 		}
-		if i%100 == 99 {
-			b.StopTimer()
-			ids := make([]string, 100)
-			for j := range ids {
-				ids[j] = fmt.Sprint(i - j)
+		if err == nil {
+			fn()
+			if err = unix.Setns(int(home.Fd()), unix.CLONE_NEWNET); err == nil {
+				runtime.UnlockOSThread()
 			}
-			if err := n.Detach(context.Background(), ids...); err != nil {
-				b.Fatal(err)
-			}
-			b.StartTimer()
+			home.Close()
+		}
+		failed <- err
+	}()
+	if err := <-failed; err != nil {
+		t.Fatal(err)
+	}
+}
+
+// run runs a program in the namespace ns, or in the tests' if it is nil.
+func run(t testing.TB, ns *os.File, args ...string) string {
+	t.Helper()
+	var out []byte
+	var err error
+	call := func() { out, err = exec.Command(args[0], args[1:]...).CombinedOutput() }
+	if ns == nil {
+		call()
+	} else {
+		in(t, ns, call)
+	}
+	if err != nil {
+		t.Fatalf("%s: %v\n%s", strings.Join(args, " "), err, out)
+	}
+	return string(out)
+}
+
+// world is a machine elsewhere, reached by a cable from the tests' namespace.
+type world struct {
+	ns   *os.File
+	ours netip.Addr // of the tests' end
+	addr netip.Addr
+}
+
+func newWorld(t testing.TB) *world {
+	t.Helper()
+	needRoot(t)
+	home, err := openNamespace()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer home.Close()
+	w := &world{ours: netip.MustParseAddr("198.51.100.1"), addr: netip.MustParseAddr("198.51.100.2")}
+	w.ns, err = (&Network{home: home}).inNew(func(*os.File) error { return raiseLoopback() })
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		run(t, nil, "ip", "link", "del", "uplink")
+		w.ns.Close()
+	})
+	fd := fmt.Sprintf("/proc/%d/fd/%d", os.Getpid(), w.ns.Fd())
+	run(t, nil, "ip", "link", "add", "uplink", "type", "veth", "peer", "name", "world", "netns", fd)
+	run(t, nil, "ip", "addr", "add", w.ours.String()+"/24", "dev", "uplink")
+	run(t, nil, "ip", "link", "set", "uplink", "up")
+	run(t, w.ns, "ip", "addr", "add", w.addr.String()+"/24", "dev", "world")
+	run(t, w.ns, "ip", "link", "set", "world", "up")
+	return w
+}
+
+// serve answers every connection or datagram at addr in ns with the address
+// that it came from.
+func serve(t testing.TB, ns *os.File, network, addr string) {
+	t.Helper()
+	var l net.Listener
+	var p net.PacketConn
+	var err error
+	in(t, ns, func() {
+		if network == "udp" {
+			p, err = net.ListenPacket("udp4", addr)
+		} else {
+			l, err = net.Listen("tcp4", addr)
+		}
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		if p != nil {
+			answerPackets(p)
+		} else {
+			answerConns(l)
+		}
+	}()
+	t.Cleanup(func() {
+		if p != nil {
+			p.Close()
+		} else {
+			l.Close()
+		}
+		<-done
+	})
+}
+
+func answerConns(l net.Listener) {
+	for {
+		c, err := l.Accept()
+		if err != nil {
+			return
+		}
+		io.WriteString(c, host(c.RemoteAddr().String()))
+		c.Close()
+	}
+}
+
+func answerPackets(p net.PacketConn) {
+	b := make([]byte, 64)
+	for {
+		_, from, err := p.ReadFrom(b)
+		if err != nil {
+			return
+		}
+		p.WriteTo([]byte(host(from.String())), from)
+	}
+}
+
+func host(hostport string) string {
+	h, _, err := net.SplitHostPort(hostport)
+	if err != nil {
+		return err.Error()
+	}
+	return h
+}
+
+// ask connects from ns (nil: the tests' own) and returns what the server says
+// it was asked by.
+func ask(t testing.TB, ns *os.File, network, addr string) (string, error) {
+	t.Helper()
+	return askWithin(t, ns, network, addr, patience)
+}
+
+func askWithin(t testing.TB, ns *os.File, network, addr string, limit time.Duration) (string, error) {
+	t.Helper()
+	var c net.Conn
+	var err error
+	dial := func() { c, err = net.DialTimeout(network+"4", addr, limit) }
+	if ns == nil {
+		dial()
+	} else {
+		in(t, ns, dial)
+	}
+	if err != nil {
+		return "", err
+	}
+	defer c.Close()
+	c.SetDeadline(time.Now().Add(limit))
+	if network == "udp" {
+		if _, err := c.Write([]byte("?")); err != nil {
+			return "", err
+		}
+	}
+	b := make([]byte, 64)
+	n, err := c.Read(b)
+	return string(b[:n]), err
+}
+
+func mustAsk(t testing.TB, ns *os.File, network, addr, want string) {
+	t.Helper()
+	got, err := ask(t, ns, network, addr)
+	if err != nil {
+		t.Errorf("ask %s %s: %v", network, addr, err)
+	} else if want != "" && got != want {
+		t.Errorf("ask %s %s: came from %s, want %s", network, addr, got, want)
+	}
+}
+
+func mustRefuse(t testing.TB, ns *os.File, network, addr string) {
+	t.Helper()
+	if got, err := ask(t, ns, network, addr); !errors.Is(err, unix.ECONNREFUSED) {
+		t.Errorf("ask %s %s: got %q, %v; want it refused", network, addr, got, err)
+	}
+}
+
+// linksGone waits until no link but these is left in the tests' namespace. The
+// kernel takes namespaces down in its own time, and tells of each link.
+func linksGone(t testing.TB, but ...string) {
+	t.Helper()
+	updates, done := make(chan netlink.LinkUpdate, 4096), make(chan struct{})
+	err := netlink.LinkSubscribeWithOptions(updates, done, netlink.LinkSubscribeOptions{ErrorCallback: func(error) {}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		close(done)
+		for range updates {
+		}
+	}()
+	limit := time.After(patience)
+	for {
+		left := strangeLinks(t, but)
+		if len(left) == 0 {
+			return
+		}
+		select {
+		case <-updates:
+		case <-limit:
+			t.Errorf("links left over: %v", left)
+			return
 		}
 	}
 }
 
-func TestSmoke(t *testing.T) {
-	n := open(t, "smoke", Options{})
-	a, err := n.Attach(t.Context(), "a", []mayfly.Port{{Container: 80}, {Container: 53, Protocol: "udp", Host: 5353, HostIP: "127.0.0.1"}})
+func strangeLinks(t testing.TB, but []string) []string {
+	links, err := complete(netlink.LinkList)
 	if err != nil {
 		t.Fatal(err)
 	}
-	out, _ := exec.Command("sh", "-c", "ip -d -br a; ip neigh; ip r; nft list ruleset; bridge fdb; nsenter --net=/proc/"+fmt.Sprint(os.Getpid())+"/fd/"+fmt.Sprint(a.NetNS.Fd())+" sh -c 'ip a; ip r; ip neigh'").CombinedOutput()
-	t.Logf("%+v\n%s", a, out)
-	if err := n.Detach(t.Context(), "a"); err != nil {
+	known := " lo " + strings.Join(but, " ") + " "
+	var left []string
+	for _, l := range links {
+		if !strings.Contains(known, " "+l.Attrs().Name+" ") {
+			left = append(left, l.Attrs().Name)
+		}
+	}
+	return left
+}
+
+// openFiles counts the process's file descriptors.
+func openFiles(t testing.TB) int {
+	entries, err := os.ReadDir("/proc/self/fd")
+	if err != nil {
 		t.Fatal(err)
 	}
-	out, _ = exec.Command("sh", "-c", "ip -d -br a; ip neigh; nft list ruleset").CombinedOutput()
-	t.Logf("%s", out)
+	return len(entries)
+}
+
+// portElements returns what nft prints of the port maps' elements.
+func portElements(t testing.TB, name string) string {
+	out := run(t, nil, "nft", "list", "table", "ip", tableOf(name))
+	var all bytes.Buffer
+	for line := range strings.Lines(out) {
+		if strings.Contains(line, "elements") || strings.Contains(line, " . ") && strings.Contains(line, " : ") && !strings.Contains(line, "type") {
+			all.WriteString(strings.TrimSpace(line) + "\n")
+		}
+	}
+	return all.String()
 }

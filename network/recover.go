@@ -110,7 +110,9 @@ func (n *Network) removeStrangers() error {
 		return err
 	}
 	err = n.deleteCables(strangers)
-	neighbours, e := netlink.NeighList(int(n.index), netlink.FAMILY_V4)
+	neighbours, e := complete(func() ([]netlink.Neigh, error) {
+		return netlink.NeighList(int(n.index), netlink.FAMILY_V4)
+	})
 	if e != nil {
 		return errors.Join(err, fmt.Errorf("list neighbours of %s: %w", n.bridge, e))
 	}
@@ -131,7 +133,7 @@ func (n *Network) removeStrangers() error {
 
 // strangers lists the links on the bridge that belong to no used address.
 func (n *Network) strangers() ([]int32, error) {
-	links, err := netlink.LinkList()
+	links, err := complete(netlink.LinkList)
 	if err != nil {
 		return nil, fmt.Errorf("list links: %w", err)
 	}

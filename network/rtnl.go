@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"sync"
 
+	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
 )
@@ -109,6 +110,20 @@ func answers(b []byte, waiting map[uint32]string) []error {
 		b = b[size:]
 	}
 	return errs
+}
+
+// complete lists things of the kernel again when they changed meanwhile, a few
+// times; after that what it has must do.
+func complete[T any](list func() ([]T, error)) ([]T, error) {
+	for tries := 1; ; tries++ {
+		all, err := list()
+		if !errors.Is(err, netlink.ErrDumpInterrupted) {
+			return all, err
+		}
+		if tries == 10 {
+			return all, nil
+		}
+	}
 }
 
 // linkIndex returns the index of a link in the namespace that r was dialed in.
