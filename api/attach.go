@@ -1,0 +1,203 @@
+package api
+
+import (
+	"context"
+	"encoding/json"
+	"io"
+	"net"
+	"net/http"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/mayfly-run/mayfly"
+	client "github.com/mayfly-run/mayfly/sdk/go"
+)
+
+const upgradeAnswer = "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: " + client.AttachProtocol + "\r\n\r\n"
+
+// attachment is one attach request on its way to become a connection.
+type attachment struct {
+	instances Instances
+	space, id string
+	stdin     bool
+
+	ready    chan struct{} // closed when the service is attached
+	upgraded chan struct{} // closed when out is set
+
+	mu  sync.Mutex // over out: stdout and stderr write at once
+	out *client.FrameWriter
+}
+
+type waited struct {
+	instance mayfly.Instance
+	err      error
+}
+
+// serveAttach upgrades the connection once the service is attached, so that
+// every failure before that has the status of its kind.
+func (r *router) serveAttach(w http.ResponseWriter, req *http.Request) {
+	a, err := r.checkAttach(req)
+	if err != nil {
+		r.fail(w, req, err)
+		return
+	}
+	r.streams.Add(1)
+	defer r.streams.Done()
+	closing, stop := r.untilClosing(req.Context())
+	defer stop()
+	ctx, cancel := context.WithCancel(closing)
+	var group sync.WaitGroup
+	defer group.Wait()
+	defer cancel()
+
+	input, feed := io.Pipe()
+	defer input.Close() // whoever feeds it fails from then on
+	attached, ended := a.start(ctx, &group, input)
+	select {
+	case err := <-attached:
+		if err != nil {
+			r.fail(w, req, because(ctx, err))
+			return
+		}
+		attached <- nil // it had ended already
+	case <-a.ready:
+	}
+	conn, buffered, err := http.NewResponseController(w).Hijack()
+	if err != nil {
+		r.fail(w, req, err)
+		return
+	}
+	defer conn.Close()
+	if !a.upgrade(conn) {
+		return
+	}
+	group.Go(func() {
+		defer cancel() // who does not read any more has left
+		a.receive(client.NewFrameReader(buffered), feed)
+	})
+	a.finish(r.Server, because(ctx, <-attached), ended)
+}
+
+func (r *router) checkAttach(req *http.Request) (*attachment, error) {
+	a := &attachment{instances: r.services.Instances, ready: make(chan struct{}), upgraded: make(chan struct{})}
+	if err := need(a.instances, "instances"); err != nil {
+		return nil, err
+	}
+	if !strings.EqualFold(req.Header.Get("Upgrade"), client.AttachProtocol) || !strings.EqualFold(req.Header.Get("Connection"), "Upgrade") {
+		return nil, mayfly.Errorf(mayfly.Invalid, "attaching takes an upgraded connection").
+			WithHint("send Connection: Upgrade and Upgrade: %s", client.AttachProtocol)
+	}
+	query := req.URL.Query()
+	if a.space = query.Get("space"); a.space == "" {
+		a.space = mayfly.DefaultSpace
+	}
+	if err := mayfly.CheckName("space", a.space); err != nil {
+		return nil, err
+	}
+	if text := query.Get("stdin"); text != "" {
+		var err error
+		if a.stdin, err = strconv.ParseBool(text); err != nil {
+			return nil, mayfly.Errorf(mayfly.Invalid, "query.stdin: %q is neither true nor false", text)
+		}
+	}
+	i, err := a.instances.GetInstance(req.Context(), a.space, req.PathValue("ref"))
+	a.id = i.ID
+	return a, err
+}
+
+// start attaches, and begins to wait for the end: before the program is
+// started, or one that is forgotten at its end could be gone.
+func (a *attachment) start(ctx context.Context, group *sync.WaitGroup, input io.Reader) (attached chan error, ended chan waited) {
+	attached, ended = make(chan error, 1), make(chan waited, 1)
+	var stdin io.Reader // stays a true nil when there is none
+	if a.stdin {
+		stdin = input
+	}
+	var once sync.Once
+	ready := func() { once.Do(func() { close(a.ready) }) }
+	group.Go(func() {
+		attached <- a.instances.AttachInstance(ctx, a.space, a.id, stdin,
+			a.stream(ctx, client.FrameStdout), a.stream(ctx, client.FrameStderr), ready)
+	})
+	group.Go(func() {
+		i, err := a.instances.WaitInstance(ctx, a.space, a.id)
+		ended <- waited{i, err}
+	})
+	return attached, ended
+}
+
+func (a *attachment) upgrade(conn net.Conn) bool {
+	_ = conn.SetDeadline(time.Time{}) // a connection that cannot do this fails at the next line
+	if _, err := io.WriteString(conn, upgradeAnswer); err != nil {
+		return false
+	}
+	a.out = client.NewFrameWriter(conn)
+	close(a.upgraded)
+	return true
+}
+
+// frameStream writes to one stream of an attachment.
+type frameStream struct {
+	ctx    context.Context
+	a      *attachment
+	stream byte
+}
+
+func (a *attachment) stream(ctx context.Context, stream byte) io.Writer {
+	return frameStream{ctx, a, stream}
+}
+
+func (f frameStream) Write(p []byte) (int, error) {
+	select {
+	case <-f.a.upgraded:
+	case <-f.ctx.Done():
+		return 0, f.ctx.Err()
+	}
+	if len(p) == 0 {
+		return 0, nil
+	}
+	f.a.mu.Lock()
+	defer f.a.mu.Unlock()
+	if err := f.a.out.WriteFrame(f.stream, p); err != nil {
+		return 0, err
+	}
+	return len(p), nil
+}
+
+// receive feeds the program until the connection ends, and goes on reading
+// when the program takes no more: the end of the connection must be seen.
+func (a *attachment) receive(frames *client.FrameReader, feed *io.PipeWriter) {
+	defer feed.Close()
+	for {
+		stream, p, err := frames.ReadFrame()
+		if err != nil || stream != client.FrameStdin {
+			return
+		}
+		if len(p) == 0 {
+			feed.Close()
+		} else if a.stdin {
+			_, _ = feed.Write(p) // fails once the program takes no more
+		}
+	}
+}
+
+// finish sends the last frame. Nobody else writes any more.
+func (a *attachment) finish(s *Server, err error, ended chan waited) {
+	var last any
+	kind := byte(client.FrameExit)
+	if err == nil {
+		end := <-ended
+		last, err = end.instance, end.err
+	}
+	if err != nil {
+		last, kind = s.problem(err, "attach "+a.id).Problem, client.FrameError
+	}
+	p, err := json.Marshal(last)
+	if err != nil || len(p) > client.MaxFrame {
+		p, _ = json.Marshal(client.NewProblem(mayfly.Errorf(mayfly.Internal, "the instance's description does not fit a frame")))
+		kind = client.FrameError
+	}
+	_ = a.out.WriteFrame(kind, p) // who does not read it has left
+}

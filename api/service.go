@@ -1,0 +1,177 @@
+package api
+
+import (
+	"context"
+	"io"
+	"net/http"
+	"syscall"
+	"time"
+
+	"github.com/mayfly-run/mayfly"
+	client "github.com/mayfly-run/mayfly/sdk/go"
+)
+
+// The interfaces below are what the server asks of the platform. Their errors
+// carry a kind (mayfly.Error), from which the answer's status follows; an error
+// without one is a defect and is logged. A space is a valid name. A ref is an
+// id, the beginning of one that fits no other, or a name. Every method ends
+// soon after its context.
+
+// Instances are the containers of this machine. The node package gives them.
+type Instances interface {
+	InstanceMaker
+	InstanceReader
+	InstanceEnder
+	InstanceStreams
+}
+
+// InstanceMaker makes instances and starts them.
+type InstanceMaker interface {
+	// CreateInstance makes an instance and leaves it waiting, in state Created.
+	CreateInstance(ctx context.Context, spec mayfly.InstanceSpec) (mayfly.Instance, error)
+
+	// StartInstance starts the program of a created instance. One that cannot
+	// be executed is no error: the instance ends with code 126 or 127 and a
+	// Detail that says why.
+	StartInstance(ctx context.Context, space, id string) error
+}
+
+// InstanceReader tells what instances there are.
+type InstanceReader interface {
+	// ListInstances returns the instances in any order; without all, those
+	// that have not ended.
+	ListInstances(ctx context.Context, space string, all bool) ([]mayfly.Instance, error)
+	GetInstance(ctx context.Context, space, ref string) (mayfly.Instance, error)
+	InstanceStats(ctx context.Context, space, ref string) (mayfly.Stats, error)
+}
+
+// InstanceEnder ends instances and sees them end.
+type InstanceEnder interface {
+	// StopInstance sends SIGTERM, waits for the grace, sends SIGKILL, and
+	// returns when the program has ended. One that has ended already is no
+	// error.
+	StopInstance(ctx context.Context, space, ref string, grace time.Duration) error
+	KillInstance(ctx context.Context, space, ref string, signal syscall.Signal) error
+
+	// WaitInstance returns the instance when it has ended. It knows an
+	// instance with AutoRemove for as long as anybody waits for it, and for
+	// some seconds after its end.
+	WaitInstance(ctx context.Context, space, ref string) (mayfly.Instance, error)
+
+	// RemoveInstance forgets an ended instance. One that runs is a Conflict,
+	// unless force kills it first.
+	RemoveInstance(ctx context.Context, space, ref string, force bool) error
+}
+
+// InstanceStreams carry what programs read and write.
+type InstanceStreams interface {
+	// AttachInstance copies the program's output to stdout and stderr, and
+	// stdin, unless it is nil, to the program's input, whose end it passes on.
+	// It calls ready once, when nothing that the program writes from then on
+	// will be missed, and returns when the output has ended. It may be called
+	// for a created instance. It does not wait for stdin to end.
+	AttachInstance(ctx context.Context, space, ref string, stdin io.Reader, stdout, stderr io.Writer, ready func()) error
+
+	// InstanceLogs gives each entry to each, in order, and stops at its error.
+	InstanceLogs(ctx context.Context, space, ref string, opts mayfly.LogOptions, each func(mayfly.LogEntry) error) error
+}
+
+// Workloads are the functions and their runs. The router package gives them.
+type Workloads interface {
+	Deployer
+	Caller
+	Runs
+}
+
+// Deployer keeps the releases of workloads.
+type Deployer interface {
+	// Deploy makes a release and returns when one sandbox of it has become
+	// ready. When none does, the error (kind Failed) has the log, and the
+	// release before stays active. Code is the digest of an uploaded tar.
+	Deploy(ctx context.Context, w mayfly.Workload, progress func(string)) (mayfly.Release, error)
+
+	// ListWorkloads returns the active releases in any order.
+	ListWorkloads(ctx context.Context, space string) ([]mayfly.Release, error)
+	GetWorkload(ctx context.Context, space, name string) (mayfly.Release, error)
+	DeleteWorkload(ctx context.Context, space, name string) error
+
+	// PutCode stores a code tar and returns its digest. The server has bounded
+	// its size already.
+	PutCode(ctx context.Context, tar io.Reader) (digest string, err error)
+}
+
+// Caller runs functions.
+type Caller interface {
+	// ServeCall runs the function with the request, whose URL is as the
+	// function shall see it, and answers with what the function gave, or with
+	// a problem. It sets X-Mayfly-Run and Server-Timing.
+	ServeCall(w http.ResponseWriter, r *http.Request, space, workload string)
+}
+
+// Runs tells what was run.
+type Runs interface {
+	// ListRuns returns at most limit runs, newest first, that are older than
+	// the one with the id before, where that is not empty; of every workload
+	// when workload is empty.
+	ListRuns(ctx context.Context, space, workload string, limit int, before string) ([]mayfly.Run, error)
+	GetRun(ctx context.Context, space, ref string) (mayfly.Run, error)
+	RunLogs(ctx context.Context, space, ref string, opts mayfly.LogOptions, each func(mayfly.LogEntry) error) error
+}
+
+// Images are the node's images. The image package gives them.
+type Images interface {
+	ImageReader
+	ImageTransfer
+	ImageKeeper
+}
+
+// ImageReader tells what images there are.
+type ImageReader interface {
+	ListImages(ctx context.Context) ([]client.Image, error)
+	GetImage(ctx context.Context, name string) (client.Image, error)
+	ImageUsage(ctx context.Context) (client.Usage, error)
+}
+
+// ImageTransfer moves images in and out. It may report from several
+// goroutines at once.
+type ImageTransfer interface {
+	// ImportImage makes an image of an archive, whose end is the body's: one
+	// that breaks off is an error of the reader.
+	ImportImage(ctx context.Context, name string, archive io.Reader) (client.Image, error)
+	PullImage(ctx context.Context, t client.Transfer, report func(client.Progress)) (client.Image, error)
+	PushImage(ctx context.Context, t client.Transfer, report func(client.Progress)) (client.Image, error)
+}
+
+// ImageKeeper names images and removes them.
+type ImageKeeper interface {
+	TagImage(ctx context.Context, source, target string) (client.Image, error)
+	RemoveImage(ctx context.Context, name string, force bool) error
+
+	// PruneImages removes the images that have no name and that nothing uses,
+	// or with all every one that nothing uses.
+	PruneImages(ctx context.Context, all bool) (client.Pruned, error)
+}
+
+// Stacks are base images with a language in them. The build package gives them.
+type Stacks interface {
+	ListStacks(ctx context.Context) ([]client.Stack, error)
+	GetStack(ctx context.Context, name string) (client.Stack, error)
+	BuildStack(ctx context.Context, name string, report func(client.Progress)) (client.Stack, error)
+}
+
+// Machine is the node as a whole.
+type Machine interface {
+	// StopAll stops every container of every space, and returns when none
+	// runs any more. Nothing can be started from then on.
+	StopAll(ctx context.Context, progress func(string)) error
+}
+
+// Services is everything that the server serves. A nil field answers its
+// operations with Unavailable.
+type Services struct {
+	Instances Instances
+	Workloads Workloads
+	Images    Images
+	Stacks    Stacks
+	Machine   Machine
+}
