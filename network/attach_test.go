@@ -7,12 +7,12 @@ import (
 	"net"
 	"net/netip"
 	"os"
-	"runtime"
 	"strings"
 	"sync"
 	"testing"
 
 	"github.com/mayfly-run/mayfly"
+	"go.uber.org/goleak"
 	"golang.org/x/sys/unix"
 )
 
@@ -282,7 +282,7 @@ func TestNothingIsLeftOver(t *testing.T) {
 		t.Fatal(err)
 	}
 	linksGone(t, n.bridge)
-	files, goroutines := openFiles(t), runtime.NumGoroutine()
+	files, goroutines := openFiles(t), goleak.IgnoreCurrent()
 
 	ran := make(chan error, 1)
 	go func() { ran <- n.Run(ctx) }()
@@ -306,9 +306,7 @@ func TestNothingIsLeftOver(t *testing.T) {
 	if got := openFiles(t); got != files {
 		t.Errorf("%d files are open, before there were %d", got, files)
 	}
-	if got := runtime.NumGoroutine(); got != goroutines {
-		t.Errorf("%d goroutines, before there were %d", got, goroutines)
-	}
+	goleak.VerifyNone(t, goroutines)
 	if left := portElements(t, "left"); left != "" {
 		t.Errorf("left in the port maps:\n%s", left)
 	}

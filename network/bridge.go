@@ -1,6 +1,7 @@
 package network
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -36,8 +37,11 @@ func (n *Network) openBridge(want netip.Prefix) error {
 	n.next = n.gateway
 	// A bridge takes the lowest address of its ports unless it has one of
 	// its own, and then every container's neighbour entry would be wrong.
-	if err := netlink.LinkSetHardwareAddr(link, macOf(n.gateway)); err != nil {
-		return fmt.Errorf("set hardware address of %s: %w", n.bridge, err)
+	// Setting it again would make the kernel forget the neighbours.
+	if mac := macOf(n.gateway); !bytes.Equal(link.Attrs().HardwareAddr, mac) {
+		if err := netlink.LinkSetHardwareAddr(link, mac); err != nil {
+			return fmt.Errorf("set hardware address of %s: %w", n.bridge, err)
+		}
 	}
 	if err := n.rtnl.run(n.noIPv6(n.index)...); err != nil {
 		return err
