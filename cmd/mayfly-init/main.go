@@ -14,10 +14,14 @@ import (
 	"runtime/debug"
 	"syscall"
 
+	"github.com/mayfly-run/mayfly/container/setup"
 	"github.com/mayfly-run/mayfly/container/wire"
 )
 
 func main() {
+	if os.Args[0] == setup.Name {
+		setup.Main(os.Args) // does not return: the native driver makes a container
+	}
 	runtime.GOMAXPROCS(1)
 	debug.SetGCPercent(20) // a small heap is worth more here than speed
 	if err := protect(); err != nil {

@@ -1,0 +1,243 @@
+package container
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"strconv"
+	"sync"
+	"syscall"
+
+	"github.com/mayfly-run/mayfly"
+	"github.com/mayfly-run/mayfly/container/setup"
+	"golang.org/x/sys/unix"
+)
+
+// NativeOptions tune a Native. The zero value is fit for production.
+type NativeOptions struct {
+	Log *slog.Logger // nil: discard
+
+	// MountPoint is a directory on which each container mounts its root, out
+	// of sight in its own mount namespace. It is made if missing; it is named
+	// as the init binary with ".root" behind if empty.
+	MountPoint string
+}
+
+// Native is the Driver that makes containers itself, with no more system calls
+// than the Spec asks for. It translates the Spec into a setup.Program and
+// starts the init binary in new namespaces to carry it out.
+type Native struct {
+	init string
+	at   string
+	log  *slog.Logger
+	null *os.File
+	host host
+
+	filters filterCache
+
+	mu     sync.Mutex
+	warned map[string]bool // what has been logged once
+}
+
+// NewNative returns the driver. Init is the path of the mayfly-init binary,
+// which holds the setup stage.
+func NewNative(initPath string, opts NativeOptions) (*Native, error) {
+	if os.Geteuid() != 0 {
+		return nil, mayfly.Errorf(mayfly.Denied, "the native driver makes namespaces and mounts").WithHint("run as root")
+	}
+	n := &Native{init: initPath, at: opts.MountPoint, log: opts.Log, warned: make(map[string]bool)}
+	if n.at == "" {
+		n.at = initPath + ".root"
+	}
+	if n.log == nil {
+		n.log = slog.New(slog.DiscardHandler)
+	}
+	if err := os.MkdirAll(n.at, 0o700); err != nil {
+		return nil, fmt.Errorf("make mount point: %w", err)
+	}
+	var err error
+	if n.host, err = readHost(); err != nil {
+		return nil, err
+	}
+	if n.null, err = os.OpenFile(os.DevNull, os.O_RDWR, 0); err != nil {
+		return nil, err
+	}
+	return n, nil
+}
+
+// Name returns "native".
+func (n *Native) Name() string { return "native" }
+
+// Create implements Driver.
+func (n *Native) Create(ctx context.Context, b *Bundle) (*Child, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	t, err := n.translate(b)
+	if err != nil {
+		return nil, err
+	}
+	defer t.close()
+	child, err := n.start(ctx, b, t)
+	if err != nil {
+		return nil, fmt.Errorf("create container %s: %w", b.ID, err)
+	}
+	return child, nil
+}
+
+// Delete implements Driver. All mounts are in the container's own namespace and
+// end with it, so only the cgroup can be left.
+func (n *Native) Delete(ctx context.Context, id, dir string) error {
+	return nil
+}
+
+// start runs the setup stage and returns when it has become the first process.
+func (n *Native) start(ctx context.Context, b *Bundle, t *translation) (*Child, error) {
+	program, err := memfile(t.program.Bytes())
+	if err != nil {
+		return nil, err
+	}
+	defer unix.Close(program)
+	status, w, err := os.Pipe()
+	if err != nil {
+		return nil, err
+	}
+	defer status.Close()
+	pid, pidfd, err := n.fork(b, t, program, w)
+	w.Close()
+	if err != nil {
+		return nil, err
+	}
+	c := &nativeChild{pid: pid, pidfd: os.NewFile(uintptr(pidfd), "pidfd")}
+	stop := context.AfterFunc(ctx, c.kill)
+	report, err := io.ReadAll(io.LimitReader(status, 64<<10))
+	stop()
+	if err == nil {
+		err = n.outcome(program, report)
+	}
+	if err == nil {
+		return &Child{PID: pid, Wait: c.wait}, nil
+	}
+	c.kill()
+	_, werr := c.wait()
+	if ctx.Err() != nil {
+		return nil, ctx.Err()
+	}
+	return nil, errors.Join(err, werr)
+}
+
+// fork starts the init binary as the setup stage.
+func (n *Native) fork(b *Bundle, t *translation, program int, status *os.File) (pid, pidfd int, err error) {
+	null := n.null.Fd()
+	files := append(make([]uintptr, 0, 16), null, null, status.Fd()) // where the Go runtime writes when it breaks down
+	for _, f := range b.Files {
+		files = append(files, f.Fd())
+	}
+	at := len(files)
+	files = append(files, uintptr(program), status.Fd())
+	for _, f := range t.files {
+		files = append(files, f.Fd())
+	}
+	pidfd = -1
+	attr := &syscall.ProcAttr{
+		Dir:   "/",
+		Env:   []string{"GOGC=off", "GOMAXPROCS=1"}, // it lives for a moment
+		Files: files,
+		Sys:   &syscall.SysProcAttr{Cloneflags: t.clone, Setsid: true, PidFD: &pidfd},
+	}
+	argv := []string{setup.Name, strconv.Itoa(at), strconv.Itoa(len(t.program.Bytes()))}
+	pid, err = syscall.ForkExec(n.init, argv, attr)
+	if err != nil {
+		return 0, -1, fmt.Errorf("start %s: %w", n.init, err)
+	}
+	if err := syscall.SetNonblock(pidfd, true); err != nil {
+		return 0, -1, err
+	}
+	return pid, pidfd, nil
+}
+
+// outcome says what became of the stage: nil when it has executed the first
+// process.
+func (n *Native) outcome(program int, report []byte) error {
+	for {
+		r, rest, ok := setup.ParseReport(report)
+		if !ok {
+			break
+		}
+		if !r.Warning {
+			return fmt.Errorf("%s: %w", r.Text, syscall.Errno(r.Errno))
+		}
+		n.warn(r)
+		report = rest
+	}
+	if len(report) > 0 {
+		return fmt.Errorf("setup stage broke down: %s", report)
+	}
+	var state [1]byte
+	if _, err := unix.Pread(program, state[:], 0); err != nil {
+		return err
+	}
+	if state[0] != setup.Executing {
+		return errors.New("setup stage was killed; the memory limit may be too low")
+	}
+	return nil
+}
+
+// warn logs what a stage could not do, once each.
+func (n *Native) warn(r setup.Report) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.warned[r.Text] || len(n.warned) > 100 {
+		return
+	}
+	n.warned[r.Text] = true
+	n.log.Warn("a container goes without", "step", r.Text, "err", syscall.Errno(r.Errno))
+}
+
+// memfile returns a memory file that holds b.
+func memfile(b []byte) (int, error) {
+	fd, err := unix.MemfdCreate(setup.Name, unix.MFD_CLOEXEC)
+	if err != nil {
+		return -1, fmt.Errorf("memfd_create: %w", err)
+	}
+	for done := 0; done < len(b); {
+		k, err := unix.Write(fd, b[done:])
+		if err != nil {
+			unix.Close(fd)
+			return -1, fmt.Errorf("write program: %w", err)
+		}
+		done += k
+	}
+	return fd, nil
+}
+
+// nativeChild is a container's first process and our child.
+type nativeChild struct {
+	pid   int
+	pidfd *os.File
+}
+
+// kill ends the process if it has not been waited for.
+func (c *nativeChild) kill() {
+	if raw, err := c.pidfd.SyscallConn(); err == nil {
+		raw.Control(func(fd uintptr) { unix.PidfdSendSignal(int(fd), unix.SIGKILL, nil, 0) })
+	}
+}
+
+// wait blocks until the process has ended, without holding a thread, and reaps it.
+func (c *nativeChild) wait() (uint32, error) {
+	defer c.pidfd.Close()
+	if err := waitPidfd(c.pidfd); err != nil {
+		return 0, fmt.Errorf("wait for process %d: %w", c.pid, err)
+	}
+	var status syscall.WaitStatus
+	for {
+		_, err := syscall.Wait4(c.pid, &status, 0, nil)
+		if err != syscall.EINTR {
+			return uint32(status), err
+		}
+	}
+}
