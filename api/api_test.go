@@ -241,8 +241,9 @@ func TestBadRequests(t *testing.T) {
 			}
 			defer resp.Body.Close()
 			var p client.Problem
-			if err := json.NewDecoder(resp.Body).Decode(&p); err != nil {
-				t.Fatal(err)
+			text, err := io.ReadAll(resp.Body)
+			if err != nil || json.Unmarshal(text, &p) != nil {
+				t.Fatalf("%d is no problem: %q, %v", resp.StatusCode, text, err)
 			}
 			if resp.StatusCode != c.status || p.Status != c.status || client.Status(p.Kind) != c.status || !strings.Contains(p.Detail, c.want) {
 				t.Errorf("got %d %+v, want %d with %q", resp.StatusCode, p, c.status, c.want)
@@ -377,7 +378,9 @@ func TestListsArePaged(t *testing.T) {
 }
 
 func TestImageNamesWithSlashes(t *testing.T) {
-	up := serve(t, &stub{image: func(name string) (client.Image, error) { return client.Image{Name: name, Config: json.RawMessage(`{"os":"linux"}`)}, nil }})
+	up := serve(t, &stub{image: func(name string) (client.Image, error) {
+		return client.Image{Name: name, Config: json.RawMessage(`{"os":"linux"}`)}, nil
+	}})
 	for _, name := range []string{"debian", "registry.example.com:5000/team/app:v1@sha256:aa", "sha256:00", "a%2Fb", "usage", "pull"} {
 		i, err := up.client.GetImage(t.Context(), name)
 		if err != nil || i.Name != name || string(i.Config) != `{"os":"linux"}` {

@@ -24,8 +24,12 @@ type adapter struct{ *http.ServeMux }
 
 func (a adapter) Handle(op *huma.Operation, handler func(huma.Context)) {
 	a.HandleFunc(op.Method+" "+op.Path, func(w http.ResponseWriter, r *http.Request) {
-		r.Body = newBody(w, r, op)
-		handler(&operationContext{humago.NewContext(op, r, w)})
+		// net/http looks at the Body of its own request to see whether some of
+		// it is left, so that is never replaced: what is left would be read as
+		// the next request of the connection.
+		ours := r.WithContext(r.Context())
+		ours.Body = newBody(w, r, op)
+		handler(&operationContext{humago.NewContext(op, ours, w)})
 	})
 }
 
