@@ -164,15 +164,20 @@ func (h *hostWriter) links() error {
 	return nil
 }
 
-// public copies the machine's public files.
+// public copies the machine's public files. Patterns are matched against names
+// alone, as a link that leads nowhere is copied as well.
 func (h *hostWriter) public() error {
+	in, err := fs.ReadDir(h.root.FS(), "etc")
+	if err != nil {
+		return err
+	}
 	for _, pattern := range publicFiles() {
-		names, err := fs.Glob(h.root.FS(), pattern)
-		if err != nil {
-			return err
-		}
-		for _, name := range names {
-			if err := h.copyTree(name); err != nil {
+		first, rest, _ := strings.Cut(strings.TrimPrefix(pattern, "etc/"), "/")
+		for _, entry := range in {
+			if ok, err := path.Match(first, entry.Name()); err != nil || !ok {
+				continue
+			}
+			if err := h.copyTree(path.Join("etc", entry.Name(), rest)); err != nil {
 				return err
 			}
 		}
@@ -180,35 +185,49 @@ func (h *hostWriter) public() error {
 	return nil
 }
 
+// copyTree copies a file, a link or a folder with all that is in it.
 func (h *hostWriter) copyTree(name string) error {
+	info, err := h.root.Lstat(name)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
 	if err := h.parents(name); err != nil {
 		return err
 	}
-	return fs.WalkDir(h.root.FS(), name, func(name string, entry fs.DirEntry, err error) error {
+	switch {
+	case info.Mode()&fs.ModeSymlink != 0:
+		return h.copyLink(name)
+	case info.Mode().IsRegular() && info.Mode()&0o004 != 0: // what others cannot read is not public
+		return h.copyFile(name, info)
+	case info.IsDir() && info.Mode()&0o005 == 0o005:
+		if err := h.dir(name, 0o755); err != nil {
+			return err
+		}
+		entries, err := fs.ReadDir(h.root.FS(), name)
 		if err != nil {
 			return err
 		}
-		info, err := h.root.Lstat(name)
-		if err != nil {
-			return err
-		}
-		switch {
-		case info.IsDir():
-			return h.dir(name, 0o755)
-		case info.Mode()&fs.ModeSymlink != 0:
-			target, err := h.root.Readlink(name)
-			if err != nil {
+		for _, entry := range entries {
+			if err := h.copyTree(path.Join(name, entry.Name())); err != nil {
 				return err
 			}
-			if strings.HasPrefix(name, "etc/alternatives/") && strings.Contains(target, "/man/") {
-				return nil // manual pages: most of the links, and nobody reads them there
-			}
-			return h.link(name, target)
-		case info.Mode().IsRegular() && info.Mode()&0o004 != 0: // what others cannot read is not public
-			return h.copyFile(name, info)
 		}
-		return nil
-	})
+	}
+	return nil
+}
+
+func (h *hostWriter) copyLink(name string) error {
+	target, err := h.root.Readlink(name)
+	if err != nil {
+		return err
+	}
+	if strings.HasPrefix(name, "etc/alternatives/") && strings.Contains(target, "/man/") {
+		return nil // manual pages: most of the links, and nobody reads them there
+	}
+	return h.link(name, target)
 }
 
 func (h *hostWriter) copyFile(name string, info fs.FileInfo) error {
