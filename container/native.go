@@ -148,7 +148,7 @@ func (n *Native) fork(b *Bundle, t *translation, program int, status *os.File) (
 		Files: files,
 		Sys:   &syscall.SysProcAttr{Cloneflags: t.clone, Setsid: true, PidFD: &pidfd},
 	}
-	argv := []string{setup.Name, strconv.Itoa(at), strconv.Itoa(len(t.program.Bytes()))}
+	argv := []string{setup.Name, strconv.Itoa(at), strconv.Itoa(len(t.program.Bytes())), strconv.Itoa(len(t.files))}
 	pid, err = syscall.ForkExec(n.init, argv, attr)
 	if err != nil {
 		return 0, -1, fmt.Errorf("start %s: %w", n.init, err)

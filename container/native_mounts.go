@@ -234,12 +234,14 @@ func (m mountSpec) bind() setup.Bind {
 	}
 	const same = unix.MOUNT_ATTR_RDONLY | unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_NODEV | unix.MOUNT_ATTR_NOEXEC // equal to MS_
 	b.Set = m.flags & same
-	b.Clear = same | unix.MOUNT_ATTR_NOSYMFOLLOW
+	b.Clear = same &^ b.Set
 	if m.flags&unix.MS_NOSYMFOLLOW != 0 {
 		b.Set |= unix.MOUNT_ATTR_NOSYMFOLLOW
+	} else {
+		b.Clear |= unix.MOUNT_ATTR_NOSYMFOLLOW
 	}
 	if m.flags&(unix.MS_NOATIME|unix.MS_NODIRATIME|unix.MS_RELATIME|unix.MS_STRICTATIME) != 0 {
-		b.Clear |= unix.MOUNT_ATTR__ATIME | unix.MOUNT_ATTR_NODIRATIME
+		b.Clear |= unix.MOUNT_ATTR__ATIME // the whole of it, whichever is set
 		switch {
 		case m.flags&unix.MS_STRICTATIME != 0:
 			b.Set |= unix.MOUNT_ATTR_STRICTATIME
@@ -248,9 +250,10 @@ func (m mountSpec) bind() setup.Bind {
 		}
 		if m.flags&unix.MS_NODIRATIME != 0 {
 			b.Set |= unix.MOUNT_ATTR_NODIRATIME
+		} else {
+			b.Clear |= unix.MOUNT_ATTR_NODIRATIME
 		}
 	}
-	b.Clear &^= b.Set
 	return b
 }
 

@@ -29,13 +29,18 @@ type stage struct {
 // in the end it executes the container's first process, or it exits.
 func Main(args []string) {
 	runtime.LockOSThread() // credentials and filters belong to a thread
-	if len(args) != 3 {
+	if len(args) != 4 {
 		syscall.Exit(125)
 	}
 	fd, _ := strconv.Atoi(args[1])
 	size, _ := strconv.Atoi(args[2])
+	files, _ := strconv.Atoi(args[3])
 	s := &stage{status: fd + 1, root: -1}
-	do(unix.SYS_CLOSE_RANGE, uintptr(fd), ^uintptr(0)>>33, unix.CLOSE_RANGE_CLOEXEC, 0, 0, 0)
+	// The daemon's table of descriptors may be large. Unsharing makes this
+	// thread one of its own that is as small as a new process has it.
+	const last = 1<<31 - 1
+	do(unix.SYS_CLOSE_RANGE, uintptr(fd+2+files), last, unix.CLOSE_RANGE_UNSHARE, 0, 0, 0)
+	do(unix.SYS_CLOSE_RANGE, uintptr(fd), last, unix.CLOSE_RANGE_CLOEXEC, 0, 0, 0)
 	p, e := do(unix.SYS_MMAP, 0, uintptr(size), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED|unix.MAP_POPULATE, uintptr(fd), 0)
 	if e != 0 || size < 1 {
 		s.fail("map program", e)

@@ -19,10 +19,10 @@ package setup
 
 import "encoding/binary"
 
-// Name is argv[0] of the stage. argv[1] and argv[2] are, in decimal, the
-// descriptor of the program and its length in bytes. The status pipe is the
-// next descriptor; those from 3 up to the program's are the container's own,
-// those after the status pipe are the program's.
+// Name is argv[0] of the stage. The arguments are, in decimal, the descriptor
+// of the program, its length in bytes and the number of descriptors that its
+// steps use. Those follow the status pipe, which follows the program. Those
+// from 3 up to the program's are the container's own.
 const Name = "mayfly-setup"
 
 // The first byte of a program tells the daemon how far the stage is.
