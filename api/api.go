@@ -37,7 +37,7 @@ import (
 // Bounds of what a client may send and how slowly.
 const (
 	maxJSON      = 1 << 20
-	maxCode      = 512 << 20
+	maxCode      = 1<<30 + 1<<28 // package build takes 1 GiB of files; a tar is longer
 	maxImport    = 64 << 30
 	maxHeaders   = 64 << 10
 	headerTime   = 10 * time.Second
@@ -55,6 +55,7 @@ type Options struct {
 	Node    string       // name of this node, for version
 	Driver  string       // name of the container driver, for version
 	Group   string       // group that may use the socket, if there is one; "mayfly" if empty
+	MaxCode int64        // bytes of an uploaded code tar; 1.25 GiB if zero
 	Stop    func()       // ends the daemon, after Machine.StopAll; nothing if nil
 }
 
@@ -83,6 +84,9 @@ func Open(addresses []string, services Services, opts Options) (*Server, error) 
 	}
 	if opts.Group == "" {
 		opts.Group = "mayfly"
+	}
+	if opts.MaxCode == 0 {
+		opts.MaxCode = maxCode
 	}
 	s := &Server{services: services, opts: opts, closing: make(chan struct{}), answers: newAnswers()}
 	handler, err := s.routes()

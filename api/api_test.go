@@ -113,7 +113,7 @@ func serve(t *testing.T, s *stub) *server {
 	ctx, cancel := context.WithCancel(context.Background())
 	srv, err := api.Open([]string{"unix://" + filepath.Join(t.TempDir(), "api.sock"), "http://127.0.0.1:0"},
 		api.Services{Instances: s, Workloads: s, Images: s, Stacks: s, Machine: s},
-		api.Options{Version: "1.2.3", Node: "here", Driver: "native", Stop: cancel})
+		api.Options{Version: "1.2.3", Node: "here", Driver: "native", Stop: cancel, MaxCode: 8 << 20})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -214,7 +214,7 @@ func TestBadRequests(t *testing.T) {
 		{"two spaces", "POST", "/v1/instances", `{"image": "x", "space": "other"}`, nil, 400, `the space "other"`},
 		{"a body too large", "POST", "/v1/instances", strings.Repeat(" ", 2<<20), nil, 413, "too large"},
 		{"image and stack", "POST", "/v1/workloads", `{"name": "w", "image": "x", "stack": "y"}`, nil, 400, "either an image or a stack"},
-		{"a bad workload", "GET", "/v1/workloads/A_b", "", nil, 400, `workload "A_b" is not a valid name`},
+		{"a bad workload", "GET", "/v1/workloads/A_b", "", nil, 400, `name "A_b" is not a valid name`},
 		{"a bad signal", "POST", "/v1/instances/x/kill", `{"signal": 65}`, nil, 400, "body.signal: "},
 		{"a plain attach", "POST", "/v1/instances/x/attach", "", nil, 400, "upgraded connection"},
 		{"another site's page", "GET", "/v1/instances", "", http.Header{"Origin": {"http://evil.example"}}, 403, "other sites"},
@@ -497,7 +497,7 @@ func TestUploads(t *testing.T) {
 	if err != nil || got != fmt.Sprint("sha256:", 5<<20) {
 		t.Errorf("got %s, %v", got, err)
 	}
-	_, err = up.client.PutCode(t.Context(), io.LimitReader(zeros{}, 512<<20+1))
+	_, err = up.client.PutCode(t.Context(), io.LimitReader(zeros{}, 8<<20+1))
 	if mayfly.KindOf(err) != mayfly.TooLarge {
 		t.Errorf("got %v", err)
 	}

@@ -148,11 +148,14 @@ func (r *router) stacks() {
 			}
 			return service.GetStack(ctx, in.Name)
 		})
-	streamed(r, operation{id: "build-stack", route: "POST /v1/stacks/{name}/build", summary: "Build a stack, unless it is there"},
-		func(ctx context.Context, in *WorkloadRef, out *stream) (client.Stack, error) {
+	streamed(r, operation{id: "build-stack", route: "POST /v1/stacks/{name}/build", summary: "Build a stack, unless it is up to date"},
+		func(ctx context.Context, in *struct {
+			WorkloadRef
+			Fresh bool `query:"fresh" doc:"build it in any case"`
+		}, out *stream) (client.Stack, error) {
 			if err := need(service, "stacks"); err != nil {
 				return client.Stack{}, err
 			}
-			return service.BuildStack(ctx, in.Name, out.report)
+			return service.BuildStack(ctx, in.Name, in.Fresh, out.report)
 		})
 }

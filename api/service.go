@@ -156,7 +156,10 @@ type ImageKeeper interface {
 type Stacks interface {
 	ListStacks(ctx context.Context) ([]client.Stack, error)
 	GetStack(ctx context.Context, name string) (client.Stack, error)
-	BuildStack(ctx context.Context, name string, report func(client.Progress)) (client.Stack, error)
+
+	// BuildStack builds a stack unless what it is made of has not changed, or
+	// with fresh in any case.
+	BuildStack(ctx context.Context, name string, fresh bool, report func(client.Progress)) (client.Stack, error)
 }
 
 // Machine is the node as a whole.

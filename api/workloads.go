@@ -17,15 +17,15 @@ func callMethods() []string {
 	return []string{http.MethodGet, http.MethodHead, http.MethodPost, http.MethodPut, http.MethodPatch, http.MethodDelete, http.MethodOptions}
 }
 
-// WorkloadRef is the part of an operation's input that names a workload.
+// WorkloadRef is the part of an operation's input that names a workload or a stack.
 type WorkloadRef struct {
 	InSpace
-	Name string `path:"name" doc:"name of a workload"`
+	Name string `path:"name" doc:"its name"`
 }
 
 // Resolve is part of huma.Resolver. It hides that of InSpace, so it calls it.
 func (n *WorkloadRef) Resolve(ctx huma.Context) []error {
-	return append(n.InSpace.Resolve(ctx), checkName("path.name", "workload", n.Name)...)
+	return append(n.InSpace.Resolve(ctx), checkName("path.name", "name", n.Name)...)
 }
 
 type deployInput struct {
@@ -66,7 +66,7 @@ func (r *router) workloads() {
 			}
 			return service.DeleteWorkload(ctx, in.Space, in.Name)
 		})
-	answerWith(r, operation{id: "put-code", route: "POST /v1/code", summary: "Upload a code tar", upload: maxCode, status: http.StatusCreated,
+	answerWith(r, operation{id: "put-code", route: "POST /v1/code", summary: "Upload a code tar", upload: r.opts.MaxCode, status: http.StatusCreated,
 		detail: "The digest goes into a workload as code. The same tar gives the same digest."},
 		func(ctx context.Context, in *struct {
 			InSpace

@@ -87,9 +87,11 @@ func (c *Client) GetStack(ctx context.Context, name string) (Stack, error) {
 	return s, err
 }
 
-// BuildStack builds a stack unless it is there already.
-func (c *Client) BuildStack(ctx context.Context, name string, report func(Progress)) (Stack, error) {
+// BuildStack builds a stack unless what it is made of has not changed since,
+// or with fresh in any case, to have the newest packages.
+func (c *Client) BuildStack(ctx context.Context, name string, fresh bool, report func(Progress)) (Stack, error) {
 	var s Stack
-	err := c.stream(ctx, call{method: http.MethodPost, path: []string{"stacks", name, "build"}}, progress(report), &s)
+	query := url.Values{"fresh": {strconv.FormatBool(fresh)}}
+	err := c.stream(ctx, call{method: http.MethodPost, path: []string{"stacks", name, "build"}, query: query}, progress(report), &s)
 	return s, err
 }

@@ -166,21 +166,23 @@ type Pruned struct {
 	Freed  int64    `json:"freed" doc:"bytes"`
 }
 
-// Usage is what the store takes.
+// Usage is what the store of images takes on disk, in bytes.
 type Usage struct {
-	Images      int   `json:"images"`
-	Bytes       int64 `json:"bytes" doc:"on disk, shared layers counted once"`
-	Reclaimable int64 `json:"reclaimable" doc:"bytes that a prune would give back"`
+	Images   int   `json:"images" doc:"how many names"`
+	Blobs    int64 `json:"blobs" doc:"manifests, configurations and layers as stored"`
+	Unpacked int64 `json:"unpacked" doc:"layers as containers see them, each once"`
+	Partial  int64 `json:"partial" doc:"downloads that a pull can continue"`
 }
 
 // Stack is a named base image with a language in it.
 type Stack struct {
-	Name        string   `json:"name"`
-	Description string   `json:"description,omitempty"`
-	Built       bool     `json:"built"`
-	Image       string   `json:"image,omitempty" doc:"digest of what was built"`
-	Source      string   `json:"source,omitempty" doc:"what it is made of"`
-	Packages    []string `json:"packages,omitempty"`
+	Name        string            `json:"name"`
+	Description string            `json:"description,omitempty"`
+	Host        bool              `json:"host,omitempty" doc:"made of the machine's own /usr"`
+	Packages    []string          `json:"packages,omitempty" doc:"of Debian"`
+	Env         map[string]string `json:"env,omitempty"`
+	Loaders     map[string]string `json:"loaders,omitempty" doc:"language to the path of its interpreter"`
+	Image       string            `json:"image,omitempty" doc:"digest; empty until it is built"`
 }
 
 // Code is an uploaded code tar.
