@@ -93,15 +93,12 @@ func TestPublishedPorts(t *testing.T) {
 func TestUnpublishedPortsAreClosed(t *testing.T) {
 	w := newWorld(t)
 	n := open(t, "shut", Options{})
-	a := attach(t, n, "a", mayfly.Port{Container: 7, Host: 9000})
-	serve(t, a.NetNS, "tcp", ":7")
+	a := attach(t, n, "a", mayfly.Port{Container: 7, Host: 9000, Protocol: "udp"})
+	got := listenPacket(t, a.NetNS, ":7")
 	run(t, w.ns, "ip", "route", "add", n.Subnet().String(), "via", w.ours.String())
-	mustAsk(t, w.ns, "tcp", at(w.ours, 9000), "")
-	// The packets are dropped, so there is no answer whose absence could be
-	// seen sooner; the count of the rule says that it met them.
-	run(t, nil, "nft", "insert", "rule", "ip", tableOf("shut"), "forward",
-		"oifname", "mf-shut", "ip", "saddr", w.addr.String(), "ct", "status", "!=", "dnat", "counter", "reject", "with", "tcp", "reset")
-	mustRefuse(t, w.ns, "tcp", at(a.Address, 7))
+	send(t, w.ns, at(a.Address, 7), "past the node's ports")
+	send(t, w.ns, at(w.ours, 9000), "published")
+	mustReceive(t, got, "published")
 }
 
 // With route_localnet on the bridge, a container could reach what listens on
@@ -109,41 +106,19 @@ func TestUnpublishedPortsAreClosed(t *testing.T) {
 func TestNodeLoopbackIsOutOfReach(t *testing.T) {
 	n := open(t, "guard", Options{})
 	a := attach(t, n, "a")
-	var p net.PacketConn
-	var err error
-	if p, err = net.ListenPacket("udp4", "127.0.0.1:7777"); err != nil {
-		t.Fatal(err)
-	}
-	defer p.Close()
+	private, public := listenPacket(t, nil, "127.0.0.1:7777"), listenPacket(t, nil, ":7778")
 	run(t, a.NetNS, "ip", "addr", "del", "127.0.0.1/8", "dev", "lo")
 	run(t, a.NetNS, "ip", "route", "add", "127.0.0.0/8", "via", n.Gateway().String(), "src", a.Address.String())
 	run(t, a.NetNS, "sysctl", "-qw", "net.ipv4.conf.eth0.route_localnet=1")
-	run(t, nil, "nft", "insert", "rule", "ip", tableOf("guard"), "guard", "iifname", "mf-guard", "ip", "daddr", "127.0.0.1", "counter")
-	in(t, a.NetNS, func() {
-		var c net.Conn
-		if c, err = net.Dial("udp4", "127.0.0.1:7777"); err == nil {
-			_, err = c.Write([]byte("?"))
-			c.Close()
-		}
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
+	run(t, nil, "nft", "insert", "rule", "ip", tableOf("guard"), "guard", "iifname", n.bridge, "ip", "daddr", "127.0.0.1", "counter")
+	send(t, a.NetNS, "127.0.0.1:7777", "from a container")
+	send(t, a.NetNS, at(n.Gateway(), 7778), "after it")
+	mustReceive(t, public, "after it")
 	if out := run(t, nil, "nft", "list", "chain", "ip", tableOf("guard"), "guard"); !strings.Contains(out, "packets 1 ") {
 		t.Fatalf("the packet never came to the guard:\n%s", out)
 	}
-	// A packet of our own comes after the container's and must be the first.
-	c, err := net.Dial("udp4", "127.0.0.1:7777")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer c.Close()
-	c.Write([]byte("ours"))
-	b := make([]byte, 64)
-	k, from, err := p.ReadFrom(b)
-	if err != nil || string(b[:k]) != "ours" {
-		t.Errorf("read %q from %v, %v", b[:k], from, err)
-	}
+	send(t, nil, "127.0.0.1:7777", "from the node")
+	mustReceive(t, private, "from the node")
 }
 
 func TestLoopbackOnly(t *testing.T) {

@@ -141,7 +141,13 @@ func (n *Network) wire(ns *os.File, addr netip.Addr) error {
 	if err := n.rtnl.run(n.hostSide(outer, addr)...); err != nil {
 		return err
 	}
-	return in.run(n.containerSide(inner, addr)...)
+	if err := in.run(n.containerSide(inner, addr)...); err != nil {
+		return err
+	}
+	if err := in.settle(inner); err != nil {
+		return err
+	}
+	return n.rtnl.settle(outer)
 }
 
 // newCable makes both ends of a veth at once: ours on the bridge, the other

@@ -241,14 +241,9 @@ func host(hostport string) string {
 // it was asked by.
 func ask(t testing.TB, ns *os.File, network, addr string) (string, error) {
 	t.Helper()
-	return askWithin(t, ns, network, addr, patience)
-}
-
-func askWithin(t testing.TB, ns *os.File, network, addr string, limit time.Duration) (string, error) {
-	t.Helper()
 	var c net.Conn
 	var err error
-	dial := func() { c, err = net.DialTimeout(network+"4", addr, limit) }
+	dial := func() { c, err = net.DialTimeout(network+"4", addr, patience) }
 	if ns == nil {
 		dial()
 	} else {
@@ -258,7 +253,7 @@ func askWithin(t testing.TB, ns *os.File, network, addr string, limit time.Durat
 		return "", err
 	}
 	defer c.Close()
-	c.SetDeadline(time.Now().Add(limit))
+	c.SetDeadline(time.Now().Add(patience))
 	if network == "udp" {
 		if _, err := c.Write([]byte("?")); err != nil {
 			return "", err
@@ -283,6 +278,56 @@ func mustRefuse(t testing.TB, ns *os.File, network, addr string) {
 	t.Helper()
 	if got, err := ask(t, ns, network, addr); !errors.Is(err, unix.ECONNREFUSED) {
 		t.Errorf("ask %s %s: got %q, %v; want it refused", network, addr, got, err)
+	}
+}
+
+// listenPacket listens for datagrams in ns (nil: the tests' own).
+func listenPacket(t testing.TB, ns *os.File, addr string) net.PacketConn {
+	t.Helper()
+	var p net.PacketConn
+	var err error
+	listen := func() { p, err = net.ListenPacket("udp4", addr) }
+	if ns == nil {
+		listen()
+	} else {
+		in(t, ns, listen)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { p.Close() })
+	return p
+}
+
+// send sends one datagram from ns (nil: the tests' own).
+func send(t testing.TB, ns *os.File, addr, text string) {
+	t.Helper()
+	var err error
+	write := func() {
+		var c net.Conn
+		if c, err = net.Dial("udp4", addr); err == nil {
+			_, err = io.WriteString(c, text)
+			c.Close()
+		}
+	}
+	if ns == nil {
+		write()
+	} else {
+		in(t, ns, write)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// mustReceive fails unless the next datagram is want.
+func mustReceive(t testing.TB, p net.PacketConn, want string) {
+	t.Helper()
+	p.SetReadDeadline(time.Now().Add(patience))
+	b := make([]byte, 64)
+	n, from, err := p.ReadFrom(b)
+	if err != nil || string(b[:n]) != want {
+		t.Errorf("received %q from %v, %v; want %q", b[:n], from, err, want)
 	}
 }
 

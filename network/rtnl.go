@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"time"
 
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netlink/nl"
@@ -77,12 +78,9 @@ func (r *rtnl) batch(steps []step) error {
 	}
 	var errs []error
 	for len(bySeq) > 0 {
-		n, _, err := unix.Recvfrom(r.fd, r.buf[:], 0)
-		if errors.Is(err, unix.EINTR) {
-			continue
-		}
+		n, err := r.read()
 		if err != nil {
-			return fmt.Errorf("read routing socket: %w", err)
+			return err
 		}
 		errs = append(errs, answers(r.buf[:n], bySeq)...)
 	}
@@ -110,6 +108,69 @@ func answers(b []byte, waiting map[uint32]string) []error {
 		b = b[size:]
 	}
 	return errs
+}
+
+// settle returns when link index can carry packets. Raising a link only starts
+// that: the kernel goes on in the background, and until then it drops what is
+// sent, so that a connection made at once would stall for a second. Asking for
+// the link's state makes a kernel since 6.8 finish; an older one is asked again.
+func (r *rtnl) settle(index int32) error {
+	const limit, pause = 2 * time.Second, 200 * time.Microsecond
+	for start := time.Now(); ; time.Sleep(pause) {
+		up, err := r.isUp(index)
+		if err != nil || up {
+			return err
+		}
+		if time.Since(start) > limit {
+			return fmt.Errorf("link %d does not come up within %v", index, limit)
+		}
+	}
+}
+
+func (r *rtnl) isUp(index int32) (bool, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	const skipStats = 1 << 3 // RTEXT_FILTER_SKIP_STATS
+	req := nl.NewNetlinkRequest(unix.RTM_GETLINK, 0)
+	req.AddData(linkMsg(unix.AF_UNSPEC, index, false))
+	req.AddData(attrUint32(unix.IFLA_EXT_MASK, skipStats))
+	if err := unix.Sendto(r.fd, req.Serialize(), 0, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}); err != nil {
+		return false, fmt.Errorf("send to routing socket: %w", err)
+	}
+	n, err := r.read()
+	if err != nil {
+		return false, err
+	}
+	if errs := answers(r.buf[:n], map[uint32]string{req.Seq: "read state of link"}); len(errs) > 0 {
+		return false, errs[0]
+	}
+	const head = unix.NLMSG_HDRLEN + unix.SizeofIfInfomsg
+	if n < head {
+		return false, fmt.Errorf("read state of link %d: short answer", index)
+	}
+	attrs, err := nl.ParseRouteAttr(r.buf[head:n])
+	if err != nil {
+		return false, fmt.Errorf("read state of link %d: %w", index, err)
+	}
+	for _, a := range attrs {
+		if a.Attr.Type == unix.IFLA_OPERSTATE {
+			return len(a.Value) > 0 && a.Value[0] == netlink.OperUp, nil
+		}
+	}
+	return false, fmt.Errorf("read state of link %d: no state", index)
+}
+
+// read fills the buffer with the next datagram. The caller holds r.mu.
+func (r *rtnl) read() (int, error) {
+	for {
+		n, _, err := unix.Recvfrom(r.fd, r.buf[:], 0)
+		if err == nil {
+			return n, nil
+		}
+		if !errors.Is(err, unix.EINTR) {
+			return 0, fmt.Errorf("read routing socket: %w", err)
+		}
+	}
 }
 
 // complete lists things of the kernel again when they changed meanwhile, a few
