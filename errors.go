@@ -24,6 +24,32 @@ const (
 	Internal    Kind = "internal"    // 500: a defect of ours, or of the machine
 )
 
+// Status is the HTTP status that an error of this kind is answered with.
+func (k Kind) Status() int {
+	switch k {
+	case Invalid:
+		return 400
+	case Denied:
+		return 403
+	case NotFound:
+		return 404
+	case Conflict:
+		return 409
+	case TooLarge:
+		return 413
+	case Busy:
+		return 429
+	case Failed:
+		return 502
+	case Unavailable:
+		return 503
+	case TimedOut:
+		return 504
+	default:
+		return 500
+	}
+}
+
 // Error is a failure that a person will read: one line that names what is
 // wrong and, where there is one, what to do about it.
 type Error struct {

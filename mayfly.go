@@ -164,6 +164,9 @@ type Instance struct {
 	Ports     []Port            `json:"ports,omitempty"`
 	Labels    map[string]string `json:"labels,omitempty"`
 	Resources Resources         `json:"resources"`
+	Timeout   time.Duration     `json:"timeout,omitempty"` // ns from Started; 0: none
+
+	AutoRemove bool `json:"autoRemove,omitempty"` // it is forgotten when it has ended
 }
 
 // InstanceSpec asks for one container of an image, outside any workload.

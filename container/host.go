@@ -14,6 +14,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"slices"
+	"strings"
 	"sync"
 
 	"github.com/mayfly-run/mayfly"
@@ -40,6 +41,7 @@ type Host struct {
 	driver Driver
 	opts   Options
 	filter *specs.LinuxSeccomp
+	boot   string // the kernel's boot_id
 
 	mu        sync.Mutex
 	sandboxes map[string]*Sandbox
@@ -77,7 +79,12 @@ func Open(dir, init string, driver Driver, opts Options) (*Host, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("open sandboxes: %w", err)
 	}
+	boot, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	if err != nil {
+		return nil, err
+	}
 	return &Host{
+		boot:      strings.TrimSpace(string(boot)),
 		dir:       dir,
 		init:      init,
 		driver:    driver,
@@ -90,6 +97,9 @@ func Open(dir, init string, driver Driver, opts Options) (*Host, error) {
 
 // Driver is the one that makes this host's containers.
 func (h *Host) Driver() Driver { return h.driver }
+
+// Dir is where the sandbox of that id lies, or would.
+func (h *Host) Dir(id string) string { return filepath.Join(h.dir, id) }
 
 // Left lists the sandboxes that an earlier daemon left in the directory.
 func (h *Host) Left() ([]string, error) {
@@ -116,8 +126,8 @@ func (h *Host) Get(id string) *Sandbox {
 
 // Create makes a sandbox. On an error nothing is left of it.
 func (h *Host) Create(ctx context.Context, id string, c Config) (_ *Sandbox, err error) {
-	s := &Sandbox{ID: id, Address: c.Address, Ports: c.Ports, host: h, dir: filepath.Join(h.dir, id), ended: make(chan struct{}), buried: make(chan struct{})}
-	s.state = state{ID: id, Cgroup: h.opts.Cgroup + "/" + id, Address: c.Address, Ports: c.Ports, Driver: h.driver.Name(), LogMax: c.LogMax}
+	s := &Sandbox{ID: id, Address: c.Address, Ports: c.Ports, User: c.User, host: h, dir: filepath.Join(h.dir, id), env: c.environment(), ended: make(chan struct{}), buried: make(chan struct{})}
+	s.state = state{ID: id, Cgroup: h.opts.Cgroup + "/" + id, Address: c.Address, Ports: c.Ports, Driver: h.driver.Name(), LogMax: c.LogMax, Boot: h.boot}
 	if s.state.LogMax == 0 {
 		s.state.LogMax = 16 << 20
 	}
@@ -276,7 +286,7 @@ func (h *Host) Run(ctx context.Context) error {
 	for {
 		select {
 		case <-h.wake:
-			h.cleanUp(ctx)
+			h.cleanUp(context.WithoutCancel(ctx))
 		case <-ctx.Done():
 			h.awaitRemoved()
 			h.cleanUp(context.WithoutCancel(ctx))

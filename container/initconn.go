@@ -217,7 +217,7 @@ func (c *initConn) writeLocked(t wire.Type, number uint32, body []byte, files []
 	if len(files) > 0 {
 		fds := make([]int, len(files))
 		for i, f := range files {
-			fds[i] = int(f.Fd())
+			fds[i] = int(f.Fd()) // sets it to blocking, as a program expects it
 		}
 		oob = syscall.UnixRights(fds...)
 	}

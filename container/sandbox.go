@@ -23,10 +23,12 @@ type Sandbox struct {
 	ID      string
 	Address string        // on the node's network; empty without one
 	Ports   []mayfly.Port // published
+	User    User          // of its programs; zero when it was adopted
 	Started time.Time     // when the main program was started; zero before
 
 	host   *Host
 	dir    string
+	env    []string // of its programs; nil when it was adopted
 	state  state
 	pidfd  *os.File
 	conn   *initConn // nil when adopted after its end
@@ -38,8 +40,9 @@ type Sandbox struct {
 	main     *Process // nil before Start
 	reason   mayfly.Reason
 	detail   string
-	released bool // the driver has deleted it
-	removed  bool // Remove was called
+	failed   *mayfly.Exit // the program could not be executed
+	released bool         // the driver has deleted it
+	removed  bool         // Remove was called
 }
 
 // state is what a later daemon needs to know, in the sandbox's directory.
@@ -50,6 +53,7 @@ type state struct {
 	Address string        `json:"address,omitempty"`
 	Ports   []mayfly.Port `json:"ports,omitempty"`
 	LogMax  int64         `json:"logMax"` // bytes
+	Boot    string        `json:"boot"`   // the kernel's boot_id
 }
 
 const (
@@ -222,6 +226,10 @@ func (s *Sandbox) finalExit() mayfly.Exit {
 		}
 	}
 	switch {
+	case s.failed != nil:
+		return *s.failed
+	case s.state.Boot != s.host.boot:
+		e.Reason, e.Detail = mayfly.Lost, "the machine was restarted"
 	case s.reason != "" && e.Reason != mayfly.Succeeded:
 		e.Reason, e.Detail = s.reason, s.detail
 	case e.Signal == int(syscall.SIGKILL) && s.oomKilled():
@@ -252,6 +260,9 @@ func (s *Sandbox) Ended() <-chan struct{} { return s.ended }
 
 // Exit is how the container ended. It is valid after Ended.
 func (s *Sandbox) Exit() mayfly.Exit { return s.exit }
+
+// Env is the environment that programs get which name none.
+func (s *Sandbox) Env() []string { return s.env }
 
 // Main is the main program, nil before Start.
 func (s *Sandbox) Main() *Process {
@@ -292,6 +303,9 @@ func (s *Sandbox) Spawn(ctx context.Context, p Program) (*Process, error) {
 }
 
 func (s *Sandbox) run(ctx context.Context, t wire.Type, p Program) (*Process, error) {
+	if p.Env == nil {
+		p.Env = s.env
+	}
 	w := wire.Program{Argv: p.Argv, Env: p.Env, Dir: p.Dir, Stdout: wire.Log, Stderr: wire.Log}
 	if w.Dir == "" {
 		w.Dir = "/"
@@ -338,6 +352,15 @@ func (s *Sandbox) Kill() {
 	if raw, err := s.pidfd.SyscallConn(); err == nil {
 		raw.Control(func(fd uintptr) { unix.PidfdSendSignal(int(fd), unix.SIGKILL, nil, 0) })
 	}
+}
+
+// Fail ends a sandbox whose program could not be executed, with the exit code
+// that a shell would give.
+func (s *Sandbox) Fail(code int, detail string) {
+	s.mu.Lock()
+	s.failed = &mayfly.Exit{Code: code, Reason: mayfly.ExitedNonZero, Detail: detail, Time: time.Now()}
+	s.mu.Unlock()
+	s.Kill()
 }
 
 // Blame sets the reason that the coming end will have, unless the main program
@@ -399,6 +422,44 @@ func (s *Sandbox) Dial(ctx context.Context, port uint16, timeout time.Duration) 
 // programs wait.
 func (s *Sandbox) Attach(ctx context.Context, ready func(), fn func(mayfly.LogEntry) error) error {
 	return attach(ctx, s.dir, ready, func(c wire.Chunk) error { return fn(logEntry(c)) })
+}
+
+// KeepLog moves the log of an ended sandbox to dir, unless nothing was written
+// to it.
+func (s *Sandbox) KeepLog(dir string) error {
+	if !HasLog(s.dir) {
+		return nil
+	}
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return err
+	}
+	err := os.Rename(s.dir+"/"+logName0, dir+"/"+logName0)
+	return errors.Join(err, os.Rename(s.dir+"/"+logName1, dir+"/"+logName1))
+}
+
+// Dir is where the sandbox's log lies, for ReadLog.
+func (s *Sandbox) Dir() string { return s.dir }
+
+// Pipe returns the two ends of a pipe for a program's standard stream, which
+// belongs to the container's user, so that the program can open it anew by
+// name (/dev/stdout). Theirs is to be closed once the program was started.
+func (s *Sandbox) Pipe(input bool) (ours, theirs *os.File, err error) {
+	r, w, err := os.Pipe()
+	if err != nil {
+		return nil, nil, err
+	}
+	ours, theirs = r, w
+	if input {
+		ours, theirs = w, r
+	}
+	if s.User.UID != 0 {
+		err = theirs.Chown(int(s.User.UID), int(s.User.GID))
+	}
+	if err != nil {
+		r.Close()
+		w.Close()
+	}
+	return ours, theirs, err
 }
 
 // PutFile puts a file into /run/mayfly, whole or not at all.

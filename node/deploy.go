@@ -1,0 +1,212 @@
+package node
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"reflect"
+	"regexp"
+
+	"github.com/mayfly-run/mayfly"
+	"github.com/mayfly-run/mayfly/build"
+	"github.com/mayfly-run/mayfly/image"
+	"github.com/mayfly-run/mayfly/store"
+)
+
+// Deploy makes the next release of a function and makes it the active one as
+// soon as one sandbox of it is ready. When none becomes ready, the release
+// before stays active. A workload that is the same as the active release is
+// left alone.
+func (n *Node) Deploy(ctx context.Context, w mayfly.Workload, progress func(string)) (mayfly.Release, error) {
+	none := mayfly.Release{}
+	if err := checkWorkload(&w); err != nil {
+		return none, err
+	}
+	old := n.store.Snapshot().Workloads[store.Key{Space: w.Space, Name: w.Name}]
+	img, err := n.resolve(ctx, &w, progress)
+	if err != nil {
+		return none, err
+	}
+	var seen uint64
+	if old != nil {
+		if old.Image == img.Digest && reflect.DeepEqual(old.Workload, w) {
+			progress(fmt.Sprintf("%s is unchanged: release %d", w.Name, old.Number))
+			return old.Release, nil
+		}
+		seen = old.Revision
+	}
+	rel, err := n.store.PutRelease(ctx, w, img.Digest)
+	if err != nil {
+		return none, err
+	}
+	progress("starting a sandbox")
+	f, err := n.function(ctx, &rel)
+	if err != nil {
+		return none, err
+	}
+	l, err := f.pool.Get(ctx)
+	if err == nil {
+		f.pool.Put(l)
+		_, err = n.store.SetWorkload(ctx, w.Space, w.Name, rel.Number, seen)
+	}
+	if err != nil {
+		n.drop(context.WithoutCancel(ctx), keyOf(&rel))
+		return none, err
+	}
+	if old != nil {
+		n.drop(ctx, keyOf(&old.Release))
+	}
+	progress(fmt.Sprintf("%s: release %d is active", w.Name, rel.Number))
+	return rel, nil
+}
+
+func checkWorkload(w *mayfly.Workload) error {
+	if err := mayfly.CheckName("function", w.Name); err != nil {
+		return err
+	}
+	if (w.Image == "") == (w.Stack == "") {
+		return mayfly.Errorf(mayfly.Invalid, "function %s needs either an image or a stack", w.Name)
+	}
+	if w.Protocol == "" {
+		w.Protocol = mayfly.HTTP
+		if w.Handler != "" {
+			w.Protocol = mayfly.Handler
+		}
+	}
+	switch w.Protocol {
+	case mayfly.HTTP, mayfly.CGI, mayfly.Stdio:
+	case mayfly.Handler:
+		if w.Stack == "" || w.Handler == "" {
+			return mayfly.Errorf(mayfly.Invalid, "function %s has protocol handler, which needs stack, code and handler", w.Name)
+		}
+	default:
+		return mayfly.Errorf(mayfly.Invalid, "function %s: protocol %q is not known", w.Name, w.Protocol).
+			WithHint("use http, handler, stdio or cgi")
+	}
+	switch w.Isolation {
+	case "":
+		w.Isolation = mayfly.IsolationRun
+	case mayfly.IsolationRun:
+	case mayfly.IsolationInstance:
+		if !listens(w.Protocol) {
+			return mayfly.Errorf(mayfly.Invalid, "function %s: isolation instance needs a program that listens", w.Name).
+				WithHint("use protocol http or handler, or isolation: run")
+		}
+	default:
+		return mayfly.Errorf(mayfly.Invalid, "function %s: isolation %q is not known", w.Name, w.Isolation).
+			WithHint("use run or instance")
+	}
+	switch w.Network {
+	case "", "bridge", "none", "host":
+	default:
+		return mayfly.Errorf(mayfly.Invalid, "function %s: network %q is not known", w.Name, w.Network).
+			WithHint("use bridge, none or host")
+	}
+	return checkMounts(w.Mounts)
+}
+
+// resolve finds or makes the image that a workload runs.
+func (n *Node) resolve(ctx context.Context, w *mayfly.Workload, progress func(string)) (image.Image, error) {
+	if w.Image != "" {
+		return n.images.Get(ctx, w.Image)
+	}
+	base, err := n.stacks.Ensure(ctx, w.Stack, &lineWriter{each: progress})
+	if err != nil {
+		return image.Image{}, err
+	}
+	if w.Code == "" {
+		return base, nil
+	}
+	tar, err := n.openCode(w.Code)
+	if err != nil {
+		return image.Image{}, err
+	}
+	defer tar.Close()
+	progress("adding the code to stack " + w.Stack)
+	return build.Code(ctx, n.images, base, tar, build.CodeSpec{
+		Name: "code/" + w.Space + "/" + w.Name, Handler: w.Handler, TempDir: n.dir + "/code",
+	})
+}
+
+// MaxCode is the largest upload of code, in bytes.
+const MaxCode = 256 << 20
+
+// PutCode stores a function's code until it is deployed, under the digest that
+// it returns.
+func (n *Node) PutCode(_ context.Context, tar io.Reader) (string, error) {
+	dir := n.dir + "/code"
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return "", err
+	}
+	f, err := os.CreateTemp(dir, "upload-")
+	if err != nil {
+		return "", err
+	}
+	defer os.Remove(f.Name())
+	defer f.Close()
+	h := sha256.New()
+	size, err := io.Copy(io.MultiWriter(f, h), io.LimitReader(tar, MaxCode+1))
+	if err != nil {
+		return "", fmt.Errorf("receive code: %w", err)
+	}
+	if size > MaxCode {
+		return "", mayfly.Errorf(mayfly.TooLarge, "the code is larger than %d MB", MaxCode>>20).
+			WithHint("leave files out with .mayflyignore")
+	}
+	sum := hex.EncodeToString(h.Sum(nil))
+	if err := os.Rename(f.Name(), filepath.Join(dir, sum)); err != nil {
+		return "", err
+	}
+	return "sha256:" + sum, nil
+}
+
+var codeDigest = regexp.MustCompile(`^sha256:([0-9a-f]{64})$`)
+
+func (n *Node) openCode(digest string) (*os.File, error) {
+	m := codeDigest.FindStringSubmatch(digest)
+	if m == nil {
+		return nil, mayfly.Errorf(mayfly.Invalid, "%q is not the digest of uploaded code", digest)
+	}
+	f, err := os.Open(filepath.Join(n.dir, "code", m[1]))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, mayfly.Errorf(mayfly.NotFound, "the code %s was not uploaded", digest).WithHint("upload it to /v1/code first")
+	}
+	return f, err
+}
+
+// ListWorkloads returns the active releases of a space.
+func (n *Node) ListWorkloads(_ context.Context, space string) ([]mayfly.Release, error) {
+	list := []mayfly.Release{}
+	for _, w := range n.store.Snapshot().WorkloadsIn(space) {
+		list = append(list, w.Release)
+	}
+	return list, nil
+}
+
+// GetWorkload returns the active release of a workload.
+func (n *Node) GetWorkload(_ context.Context, space, name string) (mayfly.Release, error) {
+	w := n.store.Snapshot().Workloads[store.Key{Space: space, Name: name}]
+	if w == nil {
+		return mayfly.Release{}, mayfly.Errorf(mayfly.NotFound, "there is no workload %q", name)
+	}
+	return w.Release, nil
+}
+
+// DeleteWorkload removes a workload. Runs under way go on to their end.
+func (n *Node) DeleteWorkload(ctx context.Context, space, name string) error {
+	w := n.store.Snapshot().Workloads[store.Key{Space: space, Name: name}]
+	if w == nil {
+		return mayfly.Errorf(mayfly.NotFound, "there is no workload %q", name)
+	}
+	if err := n.store.DeleteWorkload(ctx, space, name, w.Revision); err != nil {
+		return err
+	}
+	n.drop(ctx, keyOf(&w.Release))
+	return nil
+}

@@ -1,0 +1,312 @@
+package node
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/mayfly-run/mayfly"
+	"github.com/mayfly-run/mayfly/container"
+)
+
+// functionKey names one release of a function.
+type functionKey struct {
+	space, name string
+	number      int
+}
+
+func keyOf(r *mayfly.Release) functionKey {
+	return functionKey{r.Workload.Space, r.Workload.Name, r.Number}
+}
+
+// owner is the name under which the release keeps its image.
+func (k functionKey) owner() string {
+	return fmt.Sprintf("release.%s.%s.%d", k.space, k.name, k.number)
+}
+
+// function is a release whose sandboxes this node makes.
+type function struct {
+	node     *Node
+	release  *mayfly.Release
+	template *template
+	pool     *container.Pool[*ready]
+	cancel   context.CancelFunc
+	begun    chan struct{} // closed when cancel is set
+}
+
+// ready is a sandbox that can serve a run at once.
+type ready struct {
+	*container.Sandbox
+	port uint16   // that its program listens on; 0 when it is started for the run
+	conn net.Conn // to that port, unused; or nil
+}
+
+// Remove throws a sandbox away that served nobody.
+func (r *ready) Remove() {
+	if r.conn != nil {
+		r.conn.Close()
+	}
+	r.Sandbox.Remove()
+}
+
+const (
+	functionPort    = 8080             // $PORT, in a network of its own
+	startTimeout    = 30 * time.Second // until a program must listen
+	functionMemory  = 512 << 20        // bytes, where the manifest says nothing
+	functionPids    = 512
+	waitingCost     = 4 << 20  // bytes of memory that a waiting sandbox is taken to use
+	waitingCostHTTP = 24 << 20 // the same with the program already started
+)
+
+// listens reports whether the program runs before there is a run, and waits
+// for it on a port.
+func listens(p mayfly.Protocol) bool { return p == mayfly.HTTP || p == mayfly.Handler }
+
+// Take hands out a sandbox of a release, waiting for one if need be. It counts
+// as a run of this node until the lease is given up.
+func (n *Node) Take(ctx context.Context, rel *mayfly.Release) (*container.Lease, error) {
+	f, err := n.function(ctx, rel)
+	if err != nil {
+		return nil, err
+	}
+	select {
+	case n.running <- struct{}{}:
+	case <-ctx.Done():
+		return nil, context.Cause(ctx)
+	}
+	r, err := f.pool.Get(ctx)
+	if err != nil {
+		<-n.running
+		return nil, err
+	}
+	var l *container.Lease
+	l = container.NewLease(r.Sandbox, func(healthy bool) {
+		<-n.running
+		if healthy && f.release.Workload.Isolation == mayfly.IsolationInstance {
+			f.pool.Put(&ready{Sandbox: r.Sandbox, port: r.port, conn: l.Conn})
+			return
+		}
+		if l.Conn != nil {
+			l.Conn.Close()
+		}
+		n.retire(r.Sandbox)
+	})
+	l.Port, l.Conn = r.port, r.conn
+	if r.port == 0 {
+		l.Program = container.Program{Argv: f.template.argv, Env: r.Env(), Dir: f.template.config.WorkDir}
+	}
+	return l, nil
+}
+
+// function returns what this node has of a release, and begins with it if that
+// is nothing yet.
+func (n *Node) function(ctx context.Context, rel *mayfly.Release) (*function, error) {
+	key := keyOf(rel)
+	n.mu.Lock()
+	f := n.functions[key]
+	n.mu.Unlock()
+	if f != nil {
+		return f, nil
+	}
+	f, err := n.newFunction(ctx, rel)
+	if err != nil {
+		return nil, err
+	}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if other := n.functions[key]; other != nil {
+		return other, nil
+	}
+	if n.stopped {
+		return nil, mayfly.Errorf(mayfly.Unavailable, "the node is being taken down")
+	}
+	if !n.goTaskLocked(func(ctx context.Context) {
+		ctx, f.cancel = context.WithCancel(ctx)
+		close(f.begun)
+		f.pool.Run(ctx)
+	}) {
+		return nil, mayfly.Errorf(mayfly.Unavailable, "the node is shutting down")
+	}
+	<-f.begun
+	n.functions[key] = f
+	return f, nil
+}
+
+func (n *Node) newFunction(ctx context.Context, rel *mayfly.Release) (*function, error) {
+	w := &rel.Workload
+	a := asked{Process: w.Process, Resources: w.Resources, mounts: w.Mounts, readOnly: w.ReadOnly, network: w.Network, volatile: true}
+	if a.Memory == 0 {
+		a.Memory = functionMemory
+	}
+	if a.Pids == 0 {
+		a.Pids = functionPids
+	}
+	t, err := n.template(ctx, rel.Image, keyOf(rel).owner(), a)
+	if err != nil {
+		return nil, err
+	}
+	if len(t.argv) == 0 {
+		return nil, mayfly.Errorf(mayfly.Invalid, "neither function %s nor its image says a command", w.Name).
+			WithHint("set command: in the manifest")
+	}
+	f := &function{node: n, release: rel, template: t, begun: make(chan struct{})}
+	cost := int64(waitingCost)
+	if listens(w.Protocol) {
+		cost = waitingCostHTTP
+	}
+	f.pool = container.NewPool(f, container.PoolOptions{
+		Idle: n.opts.PoolIdle, Making: n.making, Budget: n.budget, Cost: cost,
+	})
+	return f, nil
+}
+
+// Make makes one sandbox that is ready, or says why it cannot be, with the end
+// of what it wrote.
+func (f *function) Make(ctx context.Context) (*ready, error) {
+	w := &f.release.Workload
+	me := self{Space: w.Space, Workload: w.Name, Release: f.release.Number}
+	r := &ready{}
+	t := f.template
+	if listens(w.Protocol) {
+		port, err := f.port()
+		if err != nil {
+			return nil, err
+		}
+		r.port = port
+		with := *t
+		with.config.Env = append(with.config.Env[:len(with.config.Env):len(with.config.Env)], "PORT="+strconv.Itoa(int(port)))
+		t = &with
+	}
+	s, err := f.node.sandbox(ctx, mayfly.NewID(), t, me, "")
+	if err != nil {
+		return nil, err
+	}
+	r.Sandbox = s
+	if r.port == 0 {
+		return r, nil
+	}
+	if err := f.listen(ctx, r); err != nil {
+		s.Remove()
+		return nil, err
+	}
+	return r, nil
+}
+
+// port is where the program is to listen.
+func (f *function) port() (uint16, error) {
+	if f.template.network != "host" {
+		return functionPort, nil
+	}
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return 0, err
+	}
+	defer l.Close()
+	return uint16(l.Addr().(*net.TCPAddr).Port), nil
+}
+
+// listen starts the program and waits until it can be connected to.
+func (f *function) listen(ctx context.Context, r *ready) error {
+	_, err := r.Start(ctx, container.Program{Argv: f.template.argv, Env: r.Env(), Dir: f.template.config.WorkDir})
+	if err != nil {
+		return mayfly.Errorf(mayfly.Failed, "execute %s: %w", f.template.argv[0], err)
+	}
+	r.conn, err = r.Dial(ctx, r.port, startTimeout)
+	if err == nil {
+		return nil
+	}
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	why := fmt.Sprintf("it did not listen on $PORT (%d) within %v", r.port, startTimeout)
+	select {
+	case <-r.Main().Done():
+		e := r.Main().Exit()
+		why = fmt.Sprintf("it ended before it listened on $PORT (%d): exit code %d", r.port, e.Code)
+	default:
+		r.Signal(ctx, nil, syscall.SIGKILL)
+		<-r.Main().Done()
+	}
+	if log := lastLines(r.Sandbox); log != "" {
+		why += ". Its log ends with:\n" + log
+	}
+	return mayfly.Errorf(mayfly.Failed, "function %s did not become ready: %s", f.release.Workload.Name, why)
+}
+
+// lastLines is the end of a sandbox's log, for an error's text.
+func lastLines(s *container.Sandbox) string {
+	var b strings.Builder
+	container.ReadLog(context.Background(), s.Dir(), mayfly.LogOptions{Tail: 20}, nil, func(e mayfly.LogEntry) error {
+		b.Write(e.Data)
+		return nil
+	})
+	text := b.String()
+	const most = 4096
+	if len(text) > most {
+		text = "..." + text[len(text)-most:]
+	}
+	return strings.TrimRight(text, "\n")
+}
+
+// retireGrace is how long a program that has served its run may take to end.
+const retireGrace = time.Second
+
+// retire ends a sandbox that has served, and keeps its log.
+func (n *Node) retire(s *container.Sandbox) {
+	if !n.goTask(func(ctx context.Context) {
+		end(ctx, s)
+		if err := n.logs.keep(s); err != nil {
+			n.opts.Log.Error("keep log", "sandbox", s.ID, "err", err)
+		}
+		s.Remove()
+	}) {
+		s.Remove()
+	}
+}
+
+// end has the program of a sandbox end, and init after it, so that nothing it
+// wrote is missing in the log.
+func end(ctx context.Context, s *container.Sandbox) {
+	for _, sig := range []syscall.Signal{syscall.SIGTERM, syscall.SIGKILL} {
+		if s.Main() == nil || s.Signal(ctx, nil, sig) != nil {
+			break
+		}
+		t := time.NewTimer(retireGrace)
+		select {
+		case <-s.Ended():
+			t.Stop()
+			return
+		case <-t.C:
+		case <-ctx.Done():
+		}
+		t.Stop()
+	}
+	if s.Main() != nil {
+		select {
+		case <-s.Main().Done(): // init is on its way out
+		default:
+			s.Kill()
+		}
+	} else {
+		s.Kill()
+	}
+	<-s.Ended()
+}
+
+// drop stops keeping sandboxes of a release, and its image.
+func (n *Node) drop(ctx context.Context, key functionKey) {
+	n.mu.Lock()
+	f := n.functions[key]
+	delete(n.functions, key)
+	n.mu.Unlock()
+	if f != nil {
+		f.cancel()
+	}
+	if err := n.images.Release(ctx, key.owner()); err != nil {
+		n.opts.Log.Error("release image", "owner", key.owner(), "err", err)
+	}
+}

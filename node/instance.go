@@ -1,0 +1,282 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/mayfly-run/mayfly"
+	"github.com/mayfly-run/mayfly/container"
+	"github.com/mayfly-run/mayfly/store"
+)
+
+// instance is one that was asked for by itself, not by a function's call.
+type instance struct {
+	mu sync.Mutex // one change at a time
+	store.Instance
+
+	sandbox *container.Sandbox // nil when it had ended before this daemon
+	start   container.Program
+	stdin   *stdinPipe // nil unless somebody may write to it
+	removed bool
+
+	recorded chan struct{} // closed when its end is on record
+}
+
+func newInstance(rec store.Instance) *instance {
+	in := &instance{Instance: rec, recorded: make(chan struct{})}
+	if rec.State == mayfly.Exited {
+		close(in.recorded)
+	}
+	return in
+}
+
+// CreateInstance makes an instance of an image and leaves it waiting.
+func (n *Node) CreateInstance(ctx context.Context, spec mayfly.InstanceSpec) (mayfly.Instance, error) {
+	none := mayfly.Instance{}
+	if err := checkSpec(&spec); err != nil {
+		return none, err
+	}
+	img, err := n.images.Get(ctx, spec.Image)
+	if err != nil {
+		return none, err
+	}
+	id := mayfly.NewID()
+	if spec.Name == "" {
+		spec.Name = inventName(id)
+	}
+	rec := mayfly.Instance{
+		ID: id, Space: spec.Space, Name: spec.Name, Node: n.opts.Name, Image: spec.Image, Digest: img.Digest,
+		State: mayfly.Starting, Created: time.Now(), Labels: spec.Labels, Resources: spec.Resources,
+		Timeout: spec.Timeout, AutoRemove: spec.AutoRemove,
+	}
+	in := newInstance(store.Instance{Instance: rec})
+	if in.Revision, err = n.store.PutInstance(ctx, rec); err != nil {
+		return none, err
+	}
+	n.mu.Lock()
+	n.instances[id] = in
+	n.mu.Unlock()
+	if err := n.furnish(ctx, in, spec); err != nil {
+		return none, errors.Join(err, n.forget(context.WithoutCancel(ctx), in))
+	}
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	return in.Instance.Instance, nil
+}
+
+func checkSpec(spec *mayfly.InstanceSpec) error {
+	if spec.Image == "" {
+		return mayfly.Errorf(mayfly.Invalid, "an instance needs an image")
+	}
+	if spec.Name != "" {
+		if err := mayfly.CheckName("instance", spec.Name); err != nil {
+			return err
+		}
+	}
+	switch spec.Network {
+	case "", "bridge":
+	case "none", "host":
+		if len(spec.Ports) > 0 {
+			return mayfly.Errorf(mayfly.Invalid, "ports cannot be published with network %q", spec.Network)
+		}
+	default:
+		return mayfly.Errorf(mayfly.Invalid, "network %q is not known", spec.Network).WithHint("use bridge, none or host")
+	}
+	return checkMounts(spec.Mounts)
+}
+
+func checkMounts(mounts []mayfly.Mount) error {
+	for _, m := range mounts {
+		if !strings.HasPrefix(m.Target, "/") || m.Target == "/" {
+			return mayfly.Errorf(mayfly.Invalid, "mount target %q is not an absolute path below /", m.Target)
+		}
+		switch m.Type {
+		case "tmpfs":
+		case "bind":
+			var st syscall.Stat_t
+			if !strings.HasPrefix(m.Source, "/") {
+				return mayfly.Errorf(mayfly.Invalid, "mount source %q is not an absolute path", m.Source)
+			}
+			if err := syscall.Stat(m.Source, &st); err != nil {
+				return mayfly.Errorf(mayfly.Invalid, "mount source %s: %w", m.Source, err)
+			}
+		default:
+			return mayfly.Errorf(mayfly.Invalid, "mount type %q is not known", m.Type).WithHint("use bind or tmpfs")
+		}
+	}
+	return nil
+}
+
+// furnish makes the sandbox of an instance that was recorded.
+func (n *Node) furnish(ctx context.Context, in *instance, spec mayfly.InstanceSpec) error {
+	t, err := n.template(ctx, in.Digest, in.ID, asked{
+		Process: spec.Process, Resources: spec.Resources, mounts: spec.Mounts, ports: spec.Ports,
+		readOnly: spec.ReadOnly, network: spec.Network,
+	})
+	if err != nil {
+		return err
+	}
+	if len(t.argv) == 0 {
+		return mayfly.Errorf(mayfly.Invalid, "image %s says no command", in.Image).WithHint("give one after the image")
+	}
+	s, err := n.sandbox(ctx, in.ID, t, self{Space: in.Space}, spec.Hostname)
+	if err != nil {
+		return err
+	}
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	in.sandbox = s
+	in.start = container.Program{Argv: t.argv, Dir: t.config.WorkDir, Env: s.Env()}
+	if spec.Stdin {
+		if in.stdin, err = newStdinPipe(t.config.User); err != nil {
+			return err
+		}
+	}
+	in.Argv, in.Address, in.Ports = t.argv, s.Address, s.Ports
+	in.State = mayfly.Created
+	if err := n.update(ctx, in); err != nil {
+		return err
+	}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.watchLocked(in)
+	return nil
+}
+
+// update records an instance as it is. in.mu is held.
+func (n *Node) update(ctx context.Context, in *instance) (err error) {
+	in.Revision, err = n.store.UpdateInstance(ctx, in.Instance.Instance, in.Revision)
+	return err
+}
+
+// StartInstance starts the program of a created instance. One that cannot be
+// executed ends the instance with 126 or 127, as in a shell.
+func (n *Node) StartInstance(ctx context.Context, space, ref string) error {
+	in, err := n.find(space, ref)
+	if err != nil {
+		return err
+	}
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	if in.State != mayfly.Created {
+		return mayfly.Errorf(mayfly.Conflict, "instance %s is %s", in.Name, in.State)
+	}
+	p := in.start
+	if in.stdin != nil {
+		p.Stdin = in.stdin.child
+	}
+	_, err = in.sandbox.Start(ctx, p)
+	if in.stdin != nil {
+		in.stdin.child.Close()
+	}
+	if err != nil {
+		code := 126
+		if errors.Is(err, syscall.ENOENT) {
+			code = 127
+		}
+		in.sandbox.Fail(code, "cannot execute "+p.Argv[0]+": "+err.Error())
+		return nil
+	}
+	in.State, in.Started = mayfly.Running, time.Now()
+	if err := n.update(ctx, in); err != nil {
+		return err
+	}
+	if in.Timeout > 0 {
+		n.goTask(func(ctx context.Context) { n.enforce(ctx, in.sandbox, in.Started.Add(in.Timeout)) })
+	}
+	return nil
+}
+
+// stopGrace is the time between SIGTERM and SIGKILL where nobody says.
+const stopGrace = 10 * time.Second
+
+// enforce stops a sandbox whose deadline passes.
+func (n *Node) enforce(ctx context.Context, s *container.Sandbox, deadline time.Time) {
+	t := time.NewTimer(time.Until(deadline))
+	defer t.Stop()
+	select {
+	case <-s.Ended():
+	case <-ctx.Done(): // the next daemon goes on
+	case <-t.C:
+		s.Blame(mayfly.DeadlinePassed, "its timeout passed")
+		s.Stop(ctx, syscall.SIGTERM, stopGrace)
+	}
+}
+
+// watchLocked has an instance's end recorded. n.mu is held. Before Run nothing
+// is watched; begin makes up for it.
+func (n *Node) watchLocked(in *instance) {
+	s := in.sandbox
+	n.goTaskLocked(func(ctx context.Context) {
+		if in.Timeout > 0 && in.State == mayfly.Running { // adopted
+			n.goTask(func(ctx context.Context) { n.enforce(ctx, s, in.Started.Add(in.Timeout)) })
+		}
+		select {
+		case <-s.Ended():
+			if err := n.recordEnd(context.WithoutCancel(ctx), in, s.Exit()); err != nil {
+				n.opts.Log.Error("record end of instance", "id", in.ID, "err", err)
+			}
+		case <-ctx.Done():
+		}
+	})
+}
+
+// recordEnd records how an instance ended, and forgets it if it was to be
+// removed.
+func (n *Node) recordEnd(ctx context.Context, in *instance, e mayfly.Exit) error {
+	in.mu.Lock()
+	in.State, in.Exit = mayfly.Exited, &e
+	if in.stdin != nil {
+		in.stdin.close()
+	}
+	gone := in.removed
+	var err error
+	if !gone {
+		err = n.update(ctx, in)
+	}
+	close(in.recorded)
+	in.mu.Unlock()
+	if in.AutoRemove && !gone {
+		return errors.Join(err, n.forget(ctx, in))
+	}
+	return err
+}
+
+// forget removes an instance and all that is left of it.
+func (n *Node) forget(ctx context.Context, in *instance) error {
+	in.mu.Lock()
+	in.removed = true
+	s := in.sandbox
+	in.mu.Unlock()
+	var errs []error
+	if s != nil {
+		s.Remove()
+	} else {
+		errs = append(errs, n.host.Discard(in.ID))
+	}
+	errs = append(errs, n.store.DeleteInstance(ctx, in.Space, in.ID))
+	errs = append(errs, n.images.Release(ctx, in.ID))
+	n.mu.Lock()
+	delete(n.instances, in.ID)
+	n.mu.Unlock()
+	return errors.Join(errs...)
+}
+
+// find returns the instance of this node that ref means.
+func (n *Node) find(space, ref string) (*instance, error) {
+	rec, err := n.store.Instance(space, ref)
+	if err != nil {
+		return nil, err
+	}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	in := n.instances[rec.ID]
+	if in == nil {
+		return nil, mayfly.Errorf(mayfly.NotFound, "instance %s is not on this node", ref)
+	}
+	return in, nil
+}

@@ -1,0 +1,288 @@
+// Package node is one machine of Mayfly: it runs the instances that were asked
+// for, keeps sandboxes of each function waiting, hands them to runs, and
+// reports what became of them to the store.
+//
+// It composes images, networks and containers, and it alone knows all three.
+// An instance that was accepted goes on when the daemon is killed: Open adopts
+// what is still there, records how the rest ended, and throws waiting sandboxes
+// away. Which function a request is for, and what an answer looks like, is the
+// router's; which node runs what will be the reconciler's.
+package node
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"runtime"
+	"sync"
+	"time"
+
+	"github.com/mayfly-run/mayfly"
+	"github.com/mayfly-run/mayfly/build"
+	"github.com/mayfly-run/mayfly/container"
+	"github.com/mayfly-run/mayfly/image"
+	"github.com/mayfly-run/mayfly/network"
+	"github.com/mayfly-run/mayfly/store"
+	"golang.org/x/sync/errgroup"
+)
+
+// Options tune a Node. The zero value is fit for production.
+type Options struct {
+	Log        *slog.Logger  // nil: no log
+	Name       string        // of the machine among others; its host name if empty
+	Driver     string        // "native" if empty, or the name or path of an OCI runtime
+	PoolIdle   time.Duration // without a call for so long, no sandbox waits; 5 min if zero
+	PoolMemory int64         // bytes that waiting sandboxes may take; an eighth of the machine's if zero
+	MaxRunning int           // runs at once; one for each 16 MB of memory if zero
+}
+
+// Parts are what a Node composes. The caller opens and closes them.
+type Parts struct {
+	Store  *store.Store
+	Images *image.Store
+	Stacks *build.Stacks
+	Init   []byte // mayfly-init for this machine
+}
+
+// Node is this machine.
+type Node struct {
+	dir    string
+	opts   Options
+	store  *store.Store
+	images *image.Store
+	stacks *build.Stacks
+	net    *network.Network
+	host   *container.Host
+	logs   *keptLogs
+	token  string // derived from the data directory; names bridge and cgroups
+
+	making  chan struct{} // a slot for each sandbox that is being made
+	running chan struct{} // a slot for each run
+	budget  *container.Budget
+
+	mu        sync.Mutex
+	functions map[functionKey]*function
+	instances map[string]*instance // that have not been removed, by id
+	ctx       context.Context      // of Run; nil before and after
+	tasks     sync.WaitGroup       // goroutines that Run waits for
+	stopped   bool                 // nothing is started any more
+}
+
+// Token derives the short name from a data directory that tells the kernel
+// objects of nodes on one machine apart.
+func Token(dir string) string {
+	sum := sha256.Sum256([]byte(dir))
+	return hex.EncodeToString(sum[:4])
+}
+
+// Open takes up the work in dir, where an earlier daemon left it.
+func Open(ctx context.Context, dir string, p Parts, o Options) (*Node, error) {
+	if err := defaults(&o); err != nil {
+		return nil, err
+	}
+	dir, err := filepath.Abs(dir)
+	if err != nil {
+		return nil, err
+	}
+	n := &Node{
+		dir: dir, opts: o, store: p.Store, images: p.Images, stacks: p.Stacks, token: Token(dir),
+		making:    make(chan struct{}, 2*runtime.NumCPU()),
+		running:   make(chan struct{}, o.MaxRunning),
+		budget:    container.NewBudget(o.PoolMemory),
+		functions: make(map[functionKey]*function),
+		instances: make(map[string]*instance),
+	}
+	if n.logs, err = openKeptLogs(dir + "/logs"); err != nil {
+		return nil, err
+	}
+	init, err := container.InstallInit(dir+"/init", p.Init)
+	if err != nil {
+		return nil, err
+	}
+	driver, err := openDriver(o.Driver, init, dir)
+	if err != nil {
+		return nil, err
+	}
+	n.host, err = container.Open(dir+"/sandboxes", init, driver, container.Options{
+		Log: o.Log, Cgroup: "/mayfly-" + n.token, Released: n.released,
+	})
+	if err != nil {
+		return nil, err
+	}
+	if n.net, err = network.Open(ctx, n.token, network.Options{Log: o.Log}); err != nil {
+		return nil, fmt.Errorf("open network: %w", err)
+	}
+	if err := n.recover(ctx); err != nil {
+		return nil, errors.Join(err, n.net.Close())
+	}
+	return n, nil
+}
+
+func defaults(o *Options) error {
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	if o.Name == "" {
+		name, err := os.Hostname()
+		if err != nil {
+			return err
+		}
+		o.Name = name
+	}
+	if o.PoolIdle == 0 {
+		o.PoolIdle = 5 * time.Minute
+	}
+	total, err := memTotal()
+	if err != nil {
+		return err
+	}
+	if o.PoolMemory == 0 {
+		o.PoolMemory = total / 8
+	}
+	if o.MaxRunning == 0 {
+		o.MaxRunning = max(int(total/(16<<20)), 16)
+	}
+	return nil
+}
+
+func openDriver(name, init, dir string) (container.Driver, error) {
+	if name == "" || name == "native" {
+		return container.NewNative(init, container.NativeOptions{})
+	}
+	return container.NewOCI(name, dir+"/runtime")
+}
+
+// Run works until ctx ends. Then it refuses new work, ends what calls were
+// waiting for, throws waiting sandboxes away, and leaves instances running.
+func (n *Node) Run(ctx context.Context) error {
+	work, cancel := context.WithCancel(ctx)
+	defer cancel()
+	tail, stopTail := context.WithCancel(context.WithoutCancel(ctx))
+	defer stopTail()
+	var g errgroup.Group
+	g.Go(func() error { return n.net.Run(work) })
+	g.Go(func() error { return n.host.Run(tail) }) // outlives those who bury
+	n.begin(work)
+	<-work.Done()
+	n.mu.Lock()
+	n.ctx = nil
+	n.mu.Unlock()
+	n.tasks.Wait()
+	stopTail()
+	return g.Wait()
+}
+
+// begin starts what was waiting for Run.
+func (n *Node) begin(ctx context.Context) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.ctx = ctx
+	for _, in := range n.instances {
+		if in.sandbox != nil {
+			n.watchLocked(in)
+		}
+	}
+}
+
+// goTask runs f in a goroutine that Run waits for. It reports false, and does
+// not call f, when Run is over or has not begun.
+func (n *Node) goTask(f func(ctx context.Context)) bool {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.goTaskLocked(f)
+}
+
+func (n *Node) goTaskLocked(f func(ctx context.Context)) bool {
+	if n.ctx == nil {
+		return false
+	}
+	ctx := n.ctx
+	n.tasks.Add(1)
+	go func() {
+		defer n.tasks.Done()
+		f(ctx)
+	}()
+	return true
+}
+
+// Close lets go of the network. Run must have returned.
+func (n *Node) Close() error { return n.net.Close() }
+
+// released takes back what sandboxes that ended were given.
+func (n *Node) released(ctx context.Context, ids []string) {
+	if err := n.net.Detach(ctx, ids...); err != nil {
+		n.opts.Log.Error("detach from network", "err", err)
+	}
+}
+
+// recover adopts the instances that an earlier daemon left and discards what
+// nobody wants.
+func (n *Node) recover(ctx context.Context) error {
+	wanted := make(map[string]bool)
+	var held []network.Held
+	for _, rec := range n.store.Instances("") {
+		if rec.Node != n.opts.Name {
+			continue
+		}
+		in := newInstance(rec)
+		wanted[rec.ID] = true
+		n.instances[rec.ID] = in
+		if rec.State == mayfly.Exited {
+			continue
+		}
+		s, err := n.host.Adopt(rec.ID)
+		if mayfly.KindOf(err) == mayfly.NotFound {
+			if err := n.lost(ctx, in); err != nil {
+				return err
+			}
+			continue
+		}
+		if err != nil {
+			return fmt.Errorf("adopt instance %s: %w", rec.ID, err)
+		}
+		in.sandbox = s
+		if a, err := parseAddr(s.Address); err == nil {
+			held = append(held, network.Held{ID: rec.ID, Address: a, Ports: s.Ports})
+		}
+	}
+	left, err := n.host.Left()
+	if err != nil {
+		return err
+	}
+	for _, id := range left {
+		if !wanted[id] {
+			if err := n.host.Discard(id); err != nil {
+				n.opts.Log.Error("discard sandbox", "id", id, "err", err)
+			}
+		}
+	}
+	n.dropOwners(ctx, wanted)
+	return n.net.Recover(ctx, held)
+}
+
+// dropOwners ends the uses of images by what is no more.
+func (n *Node) dropOwners(ctx context.Context, instances map[string]bool) {
+	active := make(map[string]bool)
+	for _, w := range n.store.Snapshot().WorkloadsIn("") {
+		active[keyOf(&w.Release).owner()] = true
+	}
+	for _, o := range n.images.Owners() {
+		if !instances[o.Name] && !active[o.Name] {
+			if err := n.images.Release(ctx, o.Name); err != nil {
+				n.opts.Log.Error("release image", "owner", o.Name, "err", err)
+			}
+		}
+	}
+}
+
+// lost records the end of an instance of which nothing is left.
+func (n *Node) lost(ctx context.Context, in *instance) error {
+	return n.recordEnd(ctx, in, mayfly.Exit{
+		Code: 137, Reason: mayfly.Lost, Detail: "nothing was left of it when the node started", Time: time.Now(),
+	})
+}

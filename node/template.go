@@ -1,0 +1,166 @@
+package node
+
+import (
+	"context"
+	"encoding/json"
+	"maps"
+	"net/netip"
+	"os"
+	"slices"
+	"strings"
+
+	"github.com/mayfly-run/mayfly"
+	"github.com/mayfly-run/mayfly/build"
+	"github.com/mayfly-run/mayfly/container"
+	"github.com/mayfly-run/mayfly/network"
+)
+
+// template is what all sandboxes of one release, or of one instance, have in
+// common, with the image's word and the user's put together.
+type template struct {
+	config  container.Config // without what a network and an id add
+	argv    []string
+	network string // "bridge", "none" or "host"
+	ports   []mayfly.Port
+	signal  string // to stop with, as the image says
+}
+
+// asked is what a user asked of a template; instances and workloads alike.
+type asked struct {
+	mayfly.Process
+	mayfly.Resources
+	mounts   []mayfly.Mount
+	ports    []mayfly.Port
+	readOnly bool
+	network  string
+	volatile bool
+}
+
+// template puts an image and what was asked of it together. The image is kept
+// for owner until it is released.
+func (n *Node) template(ctx context.Context, digest, owner string, a asked) (*template, error) {
+	root, err := n.images.Use(ctx, digest, owner)
+	if err != nil {
+		return nil, err
+	}
+	img := root.Config
+	user := a.User
+	if user == "" {
+		user = img.User
+	}
+	u, err := container.LookupUser(root.Lower, user)
+	if err != nil {
+		return nil, err
+	}
+	t := &template{network: a.network, ports: a.ports, argv: command(img.Entrypoint, img.Cmd, a.Process), signal: img.StopSignal}
+	if t.network == "" {
+		t.network = "bridge"
+	}
+	dir := a.WorkDir
+	if dir == "" {
+		dir = img.WorkingDir
+	}
+	t.config = container.Config{
+		Lower: root.Lower, User: u, WorkDir: dir, Env: environment(img.Env, a.Env), Resources: a.Resources,
+		Mounts: slices.Clone(a.mounts), ReadOnly: a.readOnly, Volatile: a.volatile,
+	}
+	for _, p := range strings.Fields(img.Labels[build.LabelHostMounts]) {
+		t.config.Mounts = append(t.config.Mounts, mayfly.Mount{Type: "bind", Source: p, Target: p, ReadOnly: true})
+	}
+	return t, nil
+}
+
+// command is what runs, by the rules of the OCI image spec: an entrypoint that
+// is given drops the image's command too.
+func command(entrypoint, cmd []string, p mayfly.Process) []string {
+	if p.Entrypoint != nil {
+		entrypoint, cmd = p.Entrypoint, nil
+	}
+	if p.Command != nil {
+		cmd = p.Command
+	}
+	return slices.Concat(entrypoint, cmd)
+}
+
+// environment lays variables over the image's.
+func environment(image []string, over map[string]string) []string {
+	env := make([]string, 0, len(image)+len(over))
+	for _, e := range image {
+		name, _, _ := strings.Cut(e, "=")
+		if _, ok := over[name]; !ok {
+			env = append(env, e)
+		}
+	}
+	for _, name := range slices.Sorted(maps.Keys(over)) {
+		env = append(env, name+"="+over[name])
+	}
+	return env
+}
+
+// self is what a container is told about itself in /run/mayfly/self.json.
+type self struct {
+	ID       string        `json:"id"`
+	Node     string        `json:"node"`
+	Space    string        `json:"space"`
+	Workload string        `json:"workload,omitempty"`
+	Release  int           `json:"release,omitempty"`
+	Address  string        `json:"address,omitempty"`
+	Ports    []mayfly.Port `json:"ports,omitempty"`
+}
+
+// sandbox makes one sandbox of a template, wired to the network.
+func (n *Node) sandbox(ctx context.Context, id string, t *template, me self, hostname string) (*container.Sandbox, error) {
+	c := t.config
+	if hostname == "" {
+		hostname = id[len(id)-12:] // the random part, for the first is the time
+	}
+	c.Hostname = hostname
+	var address netip.Addr
+	switch t.network {
+	case "host":
+	case "none":
+		a, err := n.net.AttachNone(ctx, id)
+		if err != nil {
+			return nil, err
+		}
+		defer a.NetNS.Close()
+		c.NetNS = a.NetNS
+	default:
+		a, err := n.net.Attach(ctx, id, t.ports)
+		if err != nil {
+			return nil, err
+		}
+		defer a.NetNS.Close() // the container's processes hold it from then on
+		c.NetNS, c.Address, c.Ports, address = a.NetNS, a.Address.String(), a.Ports, a.Address
+	}
+	var err error
+	if c.Resolv, err = n.resolv(t.network); err != nil {
+		return nil, err
+	}
+	c.Hosts = network.Hosts(hostname, address)
+	me.ID, me.Node, me.Address, me.Ports = id, n.opts.Name, c.Address, c.Ports
+	text, err := json.Marshal(me)
+	if err != nil {
+		return nil, err
+	}
+	c.Files = map[string][]byte{"self.json": text}
+	s, err := n.host.Create(ctx, id, c)
+	if err != nil {
+		n.released(context.WithoutCancel(ctx), []string{id})
+		return nil, err
+	}
+	return s, nil
+}
+
+func (n *Node) resolv(mode string) ([]byte, error) {
+	switch mode {
+	case "none":
+		return nil, nil
+	case "host":
+		return os.ReadFile("/etc/resolv.conf")
+	default:
+		return network.HostResolv()
+	}
+}
+
+func parseAddr(s string) (netip.Addr, error) { return netip.ParseAddr(s) }

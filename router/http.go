@@ -1,0 +1,221 @@
+package router
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"io"
+	"log"
+	"net"
+	"net/http"
+	"net/http/httputil"
+	"time"
+
+	"github.com/mayfly-run/mayfly"
+	"github.com/mayfly-run/mayfly/container"
+)
+
+// http hands a request to a program that listens, and streams its answer.
+func (x *run) http(ctx context.Context, w *answer, req *http.Request) (status int, err error) {
+	out := req.WithContext(ctx)
+	via := &connTransport{lease: x.lease}
+	defer func() { via.finish(err == nil) }()
+	proxy := httputil.ReverseProxy{
+		Transport:     via,
+		FlushInterval: -1, // as the program writes, so the client reads
+		ErrorLog:      log.New(io.Discard, "", 0),
+		Rewrite: func(p *httputil.ProxyRequest) {
+			p.Out.URL.Scheme, p.Out.URL.Host = "http", "function"
+			p.Out.Host = p.In.Host
+			p.Out.Header["X-Forwarded-For"] = p.In.Header["X-Forwarded-For"]
+			p.SetXForwarded()
+			x.identify(p.Out.Header)
+		},
+		ModifyResponse: func(r *http.Response) error {
+			status = r.StatusCode
+			r.Header.Del("X-Mayfly-Run")
+			return nil
+		},
+		ErrorHandler: func(_ http.ResponseWriter, _ *http.Request, e error) { err = e },
+	}
+	defer func() {
+		if v := recover(); v != nil {
+			err = errCutOff
+			x.end(ctx, status, x.died(err))
+			x.lease.GiveUp(false)
+			panic(v)
+		}
+	}()
+	proxy.ServeHTTP(w, out)
+	if err != nil && ctx.Err() == nil {
+		return 0, x.died(err)
+	}
+	return status, err
+}
+
+var errCutOff = errors.New("the function's answer broke off")
+
+// deathNews is how long the kernel and init may take to report a program's
+// end after its connection broke.
+const deathNews = 500 * time.Millisecond
+
+// died finds out whether a broken connection means that the program ended.
+func (x *run) died(err error) error {
+	var tooLarge *http.MaxBytesError
+	if errors.As(err, &tooLarge) {
+		return err
+	}
+	t := time.NewTimer(deathNews)
+	defer t.Stop()
+	main := x.lease.Main()
+	if main == nil {
+		return mayfly.Errorf(mayfly.Failed, "function %s: %w", x.record.Workload, err)
+	}
+	select {
+	case <-main.Done():
+		return &exitError{exit: x.exitOf(main)}
+	case <-t.C:
+		return mayfly.Errorf(mayfly.Failed, "function %s broke the connection off: %w", x.record.Workload, err)
+	}
+}
+
+// exitOf is how the lease's program ended, the kernel's word on memory
+// included.
+func (x *run) exitOf(p *container.Process) mayfly.Exit {
+	e := p.Exit()
+	if e.Signal == 0 {
+		return e
+	}
+	select {
+	case <-x.lease.Ended():
+		return x.lease.Exit()
+	case <-time.After(deathNews):
+		return e
+	}
+}
+
+// connTransport sends a request over the one connection of a lease, and leaves
+// the connection to the lease when the next request may use it.
+type connTransport struct {
+	lease *container.Lease
+	conn  net.Conn
+	keep  bool // the connection can be used again
+	sent  chan struct{}
+}
+
+// RoundTrip implements http.RoundTripper.
+func (t *connTransport) RoundTrip(req *http.Request) (*http.Response, error) {
+	ctx := req.Context()
+	fresh := t.lease.Conn == nil
+	if t.conn, t.lease.Conn = t.lease.Conn, nil; fresh {
+		c, err := t.lease.Dial(ctx, t.lease.Port, time.Second)
+		if err != nil {
+			return nil, err
+		}
+		t.conn = c
+	}
+	conn := t.conn
+	stop := context.AfterFunc(ctx, func() { conn.Close() })
+	t.sent = make(chan struct{})
+	wrote := make(chan error, 1)
+	go func() {
+		defer close(t.sent)
+		w := bufio.NewWriterSize(conn, 4096)
+		err := req.Write(w)
+		if err == nil {
+			err = w.Flush()
+		}
+		if err != nil {
+			conn.SetReadDeadline(time.Unix(1, 0)) // there may never be an answer
+		}
+		wrote <- err
+	}()
+	br := bufio.NewReaderSize(conn, 4096)
+	resp, err := readResponse(br, req)
+	if err != nil {
+		stop()
+		conn.Close()
+		if werr := <-wrote; werr != nil {
+			err = werr
+		}
+		if ctx.Err() != nil {
+			err = context.Cause(ctx)
+		}
+		return nil, err
+	}
+	if resp.StatusCode == http.StatusSwitchingProtocols {
+		resp.Body = &upgraded{Conn: conn, br: br, stop: stop}
+		return resp, nil
+	}
+	resp.Body = &body{ReadCloser: resp.Body, t: t, br: br, stop: stop, reusable: !resp.Close && !req.Close}
+	return resp, nil
+}
+
+// readResponse passes over what comes before the answer proper.
+func readResponse(br *bufio.Reader, req *http.Request) (*http.Response, error) {
+	for range 5 {
+		resp, err := http.ReadResponse(br, req)
+		if err != nil || resp.StatusCode >= 200 || resp.StatusCode == http.StatusSwitchingProtocols {
+			return resp, err
+		}
+	}
+	return nil, errors.New("too many interim answers")
+}
+
+// finish waits for the request to be sent, and gives the connection back or
+// closes it.
+func (t *connTransport) finish(ok bool) {
+	if t.conn == nil {
+		return
+	}
+	if !ok || !t.keep {
+		t.conn.Close()
+	}
+	if t.sent != nil {
+		<-t.sent
+	}
+	if ok && t.keep {
+		t.lease.Conn = t.conn
+	}
+}
+
+// body is an answer's body; reading it to its end frees the connection.
+type body struct {
+	io.ReadCloser
+	t        *connTransport
+	br       *bufio.Reader
+	stop     func() bool
+	reusable bool
+}
+
+func (b *body) Read(p []byte) (int, error) {
+	n, err := b.ReadCloser.Read(p)
+	if err == io.EOF && b.reusable && b.br.Buffered() == 0 {
+		b.t.keep = b.stop()
+		b.reusable = false
+	}
+	return n, err
+}
+
+func (b *body) Close() error {
+	b.stop()
+	if !b.t.keep {
+		b.t.conn.Close()
+		return nil
+	}
+	return nil
+}
+
+// upgraded is a connection that speaks another protocol now.
+type upgraded struct {
+	net.Conn
+	br   *bufio.Reader
+	stop func() bool
+}
+
+func (u *upgraded) Read(p []byte) (int, error) { return u.br.Read(p) }
+
+func (u *upgraded) Close() error {
+	u.stop()
+	return u.Conn.Close()
+}

@@ -1,0 +1,119 @@
+// Package router is how a web request becomes a run: it finds the function
+// that the host and path belong to, takes a sandbox, hands the request over in
+// the function's protocol, streams the answer back, and writes the run into
+// the account.
+//
+// A request is answered in every case: with what the function said; with 404
+// when no route matches; 413 when the body is too large; 429 with Retry-After
+// when there is no room and the queue is full; 502 with the run's id when the
+// function failed; 504 when its time ran out. A client that leaves ends its
+// run. Nothing is retried after the function has seen the request.
+//
+// The table of routes is immutable and replaced whole when the record changes.
+// Making sandboxes is the node's.
+package router
+
+import (
+	"context"
+	"log/slog"
+	"net/http"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/mayfly-run/mayfly"
+	"github.com/mayfly-run/mayfly/container"
+	"github.com/mayfly-run/mayfly/store"
+)
+
+// Sandboxes hands out sandboxes. The node package implements it.
+type Sandboxes interface {
+	// Take blocks until there is a sandbox of the release or ctx ends. An
+	// error of kind Busy means that too many wait.
+	Take(ctx context.Context, r *mayfly.Release) (*container.Lease, error)
+}
+
+// Logs gives the logs of sandboxes, those that are gone included. The node
+// package implements it.
+type Logs interface {
+	SandboxLogs(ctx context.Context, id string, o mayfly.LogOptions, each func(mayfly.LogEntry) error) error
+}
+
+// Options tune a Router. The zero value is fit for production.
+type Options struct {
+	Log      *slog.Logger  // nil: no log
+	Node     string        // name of this machine, for the account of runs
+	Timeout  time.Duration // of a run whose workload says none; 60s if zero
+	MaxBody  int64         // bytes of a request whose workload says none; 64 MiB if zero
+	MaxQueue int           // requests of one workload that wait for its concurrency; 1000 if zero
+}
+
+// Router serves functions over HTTP.
+type Router struct {
+	store     *store.Store
+	sandboxes Sandboxes
+	logs      Logs
+	opts      Options
+	table     atomic.Pointer[table]
+
+	mu     sync.Mutex
+	active map[string]*run // that have not ended, by id
+	limits map[store.Key]*limit
+}
+
+// New returns a Router over the record. Its table follows the record while
+// Run runs.
+func New(s *store.Store, sandboxes Sandboxes, logs Logs, o Options) *Router {
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	if o.Timeout == 0 {
+		o.Timeout = time.Minute
+	}
+	if o.MaxBody == 0 {
+		o.MaxBody = 64 << 20
+	}
+	if o.MaxQueue == 0 {
+		o.MaxQueue = 1000
+	}
+	r := &Router{
+		store: s, sandboxes: sandboxes, logs: logs, opts: o,
+		active: make(map[string]*run),
+		limits: make(map[store.Key]*limit),
+	}
+	r.table.Store(newTable(s.Snapshot()))
+	return r
+}
+
+// Run keeps the table of routes current until ctx ends.
+func (r *Router) Run(ctx context.Context) error {
+	for {
+		snap := r.store.Snapshot()
+		r.table.Store(newTable(snap))
+		select {
+		case <-snap.Changed():
+		case <-ctx.Done():
+			return nil
+		}
+	}
+}
+
+// ServeHTTP serves a web request by its route.
+func (r *Router) ServeHTTP(w http.ResponseWriter, req *http.Request) {
+	w2 := r.table.Load().match(req.Host, req.URL.Path)
+	if w2 == nil {
+		problem(w, mayfly.Errorf(mayfly.NotFound, "no route leads from %s%s", req.Host, req.URL.Path), "")
+		return
+	}
+	r.serve(w, req, w2, "route")
+}
+
+// ServeCall runs a function of a space with a request that came another way.
+func (r *Router) ServeCall(w http.ResponseWriter, req *http.Request, space, workload string) {
+	rel := r.store.Snapshot().Workloads[store.Key{Space: space, Name: workload}]
+	if rel == nil {
+		problem(w, mayfly.Errorf(mayfly.NotFound, "there is no workload %q", workload), "")
+		return
+	}
+	r.serve(w, req, &rel.Release, "call")
+}

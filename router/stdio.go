@@ -1,0 +1,172 @@
+package router
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"io"
+	"net/http"
+	"os"
+	"strconv"
+	"syscall"
+	"time"
+
+	"github.com/mayfly-run/mayfly"
+	"github.com/mayfly-run/mayfly/container"
+)
+
+// What a stdio function writes is held back until it has ended, because its
+// exit code decides between an answer and an error; but not more of it, and
+// not for longer, than this: then it streams, and a failure cuts the answer
+// off.
+const (
+	holdBytes = 64 << 10
+	holdTime  = time.Second
+)
+
+// stdio gives the body to the program as standard input and answers with its
+// standard output.
+func (x *run) stdio(ctx context.Context, w *answer, req *http.Request) (int, error) {
+	p := x.lease.Program
+	p.Env = append(append(p.Env[:len(p.Env):len(p.Env)], x.environment()...),
+		"CONTENT_TYPE="+req.Header.Get("Content-Type"))
+	out, theirs, err := x.lease.Pipe(false)
+	if err != nil {
+		return 0, err
+	}
+	defer out.Close()
+	p.Stdout = theirs
+	var in *os.File
+	if req.Body != nil && req.ContentLength != 0 {
+		if in, p.Stdin, err = x.lease.Pipe(true); err != nil {
+			theirs.Close()
+			return 0, err
+		}
+	}
+	main, err := x.lease.Start(ctx, p)
+	theirs.Close()
+	if p.Stdin != nil {
+		p.Stdin.Close()
+	}
+	if err != nil {
+		if in != nil {
+			in.Close()
+		}
+		return 0, x.startError(ctx, p.Argv[0], err)
+	}
+	defer context.AfterFunc(ctx, func() { out.SetReadDeadline(time.Unix(1, 0)) })()
+	fed := x.feed(in, req.Body)
+	status, err := x.relay(ctx, w, out, main)
+	if in != nil {
+		in.SetWriteDeadline(time.Unix(1, 0)) // it may not have read it all
+	}
+	if ferr := <-fed; err == nil && status == 0 || ferr != nil {
+		err = errors.Join(err, ferr)
+	}
+	return status, err
+}
+
+// feed copies the body to the program in a goroutine; its end is on the
+// channel. A program that does not read it all is no error.
+func (x *run) feed(in *os.File, body io.Reader) <-chan error {
+	done := make(chan error, 1)
+	if in == nil {
+		done <- nil
+		return done
+	}
+	go func() {
+		_, err := io.Copy(in, body)
+		in.Close()
+		var tooLarge *http.MaxBytesError
+		if !errors.As(err, &tooLarge) {
+			err = nil
+		} else {
+			x.lease.Kill()
+		}
+		done <- err
+	}()
+	return done
+}
+
+// relay passes the output on and then judges by the exit code.
+func (x *run) relay(ctx context.Context, w *answer, out *os.File, main *container.Process) (int, error) {
+	var held bytes.Buffer
+	begin := func() error {
+		if w.Header().Get("Content-Type") == "" {
+			w.Header().Set("Content-Type", "application/octet-stream")
+		}
+		_, err := w.Write(held.Bytes())
+		held.Reset()
+		return err
+	}
+	buf := make([]byte, 32<<10)
+	var first time.Time
+	for {
+		if !w.wrote && !first.IsZero() {
+			out.SetReadDeadline(first.Add(holdTime))
+		}
+		n, err := out.Read(buf)
+		held.Write(buf[:n])
+		if n > 0 && first.IsZero() {
+			first = time.Now()
+		}
+		if ctx.Err() != nil {
+			return 0, context.Cause(ctx)
+		}
+		late := errors.Is(err, os.ErrDeadlineExceeded)
+		if late {
+			out.SetReadDeadline(time.Time{})
+		}
+		if w.wrote || late || held.Len() >= holdBytes {
+			out.SetReadDeadline(time.Time{})
+			if err := begin(); err != nil {
+				return 0, err
+			}
+			w.flush()
+		}
+		if err == io.EOF {
+			break
+		}
+		if err != nil && !late {
+			return 0, err
+		}
+	}
+	select {
+	case <-main.Done():
+	case <-ctx.Done():
+		return 0, context.Cause(ctx)
+	}
+	if e := x.exitOf(main); e.Reason != mayfly.Succeeded {
+		return 0, &exitError{exit: e}
+	}
+	if !w.wrote {
+		w.Header().Set("Content-Length", strconv.Itoa(held.Len()))
+		if err := begin(); err != nil {
+			return 0, err
+		}
+	}
+	return http.StatusOK, nil
+}
+
+// startError says why a program could not be executed.
+func (x *run) startError(ctx context.Context, name string, err error) error {
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	var errno syscall.Errno
+	if !errors.As(err, &errno) {
+		select {
+		case <-x.lease.Ended():
+			return &exitError{exit: x.lease.Exit()}
+		default:
+			return err
+		}
+	}
+	code := 126
+	if errno == syscall.ENOENT {
+		code = 127
+	}
+	return &exitError{exit: mayfly.Exit{
+		Code: code, Reason: mayfly.ExitedNonZero, Time: time.Now(), Detail: "cannot execute " + name + ": " + errno.Error(),
+	}}
+}
