@@ -280,17 +280,20 @@ def flush():
 
 
 def report(error):
-    """Prints the traceback, without our own frames, and returns its last line."""
+    """Prints the traceback, without our own frames, and returns the line that
+    says what was raised."""
     import traceback
     tb = error.__traceback__
     while tb is not None and tb.tb_next is not None and ours(tb.tb_frame.f_code.co_filename):
         tb = tb.tb_next
+    kind = type(error)
+    name = kind.__qualname__ if kind.__module__ == "builtins" else kind.__module__ + "." + kind.__qualname__
     try:
-        lines = traceback.format_exception(type(error), error, tb)
-        sys.stderr.write("".join(lines))
-        return lines[-1].strip().splitlines()[-1]
+        sys.stderr.write("".join(traceback.format_exception(kind, error, tb)))
+        text = str(error).strip()
     except Exception:  # a __str__ that raises must not take the process along
-        return type(error).__name__
+        return name
+    return name + ": " + text.splitlines()[0] if text else name
 
 
 def ours(filename):
