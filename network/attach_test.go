@@ -159,7 +159,7 @@ func TestConflicts(t *testing.T) {
 		{"another address", mayfly.Port{Container: 1, Host: 8001, HostIP: w.ours.String()}, "", nil},
 		{"another protocol", mayfly.Port{Container: 1, Host: 8000, Protocol: "udp"}, "", nil},
 		{"udp", mayfly.Port{Container: 1, Host: 8002, Protocol: "udp"}, mayfly.Conflict, []string{"8002/udp", "first"}},
-		{"a program", mayfly.Port{Container: 1, Host: 8003}, mayfly.Conflict, []string{"8003/tcp", "another program"}},
+		{"a program", mayfly.Port{Container: 1, Host: 8003}, mayfly.Conflict, []string{"8003/tcp", fmt.Sprintf("(pid %d)", os.Getpid())}},
 		{"a program, its address", mayfly.Port{Container: 1, Host: 8003, HostIP: "127.0.0.1"}, mayfly.Conflict, []string{"127.0.0.1:8003/tcp"}},
 		{"a program, another address", mayfly.Port{Container: 1, Host: 8003, HostIP: w.ours.String()}, "", nil},
 		{"no port", mayfly.Port{Host: 8004}, mayfly.Invalid, []string{"no port of the container"}},

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"net"
 	"net/netip"
 	"os"
 	"strings"
@@ -17,85 +18,96 @@ func bridgeOf(name string) string { return "mf-" + name }
 
 func tableOf(name string) string { return "mayfly-" + name }
 
-// openBridge finds or makes the bridge and sets all that it needs.
+// openBridge finds or makes the bridge and sets all that it needs. Subnet and
+// gateway are those that the bridge has, else want, else the first free ones.
 func (n *Network) openBridge(want netip.Prefix) error {
 	link, err := netlink.LinkByName(n.bridge)
-	if errors.As(err, &netlink.LinkNotFoundError{}) {
-		link, err = addBridge(n.bridge)
-	}
-	if err != nil {
-		return fmt.Errorf("open bridge %s: %w", n.bridge, err)
-	}
-	if link.Type() != "bridge" {
+	var has netip.Prefix
+	switch {
+	case errors.As(err, &netlink.LinkNotFoundError{}):
+	case err != nil:
+		return fmt.Errorf("find bridge %s: %w", n.bridge, err)
+	case link.Type() != "bridge":
 		return mayfly.Errorf(mayfly.Conflict, "%s is a link of type %s, not a bridge of Mayfly's", n.bridge, link.Type()).
 			WithHint("remove it with: ip link delete %s", n.bridge)
-	}
-	n.index = int32(link.Attrs().Index)
-	if err := n.addressBridge(link, want); err != nil {
-		return err
-	}
-	n.next = n.gateway
-	// A bridge takes the lowest address of its ports unless it has one of
-	// its own, and then every container's neighbour entry would be wrong.
-	// Setting it again would make the kernel forget the neighbours.
-	if mac := macOf(n.gateway); !bytes.Equal(link.Attrs().HardwareAddr, mac) {
-		if err := netlink.LinkSetHardwareAddr(link, mac); err != nil {
-			return fmt.Errorf("set hardware address of %s: %w", n.bridge, err)
+	default:
+		if has, err = addressOf(link); err != nil {
+			return err
 		}
 	}
-	if err := n.rtnl.run(n.noIPv6(n.index)...); err != nil {
+	if err := n.chooseSubnet(has, want); err != nil {
 		return err
 	}
-	if err := netlink.LinkSetUp(link); err != nil {
-		return fmt.Errorf("raise bridge %s: %w", n.bridge, err)
+	if link == nil {
+		if link, err = addBridge(n.bridge, macOf(n.gateway)); err != nil {
+			return fmt.Errorf("make bridge %s: %w", n.bridge, err)
+		}
+	}
+	n.index = int32(link.Attrs().Index)
+	if err := n.raiseBridge(link, !has.IsValid()); err != nil {
+		return fmt.Errorf("set up bridge %s: %w", n.bridge, err)
 	}
 	return n.forward()
 }
 
-func addBridge(name string) (netlink.Link, error) {
-	attrs := netlink.NewLinkAttrs()
-	attrs.Name = name
-	snooping := false // it would only cost: there is no multicast router here
-	if err := netlink.LinkAdd(&netlink.Bridge{LinkAttrs: attrs, MulticastSnooping: &snooping}); err != nil {
-		if errors.Is(err, unix.EPERM) {
-			return nil, mayfly.Errorf(mayfly.Denied, "make bridge %s: %w", name, err).WithHint("run as root")
-		}
-		return nil, err
-	}
-	return netlink.LinkByName(name)
-}
-
-// addressBridge settles subnet and gateway: those that the bridge has, else
-// want, else the first free one.
-func (n *Network) addressBridge(link netlink.Link, want netip.Prefix) error {
-	has, err := addressOf(link)
-	if err != nil {
-		return err
-	}
-	if has.IsValid() {
+func (n *Network) chooseSubnet(has, want netip.Prefix) (err error) {
+	switch {
+	case has.IsValid():
 		n.gateway, n.subnet = has.Addr(), has.Masked()
 		if want.IsValid() && want.Masked() != n.subnet {
 			return mayfly.Errorf(mayfly.Conflict, "bridge %s has the subnet %s, not %s", n.bridge, n.subnet, want.Masked()).
 				WithHint("stop all containers and remove the bridge with: mayfly down")
 		}
-		return nil
-	}
-	if !want.IsValid() {
-		if want, err = freeSubnet(); err != nil {
+	case want.IsValid():
+		n.subnet = want.Masked()
+		n.gateway = n.subnet.Addr().Next()
+	default:
+		if n.subnet, err = freeSubnet(); err != nil {
 			return err
 		}
-		n.log.Info("chose a subnet for containers", "bridge", n.bridge, "subnet", want)
+		n.gateway = n.subnet.Addr().Next()
+		n.log.Info("chose a subnet for containers", "bridge", n.bridge, "subnet", n.subnet)
 	}
-	n.subnet = want.Masked()
-	n.gateway = n.subnet.Addr().Next()
-	addr, err := netlink.ParseAddr(netip.PrefixFrom(n.gateway, n.subnet.Bits()).String())
-	if err != nil {
-		return fmt.Errorf("address of bridge %s: %w", n.bridge, err)
-	}
-	if err := netlink.AddrAdd(link, addr); err != nil {
-		return fmt.Errorf("set address of %s: %w", n.bridge, err)
-	}
+	n.next = n.gateway
 	return nil
+}
+
+// addBridge makes the bridge with a hardware address of its own. Without one
+// it would take the lowest of its ports', and udev might give it another, and
+// then what every container knows about its gateway would be wrong.
+func addBridge(name string, mac net.HardwareAddr) (netlink.Link, error) {
+	attrs := netlink.NewLinkAttrs()
+	attrs.Name, attrs.HardwareAddr = name, mac
+	snooping := false // it would only cost: there is no multicast router here
+	err := netlink.LinkAdd(&netlink.Bridge{LinkAttrs: attrs, MulticastSnooping: &snooping})
+	if errors.Is(err, unix.EPERM) {
+		return nil, mayfly.Errorf(mayfly.Denied, "not permitted: %w", err).WithHint("run as root")
+	}
+	if err != nil {
+		return nil, err
+	}
+	return netlink.LinkByName(name)
+}
+
+func (n *Network) raiseBridge(link netlink.Link, address bool) error {
+	// Setting it again would make the kernel forget the neighbours.
+	if mac := macOf(n.gateway); !bytes.Equal(link.Attrs().HardwareAddr, mac) {
+		if err := netlink.LinkSetHardwareAddr(link, mac); err != nil {
+			return err
+		}
+	}
+	if address {
+		addr := &netlink.Addr{IPNet: &net.IPNet{
+			IP: n.gateway.AsSlice(), Mask: net.CIDRMask(n.subnet.Bits(), 32),
+		}}
+		if err := netlink.AddrAdd(link, addr); err != nil {
+			return err
+		}
+	}
+	if err := n.rtnl.run(n.noIPv6(n.index)...); err != nil {
+		return err
+	}
+	return netlink.LinkSetUp(link)
 }
 
 func addressOf(link netlink.Link) (netip.Prefix, error) {

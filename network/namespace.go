@@ -29,6 +29,14 @@ func macOf(addr netip.Addr) net.HardwareAddr {
 	return net.HardwareAddr{0x02, 0x6d, b[0], b[1], b[2], b[3]}
 }
 
+// portMAC is for the host's end of addr's cable. It is never seen in a packet;
+// it is set because udev would set one otherwise.
+func portMAC(addr netip.Addr) net.HardwareAddr {
+	mac := macOf(addr)
+	mac[0] |= 0xfc
+	return mac
+}
+
 // vethOf returns the name of the host's end of addr's cable.
 func vethOf(addr netip.Addr) string {
 	b := addr.As4()
@@ -165,6 +173,7 @@ func (n *Network) newCable(addr netip.Addr, ns *os.File) step {
 	return newStep("make veth "+vethOf(addr), unix.RTM_NEWLINK, unix.NLM_F_CREATE|unix.NLM_F_EXCL,
 		linkMsg(unix.AF_UNSPEC, 0, false),
 		attrString(unix.IFLA_IFNAME, vethOf(addr)),
+		nl.NewRtAttr(unix.IFLA_ADDRESS, portMAC(addr)),
 		attrUint32(unix.IFLA_NUM_TX_QUEUES, 1),
 		attrUint32(unix.IFLA_NUM_RX_QUEUES, 1),
 		attrUint32(unix.IFLA_MASTER, uint32(n.index)),

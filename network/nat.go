@@ -69,7 +69,11 @@ func newNAT(conn *nftables.Conn, name, bridge string, subnet netip.Prefix) *nat 
 	}
 }
 
-func (t *nat) close() { t.conn.CloseLasting() }
+func (t *nat) close() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.conn.CloseLasting()
+}
 
 // install makes the table, or gives an existing one today's rules in one
 // transaction; published ports stay published throughout.
@@ -88,10 +92,25 @@ func (t *nat) install() error {
 	t.rule(publish, t.lookup(t.ports, nil, unix.NFT_REG32_00)...)
 	t.natChains()
 	t.filterChains()
-	if err := t.conn.Flush(); err != nil {
+	if err := t.flush(); err != nil {
 		return fmt.Errorf("install nftables table %s: %w", t.table.Name, err)
 	}
 	return nil
+}
+
+// flush sends the transaction. After a failure there may be answers left in
+// the socket that belong to nothing, so the next one gets a new socket. The
+// caller holds t.mu.
+func (t *nat) flush() error {
+	err := t.conn.Flush()
+	if err == nil {
+		return nil
+	}
+	t.conn.CloseLasting() // which leaves a socket for each transaction
+	if conn, again := nftables.New(nftables.AsLasting()); again == nil {
+		t.conn = conn
+	}
+	return err
 }
 
 func (t *nat) natChains() {

@@ -113,7 +113,7 @@ func (n *Network) claimPort(id string, p *publication) error {
 	err := p.bind()
 	switch {
 	case errors.Is(err, unix.EADDRINUSE):
-		return mayfly.Errorf(mayfly.Conflict, "port %s is in use by another program on this machine", p).
+		return mayfly.Errorf(mayfly.Conflict, "port %s is in use by %s", p, portOwner(p.proto, p.host)).
 			WithHint("choose another host port, or none to have one picked")
 	case errors.Is(err, unix.EADDRNOTAVAIL):
 		return mayfly.Errorf(mayfly.Invalid, "%s is not an address of this machine", p.on)
@@ -210,27 +210,37 @@ func (t *nat) change(add, drop []nftables.SetElement) error {
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	for _, e := range drop {
-		if err := t.conn.SetDeleteElements(t.mapOf(e), []nftables.SetElement{{Key: e.Key}}); err != nil {
+	for _, m := range []*nftables.Set{t.ports, t.portsOn} {
+		if err := eachChunk(m, drop, t.conn.SetDeleteElements); err != nil {
 			return fmt.Errorf("withdraw ports: %w", err)
 		}
-	}
-	for _, e := range add {
-		if err := t.conn.SetAddElements(t.mapOf(e), []nftables.SetElement{e}); err != nil {
+		if err := eachChunk(m, add, t.conn.SetAddElements); err != nil {
 			return fmt.Errorf("publish ports: %w", err)
 		}
 	}
-	if err := t.conn.Flush(); err != nil {
+	if err := t.flush(); err != nil {
 		return fmt.Errorf("change published ports: %w", err)
 	}
 	return nil
 }
 
-func (t *nat) mapOf(e nftables.SetElement) *nftables.Set {
-	if len(e.Key) == int(t.ports.KeyType.Bytes) {
-		return t.ports
+// eachChunk calls change with those of all that belong to m, some at a time:
+// too many do not fit one message, and one message each is answered with more
+// than a socket's buffer takes.
+func eachChunk(m *nftables.Set, all []nftables.SetElement, change func(*nftables.Set, []nftables.SetElement) error) error {
+	const most = 256
+	var mine []nftables.SetElement
+	for _, e := range all {
+		if len(e.Key) == int(m.KeyType.Bytes) {
+			mine = append(mine, e)
+		}
 	}
-	return t.portsOn
+	for chunk := range slices.Chunk(mine, most) {
+		if err := change(m, chunk); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // published lists what both maps hold.
