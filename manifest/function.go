@@ -152,6 +152,8 @@ func (f *Function) protocol(d *decoder) {
 			key = "entrypoint"
 		}
 		d.fail(key, "remove one of them", "handler and %s exclude each other", key)
+	case f.Stack != "" && f.Handler == "" && len(f.Command)+len(f.Entrypoint) == 0:
+		d.fail("", "add command: [./PROGRAM], or handler: FILE.FUNCTION", "nothing says how to start the code")
 	case f.Isolation == mayfly.IsolationInstance && (f.Protocol == mayfly.CGI || f.Protocol == mayfly.Stdio):
 		d.fail("isolation", "use protocol http or handler, or isolation run",
 			"isolation instance does not fit protocol %s, which is a process for each run", f.Protocol)

@@ -124,6 +124,8 @@ func TestParseErrors(t *testing.T) {
 			`m.yaml:5:15: function "f": protocol handler needs a handler (protocol: handler); add handler: FILE.FUNCTION, as in main.handle`},
 		{"handler dots", one("stack: host", "code: c", "handler: ../main.handle"),
 			`m.yaml:5:14: function "f": handler "../main.handle" is not valid (handler: ../main.handle); write FILE.FUNCTION, as in main.handle`},
+		{"no start", one("stack: host", "code: c"),
+			`m.yaml:2:3: function "f": nothing says how to start the code (f:); add command: [./PROGRAM], or handler: FILE.FUNCTION`},
 		{"protocol", one("image: a", "protocol: grpc"),
 			`m.yaml:4:15: function "f": protocol cannot be "grpc" (protocol: grpc); use http, cgi, stdio or handler`},
 		{"instance", one("image: a", "protocol: cgi", "isolation: instance"),
@@ -183,7 +185,7 @@ func TestLoad(t *testing.T) {
 		"mayfly.yaml", "include: [sub/more.yaml]\nfunctions: {a: {stack: host, code: a, command: $CMD}}",
 		".env", "CMD=./run\nWHO=file\n",
 		"a/run", "",
-		"sub/more.yaml", "functions: {b: {stack: host, code: ./c, env: {WHO: $WHO, SUB: $SUB}}}",
+		"sub/more.yaml", "functions: {b: {stack: host, code: ./c, command: x, env: {WHO: $WHO, SUB: $SUB}}}",
 		"sub/.env", "SUB=yes\nWHO=sub\n",
 		"sub/c/main", "",
 	)
