@@ -182,7 +182,7 @@ func (p *Pool[S]) target(now time.Time) int {
 		return 0
 	}
 	rate := p.rate * math.Exp(-now.Sub(p.last).Seconds())
-	return min(1+int(math.Ceil(rate*p.cost*1.5)), p.opts.Max)
+	return min(1+int(rate*p.cost*1.5), p.opts.Max)
 }
 
 // Warm has one sandbox made as if somebody had asked, and kept for Idle.
