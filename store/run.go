@@ -15,12 +15,12 @@ import (
 )
 
 const (
-	runHeader   = "Mayfly-Run"          // id, so that a search decodes nothing
-	runStall    = 20 * time.Millisecond // longest that RecordRun holds up its caller
-	runSlack    = 5 * time.Second       // between two machines' clocks
-	runMinRef   = 8                     // characters of an id that a search needs
-	readBatch   = 1000                  // messages
-	firstWindow = 2 * readBatch         // sequences looked at first when reading backwards
+	runHeader = "Mayfly-Run"          // id, so that a search decodes nothing
+	runStall  = 20 * time.Millisecond // longest that RecordRun holds up its caller
+	runSlack  = 5 * time.Second       // between two machines' clocks
+	runMinRef = 8                     // characters of an id that a search needs
+	maxRuns   = 1000                  // of one page
+	readBatch = 256                   // messages
 )
 
 // RecordRun adds a run that has ended to the call history, in the background:
@@ -48,6 +48,32 @@ func (s *Store) recordRun(run mayfly.Run) error {
 	return err
 }
 
+// runFilter selects the runs of a workload, or of a space. A subject without
+// wildcards is selected by the server. With one, the server would search all
+// subjects for each message, so everything is read and selected here.
+type runFilter struct{ space, workload string }
+
+// subject matches what is wanted, and nothing else.
+func (f runFilter) subject() string {
+	if f.workload == "" {
+		return bus.RunSubject(f.space, "*")
+	}
+	return bus.RunSubject(f.space, f.workload)
+}
+
+// from is where the server shall begin to read.
+func (f runFilter) from(seq uint64) bus.From {
+	from := bus.From{Subject: ">", Sequence: seq, Limit: readBatch}
+	if f.workload != "" {
+		from.Subject = f.subject()
+	}
+	return from
+}
+
+func (f runFilter) matches(msg bus.Message) bool {
+	return f.workload != "" || strings.HasPrefix(msg.Subject, bus.RunSubject(f.space, ""))
+}
+
 // Flush waits until every run recorded so far can be read.
 func (s *Store) Flush(ctx context.Context) error {
 	select {
@@ -65,7 +91,7 @@ func (s *Store) Run(ctx context.Context, space, ref string) (mayfly.Run, error) 
 	if err := mayfly.CheckName("space", space); err != nil {
 		return mayfly.Run{}, err
 	}
-	msg, err := s.findRun(ctx, bus.RunSubject(space, "*"), ref)
+	msg, err := s.findRun(ctx, runFilter{space: space}, ref)
 	if err != nil {
 		return mayfly.Run{}, err
 	}
@@ -75,13 +101,14 @@ func (s *Store) Run(ctx context.Context, space, ref string) (mayfly.Run, error) 
 // findRun reads on from the moment when the id was made, since a run is
 // recorded after it began. A whole id is found soon, a beginning of one only
 // once the rest has been looked through.
-func (s *Store) findRun(ctx context.Context, subject, ref string) (bus.Message, error) {
+func (s *Store) findRun(ctx context.Context, filter runFilter, ref string) (bus.Message, error) {
 	made, err := idTime(ref)
 	if err != nil {
 		return bus.Message{}, err
 	}
 	var found *bus.Message
-	from := bus.From{Subject: subject, Time: made.Add(-runSlack), Limit: readBatch}
+	from := filter.from(0)
+	from.Time = made.Add(-runSlack)
 	for more := true; more; {
 		var msgs []bus.Message
 		if msgs, more, err = s.bus.Read(ctx, bus.RunsStream, from); err != nil {
@@ -89,8 +116,9 @@ func (s *Store) findRun(ctx context.Context, subject, ref string) (bus.Message, 
 		}
 		for i, msg := range msgs {
 			id := msg.Header.Get(runHeader)
-			from = bus.From{Subject: subject, Sequence: msg.Sequence + 1, Limit: readBatch}
+			from = filter.from(msg.Sequence + 1)
 			switch {
+			case !filter.matches(msg):
 			case id == ref:
 				return msg, nil
 			case !strings.HasPrefix(id, ref):
@@ -135,10 +163,10 @@ func idTime(ref string) (time.Time, error) {
 // workload is empty; limit at most (20 if zero, 1000 at most); only those
 // recorded before the run with the id before, when that is set.
 func (s *Store) Runs(ctx context.Context, space, workload string, limit int, before string) ([]mayfly.Run, error) {
-	if workload == "" {
-		workload = "*"
-	} else if err := mayfly.CheckName("workload", workload); err != nil {
-		return nil, err
+	if workload != "" {
+		if err := mayfly.CheckName("workload", workload); err != nil {
+			return nil, err
+		}
 	}
 	if err := mayfly.CheckName("space", space); err != nil {
 		return nil, err
@@ -146,7 +174,7 @@ func (s *Store) Runs(ctx context.Context, space, workload string, limit int, bef
 	if limit <= 0 {
 		limit = 20
 	}
-	msgs, err := s.lastRuns(ctx, bus.RunSubject(space, workload), min(limit, readBatch), before)
+	msgs, err := s.lastRuns(ctx, runFilter{space, workload}, min(limit, maxRuns), before)
 	if err != nil {
 		return nil, err
 	}
@@ -161,19 +189,19 @@ func (s *Store) Runs(ctx context.Context, space, workload string, limit int, bef
 	return runs, nil
 }
 
-// lastRuns returns the newest messages on subject, newest first. Streams are
-// read forwards only, so it looks at windows of sequences from the end on, each
-// larger than the one before, until it has enough.
-func (s *Store) lastRuns(ctx context.Context, subject string, limit int, before string) ([]bus.Message, error) {
+// lastRuns returns the newest messages that filter selects, newest first.
+// Streams are read forwards only, so it looks at windows of sequences from the
+// end on, each larger than the one before, until it has enough.
+func (s *Store) lastRuns(ctx context.Context, filter runFilter, limit int, before string) ([]bus.Message, error) {
 	var end uint64 // exclusive
 	if before != "" {
-		msg, err := s.findRun(ctx, subject, before)
+		msg, err := s.findRun(ctx, filter, before)
 		if err != nil {
 			return nil, err
 		}
 		end = msg.Sequence
 	} else {
-		msg, err := s.bus.Last(ctx, bus.RunsStream, subject)
+		msg, err := s.bus.Last(ctx, bus.RunsStream, filter.subject())
 		if errors.Is(err, bus.ErrNoMessage) {
 			return nil, nil
 		}
@@ -182,14 +210,14 @@ func (s *Store) lastRuns(ctx context.Context, subject string, limit int, before 
 		}
 		end = msg.Sequence + 1
 	}
-	first, err := s.firstRun(ctx, subject)
+	first, err := s.firstRun(ctx, filter)
 	if err != nil {
 		return nil, err
 	}
 	var list []bus.Message
-	for window := uint64(firstWindow); len(list) < limit && end > first; window *= 4 {
+	for window := uint64(2 * limit); len(list) < limit && end > first; window *= 4 {
 		start := max(first, end-min(end, window))
-		part, err := s.runsBetween(ctx, subject, start, end, limit-len(list))
+		part, err := s.runsBetween(ctx, filter, start, end, limit-len(list))
 		if err != nil {
 			return nil, err
 		}
@@ -201,10 +229,12 @@ func (s *Store) lastRuns(ctx context.Context, subject string, limit int, before 
 	return list, nil
 }
 
-// firstRun returns the sequence of the oldest message on subject, or the
-// largest number when there is none.
-func (s *Store) firstRun(ctx context.Context, subject string) (uint64, error) {
-	msgs, _, err := s.bus.Read(ctx, bus.RunsStream, bus.From{Subject: subject, Limit: 2})
+// firstRun returns a sequence before which there is nothing to select, the
+// largest number when there is nothing at all.
+func (s *Store) firstRun(ctx context.Context, filter runFilter) (uint64, error) {
+	from := filter.from(0)
+	from.Limit = 2
+	msgs, _, err := s.bus.Read(ctx, bus.RunsStream, from)
 	if err != nil {
 		return 0, unavailable("read the call history", err)
 	}
@@ -214,14 +244,16 @@ func (s *Store) firstRun(ctx context.Context, subject string) (uint64, error) {
 	return msgs[0].Sequence, nil
 }
 
-// runsBetween returns the last limit messages on subject from start on and
-// before end, oldest first.
-func (s *Store) runsBetween(ctx context.Context, subject string, start, end uint64, limit int) ([]bus.Message, error) {
+// runsBetween returns the last limit messages that filter selects from start on
+// and before end, oldest first.
+func (s *Store) runsBetween(ctx context.Context, filter runFilter, start, end uint64, limit int) ([]bus.Message, error) {
 	var list []bus.Message
 	for more := true; more && start < end; {
 		var msgs []bus.Message
 		var err error
-		msgs, more, err = s.bus.Read(ctx, bus.RunsStream, bus.From{Subject: subject, Sequence: start, Limit: readBatch})
+		from := filter.from(start)
+		from.Limit = int(min(readBatch, end-start))
+		msgs, more, err = s.bus.Read(ctx, bus.RunsStream, from)
 		if err != nil {
 			return nil, unavailable("read the call history", err)
 		}
@@ -229,7 +261,9 @@ func (s *Store) runsBetween(ctx context.Context, subject string, start, end uint
 			if start = msg.Sequence + 1; msg.Sequence >= end {
 				break
 			}
-			list = append(list, msg)
+			if filter.matches(msg) {
+				list = append(list, msg)
+			}
 		}
 		if over := len(list) - limit; over > 0 {
 			list = append([]bus.Message(nil), list[over:]...)

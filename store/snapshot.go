@@ -79,6 +79,8 @@ type mirror struct {
 	mu        sync.Mutex
 	applied   uint64 // newest sequence seen
 	workloads map[Key]*workloadRecord
+	newest    map[string]uint64   // by space: revision of its workload written last
+	routes    map[routeKey]string // name of the workload that has the route
 	names     map[Key]nameRecord
 	active    map[Key]*Workload    // shared with snap while it is clean
 	instances map[string]*Instance // shared with snap while it is clean
@@ -93,6 +95,8 @@ func newMirror() *mirror {
 		close:     sync.OnceFunc(func() { close(closed) }),
 		closed:    closed,
 		workloads: map[Key]*workloadRecord{},
+		newest:    map[string]uint64{},
+		routes:    map[routeKey]string{},
 		names:     map[Key]nameRecord{},
 		active:    map[Key]*Workload{},
 		instances: map[string]*Instance{},
@@ -144,7 +148,9 @@ func (m *mirror) applyWorkload(key Key, value []byte, seq uint64) error {
 	} else {
 		m.active[key] = &Workload{Release: *rec.Release, Revision: seq}
 	}
+	m.moveRoutes(key, m.workloads[key], rec)
 	m.workloads[key] = rec
+	m.newest[key.Space] = seq
 	return nil
 }
 

@@ -1,8 +1,7 @@
 package store
 
 import (
-	"fmt"
-	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -162,44 +161,30 @@ func TestInstanceLife(t *testing.T) {
 	}
 }
 
-func TestRunHistory(t *testing.T) {
+func TestNamesAreChecked(t *testing.T) {
 	s := open(t)
-	var ids []string
-	for i := range 50 {
-		run := mayfly.Run{ID: mayfly.NewID(), Space: "default", Workload: fmt.Sprintf("w%d", i%2), Started: time.Now().UTC()}
-		ids = append(ids, run.ID)
-		s.RecordRun(run)
+	for _, bad := range []string{"", ".", "a.b", "*", ">", "A", "a b", "ä", "-a"} {
+		_, err := s.PutRelease(t.Context(), mayfly.Workload{Space: "default", Name: bad}, "sha256:1")
+		wantKind(t, err, mayfly.Invalid)
+		_, err = s.PutRelease(t.Context(), mayfly.Workload{Space: bad, Name: "a"}, "sha256:1")
+		wantKind(t, err, mayfly.Invalid)
+		_, err = s.Releases(t.Context(), "default", bad)
+		wantKind(t, err, mayfly.Invalid)
+		in := instance("")
+		in.Space = bad
+		_, err = s.PutInstance(t.Context(), in)
+		wantKind(t, err, mayfly.Invalid)
+		in = instance("")
+		in.ID = bad
+		_, err = s.PutInstance(t.Context(), in)
+		wantKind(t, err, mayfly.Invalid)
 	}
-	if err := s.Flush(t.Context()); err != nil {
-		t.Fatal(err)
-	}
-	slices.Reverse(ids)
-	var got []string
-	before := ""
-	for {
-		page, err := s.Runs(t.Context(), "default", "", 7, before)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if len(page) == 0 {
-			break
-		}
-		for _, run := range page {
-			got = append(got, run.ID)
-		}
-		before = got[len(got)-1]
-	}
-	if !slices.Equal(got, ids) {
-		t.Fatalf("pages give %v\nwant %v", got, ids)
-	}
-	one, err := s.Runs(t.Context(), "default", "w1", 0, "")
-	if err != nil || len(one) != 20 || one[0].ID != ids[0] {
-		t.Fatalf("runs of one workload: %v, %v", one, err)
-	}
-	run, err := s.Run(t.Context(), "default", ids[30])
-	if err != nil || run.ID != ids[30] {
-		t.Fatalf("run by id: %v, %v", run, err)
-	}
-	_, err = s.Run(t.Context(), "default", mayfly.NewID())
-	wantKind(t, err, mayfly.NotFound)
+}
+
+func TestTooLargeIsRefused(t *testing.T) {
+	s := open(t)
+	w := thumb()
+	w.Env = map[string]string{"A": strings.Repeat("x", 2<<20)}
+	_, err := s.PutRelease(t.Context(), w, "sha256:1")
+	wantKind(t, err, mayfly.TooLarge)
 }

@@ -111,33 +111,44 @@ func (s *Store) DeleteWorkload(ctx context.Context, space, name string, seen uin
 }
 
 // putWorkload writes a workload's record. Its Last never goes down.
+//
+// No workload's key is ever removed, so memory knows the revision that the
+// server will compare with, unless another store's write is on its way here.
 func (s *Store) putWorkload(ctx context.Context, key Key, next workloadRecord, seen uint64) (uint64, error) {
 	s.deploys.Lock()
 	defer s.deploys.Unlock()
-	all := bus.StateSubject(bus.WorkloadKey(key.Space, "*"))
+	all := bus.WorkloadKey(key.Space, "*")
 	for {
-		last, err := s.bus.Last(ctx, bus.StateStream, all)
-		if err != nil && !errors.Is(err, bus.ErrNoMessage) {
-			return 0, unavailable("read the workloads of space "+key.Space, err)
-		}
-		if err := s.mirror.wait(ctx, last.Sequence); err != nil {
-			return 0, unavailable("read the workloads of space "+key.Space, err)
-		}
-		rec := s.mirror.workload(key)
-		if err := checkSeen(key, rec, seen); err != nil {
+		rec, newest, err := s.mirror.checkWorkload(key, next, seen)
+		if err != nil {
 			return 0, err
 		}
-		if next.Release != nil {
-			if err := s.Snapshot().checkRoutes(key, next.Release.Workload.Routes); err != nil {
-				return 0, err
-			}
-		}
 		next.Last = max(next.Last, rec.Last)
-		rev, err := s.write(ctx, bus.WorkloadKey(key.Space, key.Name), next, condition{last.Sequence, all})
+		rev, err := s.write(ctx, bus.WorkloadKey(key.Space, key.Name), next, condition{newest, bus.StateSubject(all)})
 		if !errors.Is(err, errLost) {
 			return rev, err
 		}
+		if err := s.catchUp(ctx, all); err != nil {
+			return 0, err
+		}
 	}
+}
+
+// checkWorkload says whether next can follow what memory holds at this moment,
+// and what that is: the record, and the newest revision in its space.
+func (m *mirror) checkWorkload(key Key, next workloadRecord, seen uint64) (rec workloadRecord, newest uint64, err error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if old := m.workloads[key]; old != nil {
+		rec = *old
+	}
+	if err := checkSeen(key, rec, seen); err != nil {
+		return rec, 0, err
+	}
+	if next.Release != nil {
+		err = m.checkRoutes(key, next.Release.Workload.Routes)
+	}
+	return rec, m.newest[key.Space], err
 }
 
 // checkSeen compares the revision that a caller acted on with the present one.
@@ -152,34 +163,6 @@ func checkSeen(key Key, rec workloadRecord, seen uint64) error {
 		return mayfly.Errorf(mayfly.Conflict, "workload %q was deployed meanwhile: release %d is active", key.Name, rec.Release.Number).
 			WithHint("look at that one, then try again")
 	}
-}
-
-// checkRoutes refuses routes that belong to another workload of the space.
-func (s *Snapshot) checkRoutes(key Key, routes []mayfly.Route) error {
-	if len(routes) == 0 {
-		return nil
-	}
-	want := make(map[mayfly.Route]bool, len(routes))
-	for _, r := range routes {
-		want[normal(r)] = true
-	}
-	for other, w := range s.Workloads {
-		if other.Space != key.Space || other == key {
-			continue
-		}
-		for _, r := range w.Workload.Routes {
-			if want[normal(r)] {
-				return mayfly.Errorf(mayfly.Conflict, "route %s%s of workload %q belongs to workload %q", r.Host, r.Path, key.Name, other.Name).
-					WithHint("choose another path, or take it away from %q first", other.Name)
-			}
-		}
-	}
-	return nil
-}
-
-// normal makes two spellings of the same route equal.
-func normal(r mayfly.Route) mayfly.Route {
-	return mayfly.Route{Host: strings.ToLower(r.Host), Path: "/" + strings.Trim(r.Path, "/")}
 }
 
 // workload returns a copy of a workload's record, zero when there is none.
