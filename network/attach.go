@@ -70,6 +70,7 @@ func (n *Network) attach(ctx context.Context, id string, ports []mayfly.Port, ta
 		n.abandon(id, ns, pubs)
 		return nil, err
 	}
+	n.forgetFlows(pubs)
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	h := n.attached[id]
@@ -122,15 +123,16 @@ func (n *Network) Detach(ctx context.Context, ids ...string) error {
 		return err
 	}
 	gone := n.end(ids)
-	var drop []nftables.SetElement
+	var pubs []*publication
 	var forget []step
 	for _, h := range gone {
-		drop = append(drop, elements(h.ports)...)
+		pubs = append(pubs, h.ports...)
 		if h.att.Address.IsValid() {
 			forget = append(forget, dropNeighbour(n.index, h.att.Address))
 		}
 	}
-	err := n.withdraw(drop)
+	err := n.withdraw(elements(pubs))
+	n.forgetFlows(pubs)
 	if e := n.rtnl.run(forget...); e != nil && !errors.Is(e, unix.ENOENT) {
 		err = errors.Join(err, e)
 	}
@@ -142,6 +144,14 @@ func (n *Network) Detach(ctx context.Context, ids ...string) error {
 		delete(n.used, h.att.Address)
 	}
 	return err
+}
+
+// forgetFlows does without where the kernel cannot: flows then end by
+// themselves half a minute after their last packet.
+func (n *Network) forgetFlows(pubs []*publication) {
+	if err := forgetFlows(pubs...); err != nil {
+		n.log.Warn("packets of known senders may go on to where a published UDP port led before", "err", err)
+	}
 }
 
 // end takes the ids that are attached off the list.

@@ -4,12 +4,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/netip"
 	"os"
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/mayfly-run/mayfly"
 	"go.uber.org/goleak"
@@ -85,6 +87,35 @@ func TestPublishedPorts(t *testing.T) {
 	}
 	if left := portElements(t, "pub"); left != "" {
 		t.Errorf("left in the port maps:\n%s", left)
+	}
+}
+
+// A sender that does not pause must come to whoever has the port now.
+func TestUDPFollowsThePublication(t *testing.T) {
+	w := newWorld(t)
+	n := open(t, "flow", Options{})
+	port := mayfly.Port{Container: 7, Host: 9000, Protocol: "udp"}
+	var c net.Conn
+	var err error
+	in(t, w.ns, func() { c, err = net.Dial("udp4", at(w.ours, 9000)) })
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	c.SetDeadline(time.Now().Add(patience))
+	io.WriteString(c, "too early")
+	if _, err := c.Read(make([]byte, 1)); !errors.Is(err, unix.ECONNREFUSED) {
+		t.Fatalf("before it is published: %v", err)
+	}
+	for _, id := range []string{"first", "second"} {
+		a := attach(t, n, id, port)
+		got := listenPacket(t, a.NetNS, ":7")
+		io.WriteString(c, "for "+id)
+		mustReceive(t, got, "for "+id)
+		got.Close()
+		if err := n.Detach(t.Context(), id); err != nil {
+			t.Fatal(err)
+		}
 	}
 }
 
