@@ -159,7 +159,7 @@ func GoTest(t testing.TB, pkg string, o Options, args ...string) (output string)
 	dir := t.TempDir()
 	bin := filepath.Join(dir, "test")
 	build := exec.CommandContext(t.Context(), "go", "test", "-c", "-o", bin, pkg)
-	build.Env = append(os.Environ(), "CGO_ENABLED=0", "GOFLAGS="+os.Getenv("GOFLAGS"))
+	build.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if said, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("compile the tests of %s: %v\n%s", pkg, err, said)
 	}
