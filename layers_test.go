@@ -22,7 +22,7 @@ const module = "github.com/mayfly-run/mayfly"
 var ranks = map[string]int{
 	".": 0, "sdk/go": 0,
 	"bus": 1, "place": 1, "image": 1, "network": 1, "volume": 1, "manifest": 1,
-	"container/wire": 1, "container/seccomp": 1, "container/cgroup": 1,
+	"container/wire": 1, "container/setup": 1, "container/seccomp": 1, "container/cgroup": 1,
 	"store": 2, "container": 2,
 	"queue": 3, "build": 3, "discovery": 3,
 	"event": 4, "router": 4, "reconcile": 4, "node": 4,
@@ -39,16 +39,17 @@ var rootMay = map[string][]string{"sdk/go": {"."}}
 var only = map[string][]string{
 	".":                 {},
 	"container/wire":    {},
+	"container/setup":   {"golang.org/x/sys/unix"},
 	"container/seccomp": {"golang.org/x/sys/", "github.com/opencontainers/runtime-spec/"},
 	"container/cgroup":  {"golang.org/x/sys/", "github.com/opencontainers/runtime-spec/"},
-	"cmd/mayfly-init":   {"golang.org/x/sys/unix", module + "/container/wire", module + "/container/seccomp"},
+	"cmd/mayfly-init":   {"golang.org/x/sys/unix", module + "/container/wire", module + "/container/setup"},
 }
 
 // never lists imports that stay out of what every container holds in memory.
 var never = map[string][]string{
 	"cmd/mayfly-init":   {"net/http", "crypto/tls", "text/template"},
-	"container/wire":    {"net/http", "crypto/tls"},
-	"container/seccomp": {"net/http", "crypto/tls"},
+	"container/wire":    {"net/http", "crypto/tls", "text/template"},
+	"container/setup":   {"net/http", "crypto/tls", "text/template"},
 }
 
 // testOnly are packages that only test code and the end-to-end tests import.
