@@ -47,9 +47,9 @@ var only = map[string][]string{
 
 // never lists imports that stay out of what every container holds in memory.
 var never = map[string][]string{
-	"cmd/mayfly-init":   {"net/http", "crypto/tls", "text/template"},
-	"container/wire":    {"net/http", "crypto/tls", "text/template"},
-	"container/setup":   {"net/http", "crypto/tls", "text/template"},
+	"cmd/mayfly-init": {"net/http", "crypto/tls", "text/template"},
+	"container/wire":  {"net/http", "crypto/tls", "text/template"},
+	"container/setup": {"net/http", "crypto/tls", "text/template"},
 }
 
 // testOnly are packages that only test code and the end-to-end tests import.
