@@ -18,8 +18,10 @@ import (
 	"sync"
 
 	"github.com/mayfly-run/mayfly"
+	"github.com/mayfly-run/mayfly/container/cgroup"
 	"github.com/mayfly-run/mayfly/container/seccomp"
 	"github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
 )
 
 // Options tune a Host. The zero value is fit for production.
@@ -42,6 +44,9 @@ type Host struct {
 	opts   Options
 	filter *specs.LinuxSeccomp
 	boot   string // the kernel's boot_id
+	memory int64  // of the machine, in bytes
+
+	cgroups *cgroup.Host
 
 	mu        sync.Mutex
 	sandboxes map[string]*Sandbox
@@ -83,7 +88,17 @@ func Open(dir, init string, driver Driver, opts Options) (*Host, error) {
 	if err != nil {
 		return nil, err
 	}
+	cgroups, err := cgroup.Detect()
+	if err != nil {
+		return nil, err
+	}
+	var info unix.Sysinfo_t
+	if err := unix.Sysinfo(&info); err != nil {
+		return nil, err
+	}
 	return &Host{
+		cgroups:   cgroups,
+		memory:    int64(info.Totalram) * int64(info.Unit),
 		boot:      strings.TrimSpace(string(boot)),
 		dir:       dir,
 		init:      init,
@@ -276,7 +291,8 @@ func (h *Host) discard(s *Sandbox) error {
 		waitPidfd(s.pidfd)
 		s.pidfd.Close()
 	}
-	err := h.driver.Delete(context.Background(), s.ID, s.dir)
+	err := s.killGroup()
+	err = errors.Join(err, h.driver.Delete(context.Background(), s.ID, s.dir))
 	return errors.Join(err, os.RemoveAll(s.dir))
 }
 

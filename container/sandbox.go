@@ -509,9 +509,6 @@ func (s *Sandbox) release(ctx context.Context) (first bool) {
 	return first
 }
 
-// oomKilled asks the kernel whether it killed for want of memory in here.
-func (s *Sandbox) oomKilled() bool { return false }
-
 func owner(st fs.FileInfo) (uid, gid int) {
 	sys, ok := st.Sys().(*syscall.Stat_t)
 	if !ok {

@@ -236,3 +236,31 @@ func TestAdoptedContainerGoesOn(t *testing.T) {
 	}
 	s.Remove()
 }
+
+func TestOutOfMemoryIsToldApart(t *testing.T) {
+	h, c := newHost(t)
+	c.Resources.Memory = 32 << 20
+	for _, tt := range []struct {
+		script string
+		code   int
+		reason mayfly.Reason
+	}{
+		{"x=a; while true; do x=$x$x; done", 137, mayfly.OutOfMemory},
+		{"kill -9 $$", 137, mayfly.ExitedNonZero},
+		{"exit 137", 137, mayfly.ExitedNonZero},
+		{"exit 0", 0, mayfly.Succeeded},
+	} {
+		s, err := h.Create(t.Context(), mayfly.NewID(), c)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := s.Start(t.Context(), Program{Argv: []string{"sh", "-c", tt.script}}); err != nil {
+			t.Fatal(err)
+		}
+		<-s.Ended()
+		if e := s.Exit(); e.Code != tt.code || e.Reason != tt.reason {
+			t.Errorf("%s: %+v", tt.script, e)
+		}
+		s.Remove()
+	}
+}
