@@ -5,13 +5,16 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"log/slog"
 	"os"
+	"path"
 	"strconv"
 	"sync"
 	"syscall"
 
 	"github.com/mayfly-run/mayfly"
+	"github.com/mayfly-run/mayfly/container/cgroup"
 	"github.com/mayfly-run/mayfly/container/setup"
 	"golang.org/x/sys/unix"
 )
@@ -36,10 +39,12 @@ type Native struct {
 	null *os.File
 	host host
 
+	cgroups *cgroup.Host
 	filters filterCache
 
-	mu     sync.Mutex
-	warned map[string]bool // what has been logged once
+	mu      sync.Mutex
+	warned  map[string]bool // what has been logged once
+	parents map[string]bool // cgroups that are ready for containers' below them
 }
 
 // NewNative returns the driver. Init is the path of the mayfly-init binary,
@@ -48,7 +53,7 @@ func NewNative(initPath string, opts NativeOptions) (*Native, error) {
 	if os.Geteuid() != 0 {
 		return nil, mayfly.Errorf(mayfly.Denied, "the native driver makes namespaces and mounts").WithHint("run as root")
 	}
-	n := &Native{init: initPath, at: opts.MountPoint, log: opts.Log, warned: make(map[string]bool)}
+	n := &Native{init: initPath, at: opts.MountPoint, log: opts.Log, warned: make(map[string]bool), parents: make(map[string]bool)}
 	if n.at == "" {
 		n.at = initPath + ".root"
 	}
@@ -59,7 +64,10 @@ func NewNative(initPath string, opts NativeOptions) (*Native, error) {
 		return nil, fmt.Errorf("make mount point: %w", err)
 	}
 	var err error
-	if n.host, err = readHost(); err != nil {
+	if n.cgroups, err = cgroup.Detect(); err != nil {
+		return nil, err
+	}
+	if n.host, err = readHost(n.cgroups); err != nil {
 		return nil, err
 	}
 	if n.null, err = os.OpenFile(os.DevNull, os.O_RDWR, 0); err != nil {
@@ -81,21 +89,74 @@ func (n *Native) Create(ctx context.Context, b *Bundle) (*Child, error) {
 		return nil, err
 	}
 	defer t.close()
-	child, err := n.start(ctx, b, t)
-	if err != nil {
+	// The link is there before the cgroup, so that Delete finds it.
+	if err := os.Symlink(t.cgroup, b.Dir+cgroupLink); err != nil {
 		return nil, fmt.Errorf("create container %s: %w", b.ID, err)
+	}
+	child, err := n.build(ctx, b, t)
+	if err != nil {
+		err = fmt.Errorf("create container %s: %w", b.ID, err)
+		return nil, errors.Join(err, n.Delete(context.WithoutCancel(ctx), b.ID, b.Dir))
 	}
 	return child, nil
 }
 
-// Delete implements Driver. All mounts are in the container's own namespace and
-// end with it, so only the cgroup can be left.
-func (n *Native) Delete(ctx context.Context, id, dir string) error {
+// build makes the cgroup and then the container in it.
+func (n *Native) build(ctx context.Context, b *Bundle, t *translation) (*Child, error) {
+	if err := n.prepare(path.Dir(t.cgroup)); err != nil {
+		return nil, err
+	}
+	g, err := n.cgroups.Make(t.cgroup, b.Spec.Linux.Resources)
+	if err != nil {
+		return nil, err
+	}
+	defer g.Close()
+	if err := n.finish(t, b, g.Tasks()); err != nil {
+		return nil, err
+	}
+	return n.start(ctx, b, t, g.FD())
+}
+
+// prepare makes the parent of containers' cgroups ready, once.
+func (n *Native) prepare(parent string) error {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.parents[parent] || parent == "/" {
+		return nil
+	}
+	if err := n.cgroups.Parent(parent); err != nil {
+		return err
+	}
+	n.parents[parent] = true
 	return nil
 }
 
+// cgroupLink is a link in a container's directory that says where its cgroup is.
+const cgroupLink = "/cgroup"
+
+// Delete implements Driver. All mounts are in the container's own namespace and
+// end with it, so only the cgroup can be left. What is still in it is killed:
+// a setup stage, perhaps, whose daemon has been killed.
+func (n *Native) Delete(ctx context.Context, id, dir string) error {
+	path, err := os.Readlink(dir + cgroupLink)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("delete container %s: %w", id, err)
+	}
+	g, err := n.cgroups.Open(path)
+	if err == nil {
+		err = errors.Join(g.Kill(), g.Remove())
+	}
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("delete container %s: %w", id, err)
+	}
+	return os.Remove(dir + cgroupLink)
+}
+
 // start runs the setup stage and returns when it has become the first process.
-func (n *Native) start(ctx context.Context, b *Bundle, t *translation) (*Child, error) {
+func (n *Native) start(ctx context.Context, b *Bundle, t *translation, group int) (*Child, error) {
 	program, err := memfile(t.program.Bytes())
 	if err != nil {
 		return nil, err
@@ -106,7 +167,7 @@ func (n *Native) start(ctx context.Context, b *Bundle, t *translation) (*Child, 
 		return nil, err
 	}
 	defer status.Close()
-	pid, pidfd, err := n.fork(b, t, program, w)
+	pid, pidfd, err := n.fork(b, t, program, w, group)
 	w.Close()
 	if err != nil {
 		return nil, err
@@ -130,7 +191,7 @@ func (n *Native) start(ctx context.Context, b *Bundle, t *translation) (*Child, 
 }
 
 // fork starts the init binary as the setup stage.
-func (n *Native) fork(b *Bundle, t *translation, program int, status *os.File) (pid, pidfd int, err error) {
+func (n *Native) fork(b *Bundle, t *translation, program int, status *os.File, group int) (pid, pidfd int, err error) {
 	null := n.null.Fd()
 	files := append(make([]uintptr, 0, 16), null, null, status.Fd()) // where the Go runtime writes when it breaks down
 	for _, f := range b.Files {
@@ -144,9 +205,12 @@ func (n *Native) fork(b *Bundle, t *translation, program int, status *os.File) (
 	pidfd = -1
 	attr := &syscall.ProcAttr{
 		Dir:   "/",
-		Env:   []string{"GOGC=off", "GOMAXPROCS=1"}, // it lives for a moment
+		Env:   []string{"GOGC=off", "GOMAXPROCS=1", "GODEBUG=asyncpreemptoff=1"}, // it lives for a moment
 		Files: files,
 		Sys:   &syscall.SysProcAttr{Cloneflags: t.clone, Setsid: true, PidFD: &pidfd},
+	}
+	if group >= 0 {
+		attr.Sys.UseCgroupFD, attr.Sys.CgroupFD = true, group
 	}
 	argv := []string{setup.Name, strconv.Itoa(at), strconv.Itoa(len(t.program.Bytes())), strconv.Itoa(len(t.files))}
 	pid, err = syscall.ForkExec(n.init, argv, attr)

@@ -1,14 +1,11 @@
 package container
 
 import (
-	"bufio"
 	"fmt"
 	"os"
 	"path"
-	"slices"
-	"strings"
 
-	"golang.org/x/sys/unix"
+	"github.com/mayfly-run/mayfly/container/cgroup"
 )
 
 // host is what the native driver has to know of the machine.
@@ -19,13 +16,10 @@ type host struct {
 	lastCap     uint
 }
 
-func readHost() (host, error) {
-	var h host
-	var fs unix.Statfs_t
-	if err := unix.Statfs("/sys/fs/cgroup", &fs); err == nil && fs.Type == unix.CGROUP2_SUPER_MAGIC {
-		h.v2 = true
-	} else if h.hierarchies, err = cgroupMounts(); err != nil {
-		return h, err
+func readHost(groups *cgroup.Host) (host, error) {
+	h := host{v2: groups.Mode == cgroup.V2}
+	for _, hierarchy := range groups.Hierarchies {
+		h.hierarchies = append(h.hierarchies, path.Base(hierarchy.Mount))
 	}
 	_, err := os.Stat("/proc/kcore")
 	h.kcore = err == nil
@@ -37,27 +31,4 @@ func readHost() (host, error) {
 		return h, fmt.Errorf("read cap_last_cap: %q", b)
 	}
 	return h, nil
-}
-
-// cgroupMounts returns the last parts of the paths where cgroup v1 hierarchies
-// are mounted, each once.
-func cgroupMounts() ([]string, error) {
-	f, err := os.Open("/proc/self/mountinfo")
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	var names []string
-	s := bufio.NewScanner(f)
-	for s.Scan() {
-		head, tail, ok := strings.Cut(s.Text(), " - ")
-		fields := strings.Fields(head)
-		if !ok || !strings.HasPrefix(tail, "cgroup ") || len(fields) < 5 {
-			continue
-		}
-		if name := path.Base(fields[4]); !slices.Contains(names, name) {
-			names = append(names, name)
-		}
-	}
-	return names, s.Err()
 }

@@ -17,9 +17,11 @@ import (
 type translation struct {
 	program setup.Program
 	host    *host
+	cgroup  string     // path of the container's
 	clone   uintptr    // namespaces to start in
 	unshare uint32     // namespaces to make once in the cgroup
-	files   []*os.File // descriptors that the program uses
+	files   []*os.File // namespaces to join
+	kinds   []uint32   // and what they are
 	own     []*os.File // of them, those to be closed
 	first   int        // number of files[0] in the stage
 }
@@ -34,27 +36,41 @@ func unsupported(what string) error {
 	return mayfly.Errorf(mayfly.Invalid, "the native driver does not support %s", what).WithHint("use the runc or the crun driver")
 }
 
-// translate turns a bundle into the steps that make it, in the order in which
-// runc takes them.
+// translate reads what a bundle asks for and opens what it needs. It touches
+// nothing of the machine.
 func (n *Native) translate(b *Bundle) (*translation, error) {
 	s := b.Spec
 	if err := checkSpec(s); err != nil {
 		return nil, err
 	}
-	t := &translation{host: &n.host, first: 3 + len(b.Files) + 2}
-	for _, step := range []func() error{
-		func() error { return t.namespaces(b) },
-		func() error { return t.root(n.at, b) },
-		func() error { return t.kernel(s) },
-		func() error { return n.process(t, s) },
-		t.program.Err,
-	} {
-		if err := step(); err != nil {
-			t.close()
-			return nil, err
-		}
+	t := &translation{host: &n.host, first: 3 + len(b.Files) + 2, cgroup: s.Linux.CgroupsPath}
+	if !path.IsAbs(t.cgroup) || t.cgroup != path.Clean(t.cgroup) || t.cgroup == "/" {
+		return nil, mayfly.Errorf(mayfly.Invalid, "cgroup path %q is not an absolute path below the root", t.cgroup)
+	}
+	if err := t.namespaces(b); err != nil {
+		t.close()
+		return nil, err
 	}
 	return t, nil
+}
+
+// finish writes the program: the steps in the order in which runc takes them.
+// Tasks are the files through which to enter the cgroup.
+func (n *Native) finish(t *translation, b *Bundle, tasks []string) error {
+	for _, file := range tasks {
+		t.program.Write(file, "0", false)
+	}
+	t.enter(b)
+	if err := t.root(n.at, b); err != nil {
+		return err
+	}
+	if err := t.kernel(b.Spec); err != nil {
+		return err
+	}
+	if err := n.process(t, b.Spec); err != nil {
+		return err
+	}
+	return t.program.Err()
 }
 
 // checkSpec refuses what would otherwise be left out in silence.
@@ -84,11 +100,6 @@ func checkSpec(s *specs.Spec) error {
 
 // namespaces decides which namespaces are made and which are joined.
 func (t *translation) namespaces(b *Bundle) error {
-	p := &t.program
-	p.Umask(0o022) // for the directories that are made
-	if v := b.Spec.Process.OOMScoreAdj; v != nil {
-		p.Write("/proc/self/oom_score_adj", strconv.Itoa(*v), true)
-	}
 	var have uint32
 	for _, ns := range b.Spec.Linux.Namespaces {
 		kind, ok := namespaceFlag(ns.Type)
@@ -123,6 +134,24 @@ func (t *translation) namespaces(b *Bundle) error {
 		have |= unix.CLONE_NEWNET
 		t.join(b.NetNS, unix.CLONE_NEWNET)
 	}
+	return checkSysctl(b.Spec, have)
+}
+
+func (t *translation) join(f *os.File, kind uint32) {
+	t.files = append(t.files, f)
+	t.kinds = append(t.kinds, kind)
+}
+
+// enter adds the steps up to being in all namespaces.
+func (t *translation) enter(b *Bundle) {
+	p := &t.program
+	p.Umask(0o022) // for the directories that are made
+	if v := b.Spec.Process.OOMScoreAdj; v != nil {
+		p.Write("/proc/self/oom_score_adj", strconv.Itoa(*v), true)
+	}
+	for i, kind := range t.kinds {
+		p.Setns(t.first+i, kind)
+	}
 	if t.unshare != 0 {
 		p.Unshare(t.unshare)
 	}
@@ -130,12 +159,6 @@ func (t *translation) namespaces(b *Bundle) error {
 	if t.clone&unix.CLONE_NEWNET != 0 {
 		p.Loopback()
 	}
-	return t.checkSysctl(b.Spec, have)
-}
-
-func (t *translation) join(f *os.File, kind uint32) {
-	t.program.Setns(t.first+len(t.files), kind)
-	t.files = append(t.files, f)
 }
 
 func namespaceFlag(t specs.LinuxNamespaceType) (uint32, bool) {
@@ -157,7 +180,7 @@ func namespaceFlag(t specs.LinuxNamespaceType) (uint32, bool) {
 }
 
 // checkSysctl refuses sysctls that are not the container's own.
-func (t *translation) checkSysctl(s *specs.Spec, have uint32) error {
+func checkSysctl(s *specs.Spec, have uint32) error {
 	for key := range s.Linux.Sysctl {
 		key = strings.ReplaceAll(key, "/", ".")
 		var needs uint32

@@ -9,21 +9,24 @@ import (
 	"path/filepath"
 	"runtime"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/mayfly-run/mayfly"
+	"github.com/mayfly-run/mayfly/container/cgroup"
 	"github.com/mayfly-run/mayfly/container/seccomp"
 	"github.com/opencontainers/runtime-spec/specs-go"
-	"golang.org/x/sys/unix"
 )
 
 // builder makes bundles that run a shell script whose output is descriptor 3.
 type builder struct {
-	dir   string
-	init  string
-	lower []string
+	dir    string
+	init   string
+	lower  []string
+	filter *specs.LinuxSeccomp
+	cgroup string // parent of the bundles'
 }
 
 func newBuilder(t testing.TB) *builder {
@@ -31,12 +34,24 @@ func newBuilder(t testing.TB) *builder {
 	if os.Getuid() != 0 {
 		t.Skip("needs root")
 	}
-	b := &builder{dir: t.TempDir(), lower: []string{busyboxRoot(t)}}
+	b := &builder{dir: t.TempDir(), lower: []string{busyboxRoot(t)}, filter: seccomp.Default(capabilities, runtime.GOARCH)}
 	init, err := InstallInit(b.dir, buildInit(t))
 	if err != nil {
 		t.Fatal(err)
 	}
 	b.init = init
+	b.cgroup = "/mayfly-native-" + strconv.Itoa(os.Getpid())
+	t.Cleanup(func() {
+		host, err := cgroup.Detect()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if g, err := host.Open(b.cgroup); err == nil {
+			if err := g.Remove(); err != nil {
+				t.Error(err)
+			}
+		}
+	})
 	return b
 }
 
@@ -63,7 +78,7 @@ func (b *builder) bundle(t testing.TB, c *Config, script string) *Bundle {
 			t.Fatal(err)
 		}
 	}
-	s := c.spec(dir, "/mayfly-native/"+id, seccomp.Default(capabilities, runtime.GOARCH))
+	s := c.spec(dir, b.cgroup+"/"+id, b.filter)
 	s.Process.Args = []string{"/bin/busybox", "sh", "-c", script}
 	return &Bundle{
 		ID: id, Dir: dir, Spec: s,
@@ -236,7 +251,6 @@ func benchmarkNative(b *testing.B, workers int) {
 		bundle.Spec.Process.Args = []string{"/bin/busybox", "true"}
 		bundles <- bundle
 	}
-	_ = unix.Getpid
 	b.ResetTimer()
 	b.RunParallel(func(pb *testing.PB) {
 		for pb.Next() {
@@ -246,6 +260,9 @@ func benchmarkNative(b *testing.B, workers int) {
 				b.Fatal(err)
 			}
 			child.Wait()
+			if err := n.Delete(context.Background(), bundle.ID, bundle.Dir); err != nil {
+				b.Fatal(err)
+			}
 		}
 	})
 }
