@@ -262,10 +262,29 @@ func TestDevices(t *testing.T) {
 		{"all but another", 1, 11, []specs.LinuxDeviceCgroup{{Allow: true, Access: "rwm"}, {Allow: false, Type: "c", Major: ptr(1), Minor: ptr(1), Access: "r"}}, true},
 	} {
 		t.Run(test.name, func(t *testing.T) {
+			want := map[bool]string{true: "<nil>", false: unix.EPERM.Error()}[test.allowed]
+			deed := "open " + node(t, "device", test.major, test.minor)
 			g := makeGroup(t, &specs.LinuxResources{Devices: test.rules})
-			got := start(t, g, "open "+node(t, "device", test.major, test.minor)).run()
-			if want := map[bool]string{true: "<nil>", false: unix.EPERM.Error()}[test.allowed]; got != want {
+			if got := start(t, g, deed).run(); got != want {
 				t.Errorf("open says %q, want %q", got, want)
+			}
+			if g.host.Mode != Hybrid {
+				return
+			}
+			// v2's program works on the unified tree of a hybrid host too
+			open, err := g.host.Make(g.Path+"-open", &specs.LinuxResources{Devices: []specs.LinuxDeviceCgroup{{Allow: true, Access: "rwm"}}})
+			if err != nil {
+				t.Fatal(err)
+			}
+			list, err := newDeviceList(test.rules)
+			if err == nil {
+				err = g.host.programs.attach(list, open.FD())
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got := start(t, open, deed).run(); got != want {
+				t.Errorf("under v2's program open says %q, want %q", got, want)
 			}
 		})
 	}
@@ -369,6 +388,7 @@ func TestTasks(t *testing.T) {
 			}
 		}
 		text, _ := os.ReadFile("/proc/thread-self/cgroup")
+		leave(t, g.host, "tasks", "0") // were it the main thread, it would stay
 		own <- string(text)
 	}()
 	text := <-own

@@ -123,9 +123,11 @@ func (l deviceList) write(w *writer, dir string) {
 		all, each = each, all
 	}
 	w.write(all, "a")
-	for _, e := range l.exceptions {
-		w.write(each, e.String())
+	values := make([]string, len(l.exceptions))
+	for i, e := range l.exceptions {
+		values[i] = e.String()
 	}
+	w.write(each, values...)
 }
 
 func (e exception) String() string {

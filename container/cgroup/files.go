@@ -9,22 +9,24 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// write writes value into a control file in one call, as the kernel wants it.
-// It goes around os.File, which would ask the poller about each of them.
-func write(dir, file, value string) error {
+// write writes values into a control file, each in one call, as the kernel
+// wants it. It goes around os.File, which would ask the poller about each file.
+func write(dir, file string, values ...string) error {
 	fd, err := open(dir+"/"+file, unix.O_WRONLY)
 	if err != nil {
 		return &os.PathError{Op: "open", Path: dir + "/" + file, Err: err}
 	}
 	defer unix.Close(fd)
-	for {
-		_, err = unix.Write(fd, []byte(value))
-		if err != unix.EINTR {
-			break
+	for _, value := range values {
+		for {
+			_, err = unix.Write(fd, []byte(value))
+			if err != unix.EINTR {
+				break
+			}
 		}
-	}
-	if err != nil {
-		return fmt.Errorf("write %q to %s/%s: %w", value, dir, file, err)
+		if err != nil {
+			return fmt.Errorf("write %q to %s/%s: %w", value, dir, file, err)
+		}
 	}
 	return nil
 }

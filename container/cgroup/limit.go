@@ -226,9 +226,9 @@ func (w *writer) fail(controller string) {
 	}
 }
 
-func (w *writer) write(file, value string) {
+func (w *writer) write(file string, values ...string) {
 	if w.err == nil {
-		w.err = write(w.dir, file, value)
+		w.err = write(w.dir, file, values...)
 	}
 }
 
