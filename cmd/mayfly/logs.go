@@ -1,0 +1,110 @@
+package main
+
+import (
+	"bytes"
+	"fmt"
+	"io"
+	"strconv"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/mayfly-run/mayfly"
+)
+
+func (c *cli) logs() *cobra.Command {
+	var follow, times bool
+	var tail, since string
+	cmd := &cobra.Command{
+		Use:   "logs [flags] CONTAINER|RUN",
+		Short: "Show what a container or a run of a function wrote",
+		Example: `  mayfly logs web
+  mayfly logs -f --tail 20 web
+  mayfly logs --since 10m -t web`,
+		Args:              exactly("container or run"),
+		ValidArgsFunction: c.completeInstances(),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			opts, err := logOptions(follow, tail, since, time.Now())
+			if err != nil {
+				return err
+			}
+			cl, err := c.client()
+			if err != nil {
+				return err
+			}
+			out := newLogPrinter(c.stdout, c.stderr, times)
+			err = cl.InstanceLogs(cmd.Context(), args[0], opts, out.print)
+			if mayfly.KindOf(err) == mayfly.NotFound {
+				if runErr := cl.RunLogs(cmd.Context(), args[0], opts, out.print); mayfly.KindOf(runErr) != mayfly.NotFound {
+					return runErr
+				}
+				return mayfly.Errorf(mayfly.NotFound, "no container or run is called %q", args[0]).
+					WithHint("see `mayfly ps -a` and `mayfly runs`")
+			}
+			return err
+		},
+	}
+	cmd.Flags().BoolVarP(&follow, "follow", "f", false, "go on until it ends")
+	cmd.Flags().BoolVarP(&times, "timestamps", "t", false, "show when each line was written")
+	cmd.Flags().StringVarP(&tail, "tail", "n", "all", "only the last n lines")
+	cmd.Flags().StringVar(&since, "since", "", "nothing older: 10m, 2h, or 2026-01-31T12:00:00Z")
+	return cmd
+}
+
+func logOptions(follow bool, tail, since string, now time.Time) (mayfly.LogOptions, error) {
+	opts := mayfly.LogOptions{Follow: follow, Tail: -1}
+	if tail != "all" {
+		n, err := strconv.Atoi(tail)
+		if err != nil || n < 0 {
+			return opts, usagef("--tail %q is neither a number nor all", tail)
+		}
+		opts.Tail = n
+	}
+	if since == "" {
+		return opts, nil
+	}
+	if d, err := time.ParseDuration(since); err == nil && d >= 0 {
+		opts.Since = now.Add(-d)
+		return opts, nil
+	}
+	for _, layout := range []string{time.RFC3339Nano, "2006-01-02T15:04:05", "2006-01-02 15:04:05", time.DateOnly} {
+		if t, err := time.ParseInLocation(layout, since, time.Local); err == nil {
+			opts.Since = t
+			return opts, nil
+		}
+	}
+	return opts, usagef("--since %q is neither a duration such as 10m nor a time such as 2026-01-31T12:00:00Z", since)
+}
+
+// logPrinter writes entries where they were written to, stdout or stderr, and
+// with times begins each line with its own. Entries need not be whole lines.
+type logPrinter struct {
+	to    map[string]io.Writer
+	times bool
+	open  map[string]bool // streams whose last line has not ended
+}
+
+func newLogPrinter(stdout, stderr io.Writer, times bool) *logPrinter {
+	return &logPrinter{to: map[string]io.Writer{"stdout": stdout, "stderr": stderr}, times: times, open: map[string]bool{}}
+}
+
+func (p *logPrinter) print(e mayfly.LogEntry) error {
+	w, ok := p.to[e.Stream]
+	if !ok {
+		return fmt.Errorf("print log: unknown stream %q", e.Stream)
+	}
+	if !p.times {
+		_, err := w.Write(e.Data)
+		return err
+	}
+	var b bytes.Buffer
+	for line := range bytes.Lines(e.Data) {
+		if !p.open[e.Stream] {
+			b.WriteString(e.Time.UTC().Format("2006-01-02T15:04:05.000000Z "))
+		}
+		b.Write(line)
+		p.open[e.Stream] = line[len(line)-1] != '\n'
+	}
+	_, err := w.Write(b.Bytes())
+	return err
+}

@@ -1,0 +1,161 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"github.com/spf13/cobra"
+)
+
+// format is the value of a -o flag.
+type format string
+
+func (f *format) String() string { return string(*f) }
+
+// Set is part of pflag.Value.
+func (f *format) Set(s string) error {
+	if s != "table" && s != "json" {
+		return fmt.Errorf("use table or json")
+	}
+	*f = format(s)
+	return nil
+}
+
+// Type is part of pflag.Value.
+func (f *format) Type() string { return "table|json" }
+
+// outputFlag adds -o to a verb that lists.
+func outputFlag(cmd *cobra.Command) *format {
+	f := format("table")
+	cmd.Flags().VarP(&f, "output", "o", "how to print it")
+	_ = cmd.RegisterFlagCompletionFunc("output", cobra.FixedCompletions([]string{"table", "json"}, cobra.ShellCompDirectiveNoFileComp))
+	return &f
+}
+
+// print prints a list as the flag says: as JSON, or as a table whose rows row
+// gives. A nil list is printed as an empty one.
+func print[T any](w io.Writer, f *format, items []T, header []string, row func(T) []string) error {
+	if *f == "json" {
+		if items == nil {
+			items = []T{}
+		}
+		return printJSON(w, items)
+	}
+	return printTable(w, header, len(items), func(i int) []string { return row(items[i]) })
+}
+
+func printJSON(w io.Writer, v any) error {
+	enc := json.NewEncoder(w)
+	enc.SetIndent("", "  ")
+	enc.SetEscapeHTML(false)
+	return enc.Encode(v)
+}
+
+func printTable(w io.Writer, header []string, n int, row func(int) []string) error {
+	t := tabwriter.NewWriter(w, 0, 0, 3, ' ', 0)
+	fmt.Fprintln(t, strings.Join(header, "\t"))
+	for i := range n {
+		cells := row(i)
+		for j, cell := range cells {
+			cells[j] = plain(cell)
+		}
+		fmt.Fprintln(t, strings.Join(cells, "\t"))
+	}
+	return t.Flush()
+}
+
+// plain keeps what a stranger chose from moving the cursor or the columns.
+func plain(s string) string {
+	return strings.Map(func(r rune) rune {
+		if r < ' ' || r >= 0x7f && r < 0xa0 {
+			return '?'
+		}
+		return r
+	}, s)
+}
+
+// shorten cuts a text to n characters.
+func shorten(s string, n int) string {
+	if runes := []rune(s); len(runes) > n {
+		return string(runes[:n-1]) + "…"
+	}
+	return s
+}
+
+// shortDigest is enough of a digest for a person.
+func shortDigest(d string) string {
+	d = strings.TrimPrefix(d, "sha256:")
+	return d[:min(len(d), 12)]
+}
+
+// humanSize is a number of bytes with two or three digits.
+func humanSize(n int64) string {
+	const units = "kMGTPE"
+	if n < 1000 {
+		return fmt.Sprintf("%d B", n)
+	}
+	v, i := float64(n)/1000, 0
+	for v >= 999.5 && i < len(units)-1 {
+		v, i = v/1000, i+1
+	}
+	if v < 9.95 {
+		return fmt.Sprintf("%.1f %cB", v, units[i])
+	}
+	return fmt.Sprintf("%.0f %cB", v, units[i])
+}
+
+// binarySize is a number of bytes in the units that limits are given in.
+func binarySize(n int64) string {
+	const units = "KMGTPE"
+	if n < 1024 {
+		return fmt.Sprintf("%d B", n)
+	}
+	v, i := float64(n)/1024, 0
+	for v >= 1023.5 && i < len(units)-1 {
+		v, i = v/1024, i+1
+	}
+	return fmt.Sprintf("%.4g %ciB", v, units[i])
+}
+
+// humanAge is how long something lasts or is ago, in its largest unit.
+func humanAge(d time.Duration) string {
+	const day = 24 * time.Hour
+	units := []struct {
+		length time.Duration
+		name   string
+	}{{365 * day, "year"}, {30 * day, "month"}, {7 * day, "week"}, {day, "day"}, {time.Hour, "hour"}, {time.Minute, "minute"}, {time.Second, "second"}}
+	for _, u := range units {
+		if n := int(d / u.length); n == 1 {
+			return "1 " + u.name
+		} else if n > 1 {
+			return fmt.Sprintf("%d %ss", n, u.name)
+		}
+	}
+	return "less than a second"
+}
+
+func ago(t time.Time) string {
+	if t.IsZero() {
+		return ""
+	}
+	return humanAge(time.Since(t)) + " ago"
+}
+
+// humanDuration is a time that something took, with three digits.
+func humanDuration(d time.Duration) string {
+	switch {
+	case d <= 0:
+		return "0"
+	case d < time.Millisecond:
+		return fmt.Sprintf("%.3gms", float64(d)/float64(time.Millisecond))
+	case d < time.Second:
+		return fmt.Sprintf("%.3gms", float64(d.Round(10*time.Microsecond))/float64(time.Millisecond))
+	case d < time.Minute:
+		return fmt.Sprintf("%.3gs", d.Seconds())
+	}
+	return d.Round(time.Second).String()
+}

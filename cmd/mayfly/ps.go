@@ -1,0 +1,270 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
+
+	"github.com/mayfly-run/mayfly"
+)
+
+func (c *cli) ps() *cobra.Command {
+	var all, quiet, whole bool
+	cmd := &cobra.Command{
+		Use:   "ps [flags]",
+		Short: "List containers, newest first",
+		Example: `  mayfly ps
+  mayfly ps -a -o json
+  mayfly rm $(mayfly ps -aq)`,
+		Args: atMost(0),
+	}
+	cmd.Flags().BoolVarP(&all, "all", "a", false, "those that have ended too")
+	cmd.Flags().BoolVarP(&quiet, "quiet", "q", false, "ids only")
+	cmd.Flags().BoolVar(&whole, "no-trunc", false, "do not shorten commands")
+	output := outputFlag(cmd)
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		cl, err := c.client()
+		if err != nil {
+			return err
+		}
+		list, err := cl.ListInstances(cmd.Context(), all)
+		if err != nil {
+			return err
+		}
+		if quiet {
+			for _, i := range list {
+				fmt.Fprintln(c.stdout, i.ID)
+			}
+			return nil
+		}
+		return print(c.stdout, output, list, []string{"ID", "NAME", "IMAGE", "COMMAND", "CREATED", "STATUS", "PORTS"}, func(i mayfly.Instance) []string {
+			command := strings.Join(i.Argv, " ")
+			if !whole {
+				command = shorten(command, 30)
+			}
+			return []string{i.ID, i.Name, i.Image, command, ago(i.Created), status(i), portsText(i.Ports)}
+		})
+	}
+	return cmd
+}
+
+func status(i mayfly.Instance) string {
+	switch {
+	case i.State == mayfly.Running && !i.Started.IsZero():
+		return "up " + humanAge(time.Since(i.Started))
+	case i.State == mayfly.Exited && i.Exit != nil:
+		text := string(i.Exit.Reason)
+		if i.Exit.Reason == mayfly.ExitedNonZero || i.Exit.Code != 0 {
+			text += " (" + strconv.Itoa(i.Exit.Code) + ")"
+		}
+		return text + " " + ago(i.Exit.Time)
+	}
+	return string(i.State)
+}
+
+func portsText(ports []mayfly.Port) string {
+	var all []string
+	for _, p := range ports {
+		protocol := p.Protocol
+		if protocol == "" {
+			protocol = "tcp"
+		}
+		host := p.HostIP
+		if strings.Contains(host, ":") {
+			host = "[" + host + "]"
+		}
+		all = append(all, fmt.Sprintf("%s:%d->%d/%s", host, p.Host, p.Container, protocol))
+	}
+	return strings.Join(all, ", ")
+}
+
+func (c *cli) wait() *cobra.Command {
+	return &cobra.Command{
+		Use:               "wait CONTAINER...",
+		Short:             "Wait until containers have ended, and print their exit codes",
+		Example:           `  mayfly wait web`,
+		Args:              atLeast("container"),
+		ValidArgsFunction: c.completeInstances(),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			cl, err := c.client()
+			if err != nil {
+				return err
+			}
+			return c.each(args, func(ref string) error {
+				i, err := cl.WaitInstance(cmd.Context(), ref)
+				if err == nil && i.Exit != nil {
+					fmt.Fprintln(c.stdout, i.Exit.Code)
+				}
+				return err
+			})
+		},
+	}
+}
+
+func (c *cli) stop() *cobra.Command {
+	var grace time.Duration
+	cmd := &cobra.Command{
+		Use:   "stop [flags] CONTAINER...",
+		Short: "Ask containers to end, and kill them after a while",
+		Example: `  mayfly stop web
+  mayfly stop -t 1m db`,
+		Args:              atLeast("container"),
+		ValidArgsFunction: c.completeInstances(),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			cl, err := c.client()
+			if err != nil {
+				return err
+			}
+			return c.each(args, func(ref string) error { return c.said(ref, cl.StopInstance(cmd.Context(), ref, grace)) })
+		},
+	}
+	cmd.Flags().VarP(&seconds{&grace, 10 * time.Second}, "time", "t", "how long to wait between SIGTERM and SIGKILL; a number is seconds")
+	grace = 10 * time.Second
+	return cmd
+}
+
+// said prints what was done something to, once it was.
+func (c *cli) said(what string, err error) error {
+	if err == nil {
+		fmt.Fprintln(c.stdout, what)
+	}
+	return err
+}
+
+// seconds is a flag of a duration, in which a plain number is seconds.
+type seconds struct {
+	value    *time.Duration
+	standard time.Duration
+}
+
+func (s *seconds) String() string { return s.standard.String() }
+
+// Set is part of pflag.Value.
+func (s *seconds) Set(text string) error {
+	if n, err := strconv.ParseUint(text, 10, 31); err == nil {
+		*s.value = time.Duration(n) * time.Second
+		return nil
+	}
+	d, err := time.ParseDuration(text)
+	if err != nil || d < 0 {
+		return errors.New("give a time, such as 10s or 1m")
+	}
+	*s.value = d
+	return nil
+}
+
+// Type is part of pflag.Value.
+func (s *seconds) Type() string { return "duration" }
+
+func (c *cli) kill() *cobra.Command {
+	var name string
+	cmd := &cobra.Command{
+		Use:   "kill [flags] CONTAINER...",
+		Short: "Send a signal to containers",
+		Example: `  mayfly kill web
+  mayfly kill -s HUP web`,
+		Args:              atLeast("container"),
+		ValidArgsFunction: c.completeInstances(),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			signal, err := parseSignal(name)
+			if err != nil {
+				return err
+			}
+			cl, err := c.client()
+			if err != nil {
+				return err
+			}
+			return c.each(args, func(ref string) error { return c.said(ref, cl.KillInstance(cmd.Context(), ref, signal)) })
+		},
+	}
+	cmd.Flags().StringVarP(&name, "signal", "s", "KILL", "the signal, by name or number")
+	return cmd
+}
+
+func parseSignal(s string) (syscall.Signal, error) {
+	if n, err := strconv.Atoi(s); err == nil && n >= 1 && n <= 64 {
+		return syscall.Signal(n), nil
+	}
+	name := strings.ToUpper(s)
+	if n := unix.SignalNum("SIG" + strings.TrimPrefix(name, "SIG")); n != 0 {
+		return n, nil
+	}
+	return 0, usagef("%q is not a signal; try TERM, HUP or 15", s)
+}
+
+func (c *cli) rm() *cobra.Command {
+	var force bool
+	cmd := &cobra.Command{
+		Use:   "rm [flags] CONTAINER...",
+		Short: "Forget ended containers and their logs",
+		Example: `  mayfly rm job1 job2
+  mayfly rm -f web`,
+		Args:              atLeast("container"),
+		ValidArgsFunction: c.completeInstances(),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			cl, err := c.client()
+			if err != nil {
+				return err
+			}
+			return c.each(args, func(ref string) error { return c.said(ref, cl.RemoveInstance(cmd.Context(), ref, force)) })
+		},
+	}
+	cmd.Flags().BoolVarP(&force, "force", "f", false, "kill those that run")
+	return cmd
+}
+
+func (c *cli) inspect() *cobra.Command {
+	return &cobra.Command{
+		Use:   "inspect NAME...",
+		Short: "Show all there is to know about containers, functions, runs and images, as JSON",
+		Long: `Show all there is to know about containers, functions, runs and images, as a
+JSON list. Each name is looked up in this order, and the first that is found is
+shown.`,
+		Example: `  mayfly inspect web
+  mayfly inspect debian:12`,
+		Args:              atLeast("name"),
+		ValidArgsFunction: c.completeInstances(),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			found := []any{}
+			err := c.each(args, func(name string) error {
+				v, err := c.find(cmd.Context(), name)
+				if err == nil {
+					found = append(found, v)
+				}
+				return err
+			})
+			return errors.Join(printJSON(c.stdout, found), err)
+		},
+	}
+}
+
+func (c *cli) find(ctx context.Context, name string) (any, error) {
+	cl, err := c.client()
+	if err != nil {
+		return nil, err
+	}
+	lookups := []func() (any, error){
+		func() (any, error) { return cl.GetInstance(ctx, name) },
+		func() (any, error) { return cl.GetWorkload(ctx, name) },
+		func() (any, error) { return cl.GetRun(ctx, name) },
+		func() (any, error) { return cl.GetImage(ctx, name) },
+	}
+	for _, lookup := range lookups {
+		v, err := lookup()
+		if err == nil {
+			return v, nil
+		}
+		// A name that is too odd for one of them may fit the next.
+		if kind := mayfly.KindOf(err); kind != mayfly.NotFound && kind != mayfly.Invalid {
+			return nil, err
+		}
+	}
+	return nil, mayfly.Errorf(mayfly.NotFound, "no container, function, run or image is called %q", name)
+}

@@ -1,0 +1,151 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"io"
+
+	"github.com/google/go-containerregistry/pkg/authn"
+
+	"github.com/mayfly-run/mayfly/build"
+	"github.com/mayfly-run/mayfly/image"
+	client "github.com/mayfly-run/mayfly/sdk/go"
+)
+
+// imageService is a store of images as package api asks for it.
+type imageService struct{ store *image.Store }
+
+func wireImage(i image.Image, whole bool) (client.Image, error) {
+	w := client.Image{Name: i.Name, Digest: i.Digest, Size: i.Size, Blobs: i.Blobs, Layers: i.Layers, Created: i.Created, Labels: i.Labels}
+	if !whole {
+		return w, nil
+	}
+	var err error
+	w.Config, err = json.Marshal(i.Config)
+	return w, err
+}
+
+func wireImageOf(i image.Image, err error) (client.Image, error) {
+	if err != nil {
+		return client.Image{}, err
+	}
+	return wireImage(i, true)
+}
+
+func (s imageService) ListImages(ctx context.Context) ([]client.Image, error) {
+	all, err := s.store.List(ctx)
+	if err != nil {
+		return nil, err
+	}
+	list := make([]client.Image, len(all))
+	for n, i := range all {
+		if list[n], err = wireImage(i, false); err != nil {
+			return nil, err
+		}
+	}
+	return list, nil
+}
+
+func (s imageService) GetImage(ctx context.Context, name string) (client.Image, error) {
+	return wireImageOf(s.store.Get(ctx, name))
+}
+
+func (s imageService) ImageUsage(ctx context.Context) (client.Usage, error) {
+	u, err := s.store.Usage(ctx)
+	return client.Usage{Images: u.Images, Blobs: u.Blobs, Unpacked: u.Unpacked, Partial: u.Partial}, err
+}
+
+func (s imageService) ImportImage(ctx context.Context, name string, archive io.Reader) (client.Image, error) {
+	return wireImageOf(s.store.Import(ctx, name, archive))
+}
+
+func authOf(c client.Credentials) authn.Authenticator {
+	if c == (client.Credentials{}) {
+		return nil
+	}
+	return authn.FromConfig(authn.AuthConfig{Username: c.Username, Password: c.Password, IdentityToken: c.IdentityToken, RegistryToken: c.RegistryToken})
+}
+
+func (s imageService) PullImage(ctx context.Context, t client.Transfer, report func(client.Progress)) (client.Image, error) {
+	return wireImageOf(s.store.Pull(ctx, t.Name, image.PullOptions{
+		Auth: authOf(t.Credentials), PlainHTTP: t.PlainHTTP,
+		Progress: func(p image.Progress) {
+			report(client.Progress{ID: p.Digest, Text: string(p.Phase), Done: p.Bytes, Total: p.Total})
+		},
+	}))
+}
+
+func (s imageService) PushImage(ctx context.Context, t client.Transfer, report func(client.Progress)) (client.Image, error) {
+	report(client.Progress{Text: "pushing " + t.Name})
+	if err := s.store.Push(ctx, t.Name, t.Name, image.PushOptions{Auth: authOf(t.Credentials), PlainHTTP: t.PlainHTTP}); err != nil {
+		return client.Image{}, err
+	}
+	return s.GetImage(ctx, t.Name)
+}
+
+func (s imageService) TagImage(ctx context.Context, source, target string) (client.Image, error) {
+	return wireImageOf(s.store.Tag(ctx, source, target))
+}
+
+func (s imageService) RemoveImage(ctx context.Context, name string, force bool) error {
+	return s.store.Remove(ctx, name, force)
+}
+
+func (s imageService) PruneImages(ctx context.Context, all bool) (client.Pruned, error) {
+	removed, freed, err := s.store.Prune(ctx, image.PruneOptions{All: all})
+	return client.Pruned{Images: removed, Freed: freed}, err
+}
+
+// stackService is the stacks as package api asks for them.
+type stackService struct{ stacks *build.Stacks }
+
+func wireStack(s build.Stack) client.Stack {
+	return client.Stack{Name: s.Name, Description: s.Description.Description, Host: s.Host, Packages: s.Packages, Env: s.Env, Loaders: s.Loaders, Image: s.Image}
+}
+
+func (s stackService) ListStacks(ctx context.Context) ([]client.Stack, error) {
+	all, err := s.stacks.List(ctx)
+	var list []client.Stack
+	for _, stack := range all {
+		list = append(list, wireStack(stack))
+	}
+	return list, err
+}
+
+func (s stackService) GetStack(ctx context.Context, name string) (client.Stack, error) {
+	stack, err := s.stacks.Show(ctx, name)
+	return wireStack(stack), err
+}
+
+func (s stackService) BuildStack(ctx context.Context, name string, fresh bool, report func(client.Progress)) (client.Stack, error) {
+	r, w := io.Pipe()
+	copied := make(chan struct{})
+	go func() {
+		defer close(copied)
+		reportLines(r, report)
+	}()
+	make := s.stacks.Ensure
+	if fresh {
+		make = s.stacks.Build
+	}
+	_, err := make(ctx, name, w)
+	w.Close()
+	<-copied
+	if err != nil {
+		return client.Stack{}, err
+	}
+	return s.GetStack(ctx, name)
+}
+
+// reportLines reports each line until the end. A line that is too long to be
+// one for people ends the reporting, and the rest is read and dropped.
+func reportLines(r io.Reader, report func(client.Progress)) {
+	lines := bufio.NewScanner(r)
+	for lines.Scan() {
+		if lines.Text() != "" {
+			report(client.Progress{Text: lines.Text()})
+		}
+	}
+	io.Copy(io.Discard, r)
+}

@@ -1,0 +1,181 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"time"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/mayfly-run/mayfly"
+	"github.com/mayfly-run/mayfly/api"
+	client "github.com/mayfly-run/mayfly/sdk/go"
+)
+
+const (
+	defaultData = "/var/lib/mayfly"
+	defaultHTTP = "127.0.0.1:8080"
+)
+
+// upFlags are the flags of up.
+type upFlags struct {
+	data, driver, node, logLevel string
+	http                         string
+	api                          []string
+}
+
+func (c *cli) up() *cobra.Command {
+	var f upFlags
+	cmd := &cobra.Command{
+		Use:   "up [flags]",
+		Short: "Run a node in the foreground",
+		Long: `Run a node in the foreground. On SIGTERM or Ctrl-C it ends the calls that are
+under way and leaves other containers running; the next start adopts them.
+mayfly down stops them too.`,
+		Example: `  mayfly up
+  mayfly up --data /srv/mayfly --http 127.0.0.1:80 --driver crun`,
+		Args: atMost(0),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			log, err := newLog(c.stderr, f.logLevel)
+			if err != nil {
+				return err
+			}
+			return runNode(cmd.Context(), f, log, c.stdout)
+		},
+	}
+	fs := cmd.Flags()
+	fs.StringVar(&f.data, "data", defaultData, "the data directory")
+	fs.StringVar(&f.http, "http", defaultHTTP, "where functions are served, host:port; empty for nowhere")
+	fs.StringArrayVar(&f.api, "api", []string{client.DefaultHost}, "where the API is served: unix:///path, or http:// and a loopback address; again for more")
+	fs.StringVar(&f.driver, "driver", "", "how containers are made: native, crun, runc or another OCI runtime")
+	fs.StringVar(&f.node, "node", "", "name of this node (default the host's name)")
+	fs.StringVar(&f.logLevel, "log-level", "info", "debug, info, warn or error")
+	return cmd
+}
+
+func newLog(w io.Writer, level string) (*slog.Logger, error) {
+	var l slog.Level
+	if err := l.UnmarshalText([]byte(level)); err != nil {
+		return nil, usagef("--log-level is debug, info, warn or error, not %q", level)
+	}
+	return slog.New(slog.NewTextHandler(w, &slog.HandlerOptions{Level: l})), nil
+}
+
+// node is what openNode opens and runNode runs.
+type node struct {
+	services api.Services
+	routes   http.Handler                  // for --http; nil serves nothing there
+	driver   string                        // the one that was chosen
+	name     string                        // of the node
+	loops    []func(context.Context) error // everything that runs until its context ends
+	close    func() error                  // after every loop has ended; never nil
+}
+
+// runNode opens a node, serves it, and closes it when ctx ends, when it is
+// told to go down or when a part of it fails.
+func runNode(ctx context.Context, f upFlags, log *slog.Logger, ready io.Writer) (err error) {
+	ctx, stop := context.WithCancel(ctx)
+	defer stop()
+	n, err := openNode(ctx, f, log)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, n.close()) }()
+	server, err := api.Open(f.api, n.services, api.Options{Log: log, Version: version, Node: n.name, Driver: n.driver, Stop: stop})
+	if err != nil {
+		return err
+	}
+	defer server.Close()
+	loops := append(n.loops, server.Run)
+	if f.http != "" && n.routes != nil {
+		l, err := listenHTTP(f.http)
+		if err != nil {
+			return err
+		}
+		log.Info("serving functions", "address", "http://"+l.Addr().String())
+		loops = append(loops, serveHTTP(l, n.routes, log))
+	}
+	for _, address := range server.Addresses() {
+		log.Info("serving the API", "address", address)
+	}
+	fmt.Fprintln(ready, "ready") // for whoever started us
+	return runAll(ctx, loops...)
+}
+
+// runAll runs every loop until all have returned. The first that fails ends
+// the others; the end of ctx ends them all and is no failure.
+func runAll(ctx context.Context, loops ...func(context.Context) error) error {
+	group, inner := errgroup.WithContext(ctx)
+	for _, loop := range loops {
+		group.Go(func() error {
+			err := loop(inner)
+			if errors.Is(err, context.Canceled) && inner.Err() != nil {
+				return nil
+			}
+			return err
+		})
+	}
+	return group.Wait()
+}
+
+func listenHTTP(address string) (net.Listener, error) {
+	l, err := net.Listen("tcp", address)
+	if err != nil {
+		return nil, mayfly.Errorf(mayfly.Conflict, "serve functions: %w", err).WithHint("choose another address with --http")
+	}
+	return l, nil
+}
+
+// serveHTTP returns the loop that serves functions. What is under way when the
+// end comes is ended: its containers go with it.
+func serveHTTP(l net.Listener, handler http.Handler, log *slog.Logger) func(context.Context) error {
+	return func(ctx context.Context) error {
+		srv := &http.Server{
+			Handler:           handler,
+			ReadHeaderTimeout: 10 * time.Second,
+			IdleTimeout:       2 * time.Minute,
+			MaxHeaderBytes:    64 << 10,
+			BaseContext:       func(net.Listener) context.Context { return ctx },
+			ErrorLog:          slog.NewLogLogger(log.Handler(), slog.LevelDebug),
+		}
+		served := make(chan error, 1)
+		go func() { served <- srv.Serve(l) }()
+		select {
+		case err := <-served:
+			return fmt.Errorf("serve functions: %w", err)
+		case <-ctx.Done():
+		}
+		limit, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
+		defer cancel()
+		err := srv.Shutdown(limit)
+		if err != nil {
+			err = srv.Close()
+		}
+		<-served
+		return err
+	}
+}
+
+func (c *cli) down() *cobra.Command {
+	return &cobra.Command{
+		Use:     "down",
+		Short:   "Stop every container of the node, then the daemon",
+		Example: `  mayfly down`,
+		Args:    atMost(0),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			cl, err := c.client()
+			if err != nil {
+				return err
+			}
+			view := c.progress()
+			defer view.done()
+			return cl.Down(cmd.Context(), view.report)
+		},
+	}
+}
