@@ -67,12 +67,14 @@ func TestHistoryIsFlushedOnClose(t *testing.T) {
 func TestListIsAsWritten(t *testing.T) {
 	b := open(t, t.TempDir())
 	defer closeBus(t, b)
-	state, err := b.JetStream().Stream(t.Context(), StateStream)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if c := state.CachedInfo().Config; c.Storage != jetstream.FileStorage || c.PersistMode != jetstream.DefaultPersistMode {
-		t.Errorf("state is not strict: %+v", c)
+	for _, name := range []string{StateStream, ReleasesStream} {
+		stream, err := b.JetStream().Stream(t.Context(), name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if c := stream.CachedInfo().Config; c.Storage != jetstream.FileStorage || c.PersistMode != jetstream.DefaultPersistMode {
+			t.Errorf("%s is not strict: %+v", name, c)
+		}
 	}
 	c := b.Runs().CachedInfo().Config
 	if c.PersistMode != jetstream.AsyncPersistMode || c.MaxBytes == 0 || c.MaxAge == 0 || c.MaxMsgsPerSubject == 0 {

@@ -17,7 +17,7 @@ import (
 const (
 	runHeader = "Mayfly-Run"          // id, so that a search decodes nothing
 	runStall  = 20 * time.Millisecond // longest that RecordRun holds up its caller
-	runSlack  = 5 * time.Second       // between two machines' clocks
+	runSlack  = time.Second           // between two machines' clocks
 	runMinRef = 8                     // characters of an id that a search needs
 	maxRuns   = 1000                  // of one page
 	readBatch = 256                   // messages
