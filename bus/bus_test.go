@@ -97,7 +97,8 @@ func TestFormat(t *testing.T) {
 	for _, test := range []struct{ name, content, want string }{
 		{"same", "1 v0.1.0\n", ""},
 		{"number only", "1\n", ""},
-		{"newer", "2 v0.7.0\n", "use mayfly v0.7.0"},
+		{"newer", "2 v0.7.0\n", "version v0.7.0"},
+		{"newer, number only", "3", "format 3"},
 		{"zero", "0\n", "does not hold a format number"},
 		{"garbage", "\x00\xff", "does not hold a format number"},
 		{"empty", "", "does not hold a format number"},

@@ -1,6 +1,7 @@
 package bus
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -86,7 +87,7 @@ func checkFormat(dir string) error {
 	}
 	if n > Format {
 		return mayfly.Errorf(mayfly.Invalid, "the data in %s has format %d, and this mayfly reads up to %d", dir, n, Format).
-			WithHint("use mayfly %s, which wrote it, or a newer one", version)
+			WithHint("use the mayfly that wrote it (version %s) or a newer one", cmp.Or(version, "unknown"))
 	}
 	return nil
 }

@@ -41,7 +41,7 @@ func TestStoreAgreesWithModel(t *testing.T) {
 			instances: map[string]mayfly.Instance{},
 		}}
 		m.reopen(r)
-		defer func() { m.store.Close() }()
+		defer m.clear(r)
 		r.Repeat(map[string]func(*rapid.T){
 			"release":         m.release,
 			"set":             m.set,
@@ -69,6 +69,20 @@ func (m *machine) reopen(r *rapid.T) {
 	var err error
 	if m.store, err = Open(m.t.Context(), m.bus, Options{}); err != nil {
 		r.Fatal(err)
+	}
+}
+
+// clear keeps the next check from reading what this one wrote.
+func (m *machine) clear(r *rapid.T) {
+	m.store.Close()
+	for _, name := range []string{bus.StateStream, bus.ReleasesStream} {
+		stream, err := m.bus.JetStream().Stream(m.t.Context(), name)
+		if err == nil {
+			err = stream.Purge(m.t.Context())
+		}
+		if err != nil {
+			r.Fatal(err)
+		}
 	}
 }
 
