@@ -45,8 +45,14 @@ func TestMain(m *testing.M) {
 				f.Close()
 			}
 			fmt.Println(errors.Unwrap(err))
+		case "parent":
+			h, err := Detect()
+			if err == nil {
+				err = h.Parent(argument)
+			}
+			fmt.Println(err)
 		case "fork":
-			for range 30 {
+			for range 5 {
 				exec.Command("/proc/self/exe").Start() // inherits CGROUP_TEST_DO and ends at the end of its stdin
 			}
 		}
@@ -123,10 +129,10 @@ func host(t testing.TB) (*Host, string) {
 	t.Cleanup(func() {
 		g, err := h.Open(parent)
 		if err == nil {
-			err = g.Remove()
+			err = errors.Join(g.Kill(), g.Remove())
 		}
 		if err != nil {
-			t.Error(err)
+			t.Fatal(err)
 		}
 		for _, dir := range g.all() {
 			if exists(dir) {
@@ -293,7 +299,7 @@ func TestDevices(t *testing.T) {
 func ptr(n int64) *int64 { return &n }
 
 func TestFreezeKillRemove(t *testing.T) {
-	g := makeGroup(t, limits())
+	g := makeGroup(t, nil)
 	c := start(t, g, "fork")
 	if got := c.run(); got != "ready" {
 		t.Fatalf("the child says %q", got)
@@ -367,6 +373,28 @@ func TestAdopt(t *testing.T) {
 	c.Wait()
 	if err := adopted.Remove(); err != nil {
 		t.Fatal(err)
+	}
+}
+
+// TestParentOfOwnGroup has a process make a parent below the group that it is
+// itself in, as a daemon does in a service's delegated subtree.
+func TestParentOfOwnGroup(t *testing.T) {
+	g := makeGroup(t, nil)
+	for _, do := range []string{"wait", "parent " + g.Path + "/containers"} {
+		c := start(t, g, do)
+		if got := c.run(); got != "<nil>" && do != "wait" {
+			t.Fatal(got)
+		}
+	}
+	inner, err := g.host.Make(g.Path+"/containers/one", limits())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer inner.Close()
+	if g.host.Mode == V2 {
+		if text, err := read(g.v2+"/mayfly-daemon", "cgroup.procs"); err != nil || len(strings.Fields(text)) != 2 {
+			t.Errorf("%q stepped aside, %v; want both processes", text, err)
+		}
 	}
 }
 
