@@ -172,7 +172,7 @@ func TestErrorsKeepTheirKind(t *testing.T) {
 			}
 			defer http.DefaultClient.CloseIdleConnections()
 			defer resp.Body.Close()
-			if resp.StatusCode != client.Status(kind) || resp.Header.Get("Content-Type") != client.ContentProblem {
+			if resp.StatusCode != kind.Status() || resp.Header.Get("Content-Type") != client.ContentProblem {
 				t.Errorf("got %d, %s", resp.StatusCode, resp.Header.Get("Content-Type"))
 			}
 		})
@@ -245,7 +245,7 @@ func TestBadRequests(t *testing.T) {
 			if err != nil || json.Unmarshal(text, &p) != nil {
 				t.Fatalf("%d is no problem: %q, %v", resp.StatusCode, text, err)
 			}
-			if resp.StatusCode != c.status || p.Status != c.status || client.Status(p.Kind) != c.status || !strings.Contains(p.Detail, c.want) {
+			if resp.StatusCode != c.status || p.Status != c.status || p.Kind.Status() != c.status || !strings.Contains(p.Detail, c.want) {
 				t.Errorf("got %d %+v, want %d with %q", resp.StatusCode, p, c.status, c.want)
 			}
 			if n := strings.Count(p.Detail, c.want); n > 1 {

@@ -64,7 +64,7 @@ func kindOfStatus(status int) mayfly.Kind {
 func statusOf(status int) int {
 	switch status {
 	case http.StatusNotAcceptable, http.StatusUnsupportedMediaType, http.StatusUnprocessableEntity, http.StatusRequestTimeout:
-		return client.Status(kindOfStatus(status))
+		return kindOfStatus(status).Status()
 	}
 	return status
 }

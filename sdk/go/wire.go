@@ -32,31 +32,6 @@ type Problem struct {
 	Hint   string      `json:"hint,omitempty" doc:"what to do about it"`
 }
 
-// Status returns the HTTP status for an error of the kind.
-func Status(kind mayfly.Kind) int {
-	switch kind {
-	case mayfly.Invalid:
-		return http.StatusBadRequest
-	case mayfly.Denied:
-		return http.StatusForbidden
-	case mayfly.NotFound:
-		return http.StatusNotFound
-	case mayfly.Conflict:
-		return http.StatusConflict
-	case mayfly.TooLarge:
-		return http.StatusRequestEntityTooLarge
-	case mayfly.Busy:
-		return http.StatusTooManyRequests
-	case mayfly.Failed:
-		return http.StatusBadGateway
-	case mayfly.Unavailable:
-		return http.StatusServiceUnavailable
-	case mayfly.TimedOut:
-		return http.StatusGatewayTimeout
-	}
-	return http.StatusInternalServerError
-}
-
 // kindOfStatus is for answers that carry no kind: something between the
 // daemon and us spoke.
 func kindOfStatus(status int) mayfly.Kind {
@@ -64,7 +39,7 @@ func kindOfStatus(status int) mayfly.Kind {
 		mayfly.Invalid, mayfly.Denied, mayfly.NotFound, mayfly.Conflict, mayfly.TooLarge,
 		mayfly.Busy, mayfly.Failed, mayfly.Unavailable, mayfly.TimedOut,
 	} {
-		if Status(kind) == status {
+		if kind.Status() == status {
 			return kind
 		}
 	}
@@ -80,7 +55,7 @@ func NewProblem(err error) *Problem {
 	kind := mayfly.KindOf(err)
 	p := &Problem{
 		Type:   "urn:mayfly:error:" + string(kind),
-		Status: Status(kind),
+		Status: kind.Status(),
 		Detail: err.Error(),
 		Kind:   kind,
 	}
