@@ -6,13 +6,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
-	"path/filepath"
+	"math"
+	"path"
 	"strings"
-	"syscall"
+	"time"
 
-	"github.com/containerd/containerd/v2/pkg/archive"
-	confs "github.com/containerd/continuity/fs"
 	"golang.org/x/sys/unix"
 
 	"github.com/mayfly-run/mayfly"
@@ -26,18 +24,26 @@ const (
 )
 
 // applier writes one layer's tar into the directory that overlayfs will use
-// for it. containerd's archive.Apply does the writing and keeps every name
-// beneath the root; the applier bounds it and turns whiteouts into overlayfs's.
+// for it, with whiteouts as overlayfs wants them. Every file is made in a
+// directory that the kernel found beneath the root (see tree), so no name,
+// link or order of entries can reach outside.
+//
+// containerd's archive.Apply was tried first. It strips the capabilities of a
+// file that has a second name, forgets that a whited out directory which comes
+// back must be empty, leaves the root's own attributes, and takes a minute over
+// one name of 1,800 directories.
 type applier struct {
-	dir     string   // absolute, clean; only we write there meanwhile
+	dir     string   // absolute
 	parents []string // directories of the layers below, top first
 	max     limits
 
-	root    *os.Root
+	tree    *tree
 	entries int
 	bytes   int64
-	hidden  map[string]bool // paths below dir, with a leading slash, that are whiteouts of ours
-	top     *tar.Header     // of the root directory itself
+	buf     []byte
+	links   int         // followed for this entry beyond those that the kernel follows
+	top     *tar.Header // of the root directory itself
+	times   []dirTime   // set at the end, as making files in a directory changes its time
 }
 
 type limits struct {
@@ -45,183 +51,243 @@ type limits struct {
 	entries int
 }
 
-// apply unpacks the plain tar r. It reads r to the end of the archive, not to
-// the end of r.
+type dirTime struct {
+	name string
+	time time.Time
+}
+
+// apply unpacks the plain tar r. It reads to the end of the archive, which may
+// be before the end of r.
 func (a *applier) apply(ctx context.Context, r io.Reader) error {
 	var err error
-	if a.root, err = os.OpenRoot(a.dir); err != nil {
+	if a.tree, err = openTree(a.dir, a.parents); err != nil {
 		return err
 	}
-	defer a.root.Close()
-	a.hidden = map[string]bool{}
-	_, err = archive.Apply(ctx, a.dir, r,
-		archive.WithFilter(a.filter),
-		archive.WithConvertWhiteout(a.convert),
-		archive.WithParents(a.parents))
-	if err != nil {
-		return applyError(err)
+	defer a.tree.close()
+	a.buf = make([]byte, 256<<10)
+	tr := tar.NewReader(r)
+	for {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		hdr, err := tr.Next()
+		if err == io.EOF {
+			return applyError(a.finish())
+		}
+		if err != nil {
+			return applyError(err)
+		}
+		if err := a.entry(hdr, contextReader{ctx, tr}); err != nil {
+			return applyError(fmt.Errorf("%q: %w", hdr.Name, err))
+		}
 	}
-	return a.finishRoot()
 }
 
 // applyError tells a bad archive from a bad machine.
 func applyError(err error) error {
 	var known *mayfly.Error
 	switch {
-	case errors.As(err, &known), errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
+	case err == nil, errors.As(err, &known), errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
 		return err
-	case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT):
+	case errors.Is(err, unix.ENOSPC), errors.Is(err, unix.EDQUOT):
 		return mayfly.Errorf(mayfly.Unavailable, "%w", err).WithHint("free some disk; `mayfly image prune` may help")
-	case errors.Is(err, syscall.EIO), errors.Is(err, syscall.EROFS), errors.Is(err, syscall.ENOMEM), errors.Is(err, syscall.EPERM):
+	case errors.Is(err, unix.EIO), errors.Is(err, unix.EROFS), errors.Is(err, unix.ENOMEM), errors.Is(err, unix.EPERM), errors.Is(err, unix.EMFILE):
 		return mayfly.Errorf(mayfly.Internal, "%w", err)
 	}
 	return mayfly.Errorf(mayfly.Invalid, "%w", err)
 }
 
-// filter sees each header before anything of it is written.
-func (a *applier) filter(hdr *tar.Header) (bool, error) {
-	if a.entries++; a.entries > a.max.entries {
-		return false, mayfly.Errorf(mayfly.TooLarge, "more than %d files", a.max.entries)
+// count bounds what a layer may make.
+func (a *applier) count(entries int, bytes int64) error {
+	if a.entries += entries; a.entries > a.max.entries {
+		return mayfly.Errorf(mayfly.TooLarge, "the layer has more than %d files", a.max.entries)
 	}
-	if a.bytes += hdr.Size; a.bytes > a.max.bytes || a.bytes < 0 {
-		return false, mayfly.Errorf(mayfly.TooLarge, "files of more than %d bytes", a.max.bytes)
+	if a.bytes += bytes; a.bytes > a.max.bytes || a.bytes < 0 {
+		return mayfly.Errorf(mayfly.TooLarge, "the layer has files of more than %d bytes", a.max.bytes)
 	}
+	return nil
+}
+
+// entry writes one entry of the tar.
+func (a *applier) entry(hdr *tar.Header, body io.Reader) error {
+	a.links = 0
 	switch hdr.Typeflag {
 	case tar.TypeXGlobalHeader: // a comment; git archive writes one
-		return false, nil
+		return nil
 	case tar.TypeGNUSparse, tar.TypeCont: // read as regular files
 		hdr.Typeflag = tar.TypeReg
 	}
-	name := filepath.Clean("/" + hdr.Name)
-	if name == "/" {
+	if err := a.count(1, hdr.Size); err != nil {
+		return err
+	}
+	if hdr.Uid < 0 || hdr.Gid < 0 || hdr.Uid >= math.MaxUint32 || hdr.Gid >= math.MaxUint32 {
+		return fmt.Errorf("owner %d:%d is out of range", hdr.Uid, hdr.Gid)
+	}
+	name := path.Clean("/" + hdr.Name)[1:]
+	if name == "" {
 		if hdr.Typeflag == tar.TypeDir {
 			a.top = hdr
 		}
-		return false, nil
+		return nil
 	}
-	if len(a.hidden) > 0 {
-		for dir := filepath.Dir(name); dir != "/"; dir = filepath.Dir(dir) {
-			if a.hidden[dir] {
-				if err := a.reopen(dir); err != nil {
-					return false, err
-				}
-			}
-		}
-	}
-	return true, nil
-}
-
-// convert is called for each entry before it is written at path, and says
-// whether to write it. A whiteout hides what lower layers have and nothing of
-// its own layer, wherever in the archive it stands.
-func (a *applier) convert(hdr *tar.Header, path string) (bool, error) {
-	dir, base := filepath.Split(path)
-	dir = filepath.Clean(dir)
-	if base == whiteoutOpaque {
-		if !a.below(dir) {
-			return false, nil
-		}
-		return false, unix.Lsetxattr(dir, opaqueXattr, []byte("y"), 0)
-	}
-	if hides, ok := strings.CutPrefix(base, whiteout); ok {
-		return false, a.hide(filepath.Join(dir, hides))
-	}
-	rel := path[len(a.dir):]
-	if !a.hidden[rel] {
-		return true, nil
-	}
-	if hdr.Typeflag == tar.TypeDir {
-		return true, a.reopen(rel)
-	}
-	delete(a.hidden, rel) // the file takes the whiteout's place
-	return true, nil
-}
-
-// hide makes the lower layers' file at path disappear.
-func (a *applier) hide(path string) error {
-	if !a.below(path) {
-		return nil // overlayfs shows a whiteout that has nothing to hide
-	}
-	switch fi, err := os.Lstat(path); {
-	case err == nil && fi.IsDir():
-		return unix.Lsetxattr(path, opaqueXattr, []byte("y"), 0)
-	case err == nil:
-		return nil // this layer's own file hides it already
-	case !isNotExist(err):
-		return err
-	}
-	if err := unix.Mknod(path, unix.S_IFCHR, 0); err != nil {
-		return fmt.Errorf("whiteout %s: %w", path, err)
-	}
-	a.hidden[path[len(a.dir):]] = true
-	return nil
-}
-
-// reopen turns a whiteout into a directory that shows nothing of those below.
-func (a *applier) reopen(rel string) error {
-	name := rel[1:]
-	if err := a.root.Remove(name); err != nil {
-		return err
-	}
-	delete(a.hidden, rel)
-	if err := a.root.Mkdir(name, 0o755); err != nil {
-		return err
-	}
-	d, err := a.root.Open(name)
+	dir, base := path.Split(name)
+	parent, err := a.parent(path.Clean(dir))
 	if err != nil {
 		return err
 	}
-	defer d.Close()
-	return errors.Join(d.Chmod(0o755), unix.Fsetxattr(int(d.Fd()), opaqueXattr, []byte("y"), 0))
-}
-
-// below says whether a lower layer has something at path.
-func (a *applier) below(path string) bool {
-	rel := path[len(a.dir):]
-	for _, p := range a.parents {
-		in, err := confs.RootPath(p, filepath.Dir("/"+rel))
-		if err != nil {
-			continue
-		}
-		if _, err := os.Lstat(filepath.Join(in, filepath.Base("/"+rel))); err == nil {
-			return true
+	if hides, ok := strings.CutPrefix(base, whiteout); ok {
+		return a.tree.whiteout(parent, base, hides)
+	}
+	if hdr.Typeflag == tar.TypeChar && hdr.Devmajor == 0 && hdr.Devminor == 0 {
+		return a.tree.whiteout(parent, base, base) // it is overlayfs's own
+	}
+	if hdr.Typeflag == tar.TypeDir {
+		a.times = append(a.times, dirTime{name, hdr.ModTime})
+		return a.makeDir(parent, base, hdr)
+	}
+	err = a.make(parent, base, hdr, body)
+	if errors.Is(err, unix.EEXIST) {
+		if err = a.tree.clear(parent, base); err == nil {
+			err = a.make(parent, base, hdr, body)
 		}
 	}
-	return false
+	return err
 }
 
-// finishRoot gives the root directory its attributes: archive.Apply leaves it
-// alone, and overlayfs shows those of the topmost layer.
-func (a *applier) finishRoot() error {
-	if a.top == nil {
-		if len(a.parents) == 0 {
-			return nil
+// parent opens the directory name, making what is missing of it. A directory
+// that the layer does not name looks like the one below that it covers.
+func (a *applier) parent(name string) (int, error) {
+	fd, err := a.tree.dir(name)
+	if !errors.Is(err, unix.ENOENT) && !errors.Is(err, unix.ENOTDIR) {
+		return fd, err
+	}
+	up, err := a.parent(path.Dir(name))
+	if err != nil {
+		return -1, err
+	}
+	if err := a.count(1, 0); err != nil {
+		return -1, err
+	}
+	if to, ok := a.tree.readlink(up, path.Base(name)); ok { // to what is not there yet
+		if a.links++; a.links > 40 {
+			return -1, unix.ELOOP
 		}
-		var st unix.Stat_t
-		if err := unix.Stat(a.parents[0], &st); err != nil {
+		return a.parent(path.Clean(to))
+	}
+	like, err := a.tree.makeDir(up, path.Base(name))
+	if err != nil {
+		return -1, err
+	}
+	if !like.IsZero() {
+		a.times = append(a.times, dirTime{name, like})
+	}
+	return a.tree.dir(name)
+}
+
+// makeDir makes a directory, or gives one that is there its new attributes.
+func (a *applier) makeDir(parent int, base string, hdr *tar.Header) error {
+	fd, err := a.tree.openOrMakeDir(parent, base)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	return setAttributes(fd, hdr)
+}
+
+// make makes a file that is no directory. It fails with EEXIST where there is
+// something of the name.
+func (a *applier) make(parent int, base string, hdr *tar.Header, body io.Reader) error {
+	switch hdr.Typeflag {
+	case tar.TypeReg:
+		return a.makeFile(parent, base, hdr, body)
+	case tar.TypeLink:
+		return a.tree.link(path.Clean("/" + hdr.Linkname)[1:], parent, base)
+	case tar.TypeSymlink:
+		if err := unix.Symlinkat(hdr.Linkname, parent, base); err != nil {
+			return fmt.Errorf("symlink: %w", err)
+		}
+	case tar.TypeChar, tar.TypeBlock, tar.TypeFifo:
+		mode, dev, err := device(hdr)
+		if err != nil {
 			return err
 		}
-		return errors.Join(os.Chown(a.dir, int(st.Uid), int(st.Gid)), unix.Chmod(a.dir, st.Mode&0o7777),
-			unix.UtimesNanoAt(unix.AT_FDCWD, a.dir, []unix.Timespec{st.Atim, st.Mtim}, 0))
-	}
-	if err := os.Chown(a.dir, a.top.Uid, a.top.Gid); err != nil {
-		return applyError(err)
-	}
-	for key, value := range a.top.PAXRecords {
-		name, ok := strings.CutPrefix(key, xattrRecord)
-		if !ok || strings.HasPrefix(name, "trusted.") {
-			continue
+		if err := unix.Mknodat(parent, base, mode, dev); err != nil {
+			return fmt.Errorf("mknod: %w", err)
 		}
-		if err := unix.Setxattr(a.dir, name, []byte(value), 0); err != nil && !errors.Is(err, unix.ENOTSUP) {
-			return applyError(fmt.Errorf("set %s of the root: %w", name, err))
-		}
+	default:
+		return fmt.Errorf("entries of type %q are not known", hdr.Typeflag)
 	}
-	return applyErrors(unix.Chmod(a.dir, uint32(a.top.Mode&0o7777)), os.Chtimes(a.dir, a.top.ModTime, a.top.ModTime))
+	return setAttributesAt(parent, base, hdr)
 }
 
-func applyErrors(errs ...error) error {
-	if err := errors.Join(errs...); err != nil {
-		return applyError(err)
+// device returns the mode and number of a special file.
+func device(hdr *tar.Header) (mode uint32, dev int, err error) {
+	mode = map[byte]uint32{tar.TypeChar: unix.S_IFCHR, tar.TypeBlock: unix.S_IFBLK, tar.TypeFifo: unix.S_IFIFO}[hdr.Typeflag]
+	if hdr.Typeflag == tar.TypeFifo {
+		return mode, 0, nil
 	}
-	return nil
+	// As many bits as Linux has for them.
+	if hdr.Devmajor < 0 || hdr.Devmajor >= 1<<12 || hdr.Devminor < 0 || hdr.Devminor >= 1<<20 {
+		return 0, 0, fmt.Errorf("device number %d:%d is out of range", hdr.Devmajor, hdr.Devminor)
+	}
+	return mode, int(unix.Mkdev(uint32(hdr.Devmajor), uint32(hdr.Devminor))), nil
+}
+
+func (a *applier) makeFile(parent int, base string, hdr *tar.Header, body io.Reader) error {
+	fd, err := unix.Openat(parent, base, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o600)
+	if err != nil {
+		return fmt.Errorf("create: %w", err)
+	}
+	defer unix.Close(fd)
+	if _, err := io.CopyBuffer(fdWriter(fd), body, a.buf); err != nil {
+		return err
+	}
+	if err := setAttributes(fd, hdr); err != nil {
+		return err
+	}
+	return setTime(parent, base, hdr.ModTime)
+}
+
+// fdWriter writes to a descriptor, without what os.File adds to each of many
+// small files.
+type fdWriter int
+
+func (w fdWriter) Write(p []byte) (int, error) {
+	done := 0
+	for done < len(p) {
+		n, err := unix.Write(int(w), p[done:])
+		if err == unix.EINTR {
+			continue
+		}
+		if err != nil {
+			return done, fmt.Errorf("write: %w", err)
+		}
+		done += n
+	}
+	return done, nil
+}
+
+// finish sets the times of directories and the attributes of the root, which
+// overlayfs takes from the topmost layer.
+func (a *applier) finish() error {
+	for _, d := range a.times {
+		fd, err := a.tree.lookup(d.name)
+		if err != nil {
+			continue // something else took its place
+		}
+		err = setTime(unix.AT_FDCWD, procPath(fd), d.time)
+		unix.Close(fd)
+		if err != nil {
+			return fmt.Errorf("%q: %w", d.name, err)
+		}
+	}
+	if a.top != nil {
+		fd, err := unix.Open(a.dir, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+		if err != nil {
+			return fmt.Errorf("open root: %w", err)
+		}
+		defer unix.Close(fd)
+		return errors.Join(setAttributes(fd, a.top), setTime(unix.AT_FDCWD, procPath(fd), a.top.ModTime))
+	}
+	return a.tree.rootLikeLower()
 }

@@ -4,6 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/containerd/containerd/v2/core/content"
@@ -218,7 +221,7 @@ func (s *Store) recover(ctx context.Context) error {
 			}
 		}
 	}
-	if err := s.abortIngests(ctx, func(ref string) bool { return !strings.HasPrefix(ref, pullRef) }); err != nil {
+	if err := s.dropUnknownIngests(ctx); err != nil {
 		return err
 	}
 	// A snapshot made and removed makes the collector compare the snapshotter
@@ -234,6 +237,33 @@ func (s *Store) recover(ctx context.Context) error {
 		return err
 	}
 	return s.dropUnknownBlobs(ctx)
+}
+
+// dropUnknownIngests deletes unfinished writes but for the partial downloads of
+// which there is a record.
+func (s *Store) dropUnknownIngests(ctx context.Context) error {
+	if err := s.abortIngests(ctx, func(ref string) bool { return !strings.HasPrefix(ref, pullRef) }); err != nil {
+		return err
+	}
+	statuses, err := s.content.ListStatuses(ctx)
+	if err != nil {
+		return err
+	}
+	ingests := filepath.Join(s.dir, "content", "ingest")
+	dirs, err := os.ReadDir(ingests)
+	if err != nil && !isNotExist(err) {
+		return err
+	}
+	for _, d := range dirs {
+		ref, _ := os.ReadFile(filepath.Join(ingests, d.Name(), "ref")) // absent when the kill was early enough
+		if slices.ContainsFunc(statuses, func(st content.Status) bool { return strings.HasSuffix(string(ref), "/"+st.Ref) }) {
+			continue
+		}
+		if err := os.RemoveAll(filepath.Join(ingests, d.Name())); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // dropUnknownBlobs deletes files of the content store that were committed a

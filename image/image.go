@@ -156,6 +156,7 @@ func Open(dir string, opts Options) (*Store, error) {
 
 // assemble puts containerd's parts together over an open database.
 func (s *Store) assemble(bdb *bolt.DB) error {
+	quietLibraries()
 	var err error
 	if s.blobs, err = local.NewStore(filepath.Join(s.dir, "content")); err != nil {
 		return err

@@ -19,6 +19,11 @@ func withQuietLog(ctx context.Context, to *slog.Logger) context.Context {
 	return log.WithLogger(ctx, logrus.NewEntry(l))
 }
 
+// quietLibraries keeps what they print elsewhere to errors: some of it goes to
+// logrus's own logger, whatever the context says, and is of no use to anyone
+// ("failed check for fsverity support").
+func quietLibraries() { logrus.SetLevel(logrus.ErrorLevel) }
+
 type slogHook struct{ to *slog.Logger }
 
 func (h slogHook) Levels() []logrus.Level { return logrus.AllLevels }

@@ -438,4 +438,3 @@ func TestPlainHTTPOnlyToLoopback(t *testing.T) {
 		t.Fatalf("plain HTTP was spoken: %v", err)
 	}
 }
-

@@ -1,0 +1,33 @@
+package image_test
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"testing"
+
+	"go.uber.org/goleak"
+
+	"github.com/mayfly-run/mayfly/image"
+)
+
+// TestMain is also the process that the tests of kill -9 start and kill.
+func TestMain(m *testing.M) {
+	if dir := os.Getenv("MAYFLY_TEST_IMPORT_INTO"); dir != "" {
+		s, err := image.Open(dir, image.Options{})
+		if err == nil {
+			_, err = s.Import(context.Background(), "killed", os.Stdin)
+		}
+		fmt.Println("imported", err)
+		return
+	}
+	if dir := os.Getenv("MAYFLY_TEST_USE_IN"); dir != "" {
+		s, err := image.Open(dir, image.Options{})
+		if err == nil {
+			_, err = s.Use(context.Background(), os.Getenv("MAYFLY_TEST_DIGEST"), "instance/1")
+		}
+		fmt.Println("used", err)
+		select {}
+	}
+	goleak.VerifyTestMain(m)
+}
