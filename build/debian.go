@@ -100,10 +100,12 @@ func mmdebstrap(ctx context.Context, d Description, r release, temp string, out,
 		variant = "essential"
 	}
 	args := []string{
-		"--mode=root", "--format=tar", "--variant=" + variant, "--skip=output/dev,cleanup/reproducible",
+		"--mode=root", "--format=tar", "--variant=" + variant, "--skip=output/dev",
 		"--dpkgopt=path-exclude=/usr/share/man/*", "--dpkgopt=path-exclude=/usr/share/info/*",
 		"--dpkgopt=path-exclude=/usr/share/locale/*", "--dpkgopt=path-exclude=/usr/share/doc/*",
 		"--dpkgopt=path-include=/usr/share/doc/*/copyright",
+		// Copies of this machine's, which are not the container's business.
+		`--customize-hook=: >"$1/etc/hostname"; : >"$1/etc/hosts"; : >"$1/etc/resolv.conf"`,
 	}
 	if len(d.Packages) > 0 {
 		args = append(args, "--include="+strings.Join(d.Packages, ","))

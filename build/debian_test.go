@@ -164,6 +164,17 @@ func TestBuildDebian(t *testing.T) {
 	if out, err := cmd.CombinedOutput(); err != nil || string(out) != "install ok installed\n" {
 		t.Errorf("dpkg-query: %v: %s", err, out)
 	}
+	for _, name := range []string{"app", "dev", "proc", "run", "sys"} { // in the last layer, above all others
+		if info, err := os.Stat(filepath.Join(layers[0], name)); err != nil || !info.IsDir() {
+			t.Errorf("/%s is missing: %v", name, err)
+		}
+	}
+	base := layers[len(layers)-1]
+	for _, name := range []string{"etc/hostname", "etc/resolv.conf"} {
+		if data, err := os.ReadFile(filepath.Join(base, name)); err != nil || len(data) > 0 {
+			t.Errorf("%s is this machine's: %q, %v", name, data, err)
+		}
+	}
 	for _, name := range []string{"dev/null", "usr/share/man/man1"} {
 		for _, dir := range layers {
 			if _, err := os.Lstat(filepath.Join(dir, name)); err == nil {

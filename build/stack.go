@@ -1,6 +1,8 @@
 package build
 
 import (
+	"archive/tar"
+	"bytes"
 	"context"
 	"crypto/sha256"
 	"embed"
@@ -199,11 +201,20 @@ func (s *Stacks) current(ctx context.Context, name, hash string) (image.Image, b
 }
 
 // finish gives the root that was just imported under the stack's name its
-// configuration. It comes as a layer with the folder for code in it, which a
-// root of packages does not have.
+// configuration. That comes with a layer, of the folders that a container has
+// code in or things mounted on, so that none need be made for each container.
 func (s *Stacks) finish(ctx context.Context, d Description, root image.Image, hash string) (image.Image, error) {
-	empty := image.Layer{Tar: strings.NewReader(""), Prefix: AppDir}
-	return s.store.AddLayer(ctx, root.Digest, StackImage(d.Name), empty, configure(d, hash))
+	var layer bytes.Buffer
+	w := tar.NewWriter(&layer)
+	for _, dir := range []string{"app/", "dev/", "proc/", "run/", "sys/"} {
+		if err := w.WriteHeader(header(dir, tar.TypeDir, 0o755)); err != nil {
+			return image.Image{}, mayfly.Errorf(mayfly.Internal, "build stack %s: %w", d.Name, err)
+		}
+	}
+	if err := w.Close(); err != nil {
+		return image.Image{}, mayfly.Errorf(mayfly.Internal, "build stack %s: %w", d.Name, err)
+	}
+	return s.store.AddLayer(ctx, root.Digest, StackImage(d.Name), image.Layer{Tar: &layer}, configure(d, hash))
 }
 
 // configure returns the change of an image's configuration that makes it the

@@ -20,7 +20,7 @@ import (
 
 // Limits of the code of one function.
 const (
-	MaxCode        = 1 << 30 // bytes, all files together
+	MaxCode        = 256 << 20 // bytes, all files together
 	maxCodeEntries = 100_000
 )
 

@@ -75,7 +75,7 @@ func TestTarErrors(t *testing.T) {
 				return err
 			}
 			return os.Truncate(filepath.Join(dir, "large"), MaxCode+1)
-		}, `DIR holds more than 1073741824 bytes; leave files out with a .mayflyignore file, or bring an image`},
+		}, `DIR holds more than 268435456 bytes; leave files out with a .mayflyignore file, or bring an image`},
 		{"bad pattern", func(dir string) error { return os.WriteFile(filepath.Join(dir, IgnoreFile), []byte("[\n"), 0o644) },
 			`.mayflyignore: syntax error in pattern`},
 	}

@@ -232,13 +232,28 @@ func (r *reader) checkVariables(s *source, env map[string]string) error {
 		if _, err := substitute(text, lookupIn(env)); err != nil {
 			return s.errorf(p, "%s", excerpt(err.Error())).WithHint("write $$ for a plain $")
 		}
-		for name, v := range template.ExtractVariables(map[string]any{"": text}, template.DefaultPattern) {
-			if _, set := env[name]; !set && v.DefaultValue == "" && v.PresenceValue == "" && !strings.Contains(text, "${"+name+"-") && !strings.Contains(text, "${"+name+":-") {
-				r.out.Warnings = append(r.out.Warnings, s.errorf(p, "the variable %s is not set, so it is empty", name).Text)
-			}
+		for _, name := range unset(text, env) {
+			r.out.Warnings = append(r.out.Warnings, s.errorf(p, "the variable %s is not set, so it is empty", name).Text)
 		}
 		return nil
 	})
+}
+
+// unset returns the variables that text takes and that have neither a value
+// nor a default, be it an empty one.
+func unset(text string, env map[string]string) []string {
+	var names []string
+	for name, v := range template.ExtractVariables(map[string]any{"": text}, template.DefaultPattern) {
+		if _, set := env[name]; set || v.DefaultValue != "" || v.PresenceValue != "" {
+			continue
+		}
+		if strings.Contains(text, "${"+name+"-") || strings.Contains(text, "${"+name+":-") {
+			continue // compose-go does not tell an empty default from none
+		}
+		names = append(names, name)
+	}
+	slices.Sort(names)
+	return names
 }
 
 // walk calls do for every text in v, in order.

@@ -342,7 +342,10 @@ def main(name, folder="/app"):
         fd, _ = listener._accept()
         conn = _socket.socket(_socket.AF_INET, _socket.SOCK_STREAM, fileno=fd)
         conn.setsockopt(_socket.IPPROTO_TCP, _socket.TCP_NODELAY, 1)
-        _thread.start_new_thread(server.serve, (conn,))
+        try:
+            _thread.start_new_thread(server.serve, (conn,))
+        except RuntimeError:  # no room for a thread: the platform sees a closed connection
+            conn.close()
 
 
 if __name__ == "__main__":
