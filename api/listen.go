@@ -41,14 +41,27 @@ func listen(address, group string, log *slog.Logger) (listener, error) {
 		WithHint("use unix:///path/of/the.sock or http://127.0.0.1:port")
 }
 
-func listenTCP(host, port string) (listener, error) {
-	if host == "localhost" {
-		host = "127.0.0.1"
+// CheckLoopback refuses, with kind Denied, to serve at host:port unless only
+// this machine can reach it: callers have no identity yet.
+func CheckLoopback(address string) error {
+	host, port, err := net.SplitHostPort(address)
+	if err != nil {
+		return mayfly.Errorf(mayfly.Invalid, "%q is not host:port", address)
 	}
 	ip, err := netip.ParseAddr(host)
-	if err != nil || !ip.IsLoopback() {
-		return listener{}, mayfly.Errorf(mayfly.Denied, "will not serve the API on %s, which others can reach, because callers have no identity yet", net.JoinHostPort(host, port)).
-			WithHint("use a loopback address such as 127.0.0.1, and an SSH tunnel from elsewhere")
+	if host != "localhost" && (err != nil || !ip.IsLoopback()) {
+		return mayfly.Errorf(mayfly.Denied, "will not serve on %s, which others can reach, because callers have no identity yet", address).
+			WithHint("use 127.0.0.1:%s, and an SSH tunnel or a proxy from elsewhere", port)
+	}
+	return nil
+}
+
+func listenTCP(host, port string) (listener, error) {
+	if err := CheckLoopback(net.JoinHostPort(host, port)); err != nil {
+		return listener{}, err
+	}
+	if host == "localhost" {
+		host = "127.0.0.1"
 	}
 	l, err := net.Listen("tcp", net.JoinHostPort(host, port))
 	if errors.Is(err, syscall.EADDRINUSE) {

@@ -23,7 +23,7 @@ type Maker[S Pooled] interface {
 
 // PoolOptions tune a Pool. The zero value is fit for production.
 type PoolOptions struct {
-	Max      int           // most that wait unused; 32 if zero
+	Max      int           // most that wait unused; 32 if zero, none if negative
 	Idle     time.Duration // without a Get for so long, none is kept; 5 min if zero
 	MaxQueue int           // callers of Get that may wait at once; 1000 if zero
 	Making   chan struct{} // a slot for each sandbox being made, shared by the pools of a node; required
@@ -182,6 +182,9 @@ func (p *Pool[S]) target(now time.Time) int {
 		return 0
 	}
 	rate := p.rate * math.Exp(-now.Sub(p.last).Seconds())
+	if p.opts.Max < 0 {
+		return 0
+	}
 	return min(1+int(rate*p.cost*1.5), p.opts.Max)
 }
 

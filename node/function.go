@@ -116,6 +116,7 @@ func (n *Node) function(ctx context.Context, rel *mayfly.Release) (*function, er
 	if err != nil {
 		return nil, err
 	}
+	<-n.begun
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	if other := n.functions[key]; other != nil {
@@ -159,7 +160,7 @@ func (n *Node) newFunction(ctx context.Context, rel *mayfly.Release) (*function,
 		cost = waitingCostHTTP
 	}
 	f.pool = container.NewPool(f, container.PoolOptions{
-		Idle: n.opts.PoolIdle, Making: n.making, Budget: n.budget, Cost: cost,
+		Max: n.opts.MaxWaiting, Idle: n.opts.PoolIdle, Making: n.making, Budget: n.budget, Cost: cost,
 	})
 	return f, nil
 }

@@ -38,6 +38,7 @@ type Options struct {
 	Driver     string        // "native" if empty, or the name or path of an OCI runtime
 	PoolIdle   time.Duration // without a call for so long, no sandbox waits; 5 min if zero
 	PoolMemory int64         // bytes that waiting sandboxes may take; an eighth of the machine's if zero
+	MaxWaiting int           // sandboxes of one function that wait; 32 if zero, none if negative
 	MaxRunning int           // runs at once; one for each 16 MB of memory if zero
 }
 
@@ -69,6 +70,7 @@ type Node struct {
 	functions map[functionKey]*function
 	instances map[string]*instance // that have not been removed, by id
 	ctx       context.Context      // of Run; nil before and after
+	begun     chan struct{}        // closed when Run has begun
 	tasks     sync.WaitGroup       // goroutines that Run waits for
 	stopped   bool                 // nothing is started any more
 }
@@ -94,6 +96,7 @@ func Open(ctx context.Context, dir string, p Parts, o Options) (*Node, error) {
 		making:    make(chan struct{}, 2*runtime.NumCPU()),
 		running:   make(chan struct{}, o.MaxRunning),
 		budget:    container.NewBudget(o.PoolMemory),
+		begun:     make(chan struct{}),
 		functions: make(map[functionKey]*function),
 		instances: make(map[string]*instance),
 	}
@@ -182,6 +185,7 @@ func (n *Node) begin(ctx context.Context) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	n.ctx = ctx
+	close(n.begun)
 	for _, in := range n.instances {
 		if in.sandbox != nil {
 			n.watchLocked(in)
@@ -189,9 +193,10 @@ func (n *Node) begin(ctx context.Context) {
 	}
 }
 
-// goTask runs f in a goroutine that Run waits for. It reports false, and does
-// not call f, when Run is over or has not begun.
+// goTask runs f in a goroutine that Run waits for. It blocks until Run has
+// begun, and reports false, without calling f, when Run is over.
 func (n *Node) goTask(f func(ctx context.Context)) bool {
+	<-n.begun
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	return n.goTaskLocked(f)

@@ -2,6 +2,8 @@ package main
 
 import (
 	"context"
+	_ "embed"
+	"errors"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -9,31 +11,78 @@ import (
 	"github.com/mayfly-run/mayfly"
 	"github.com/mayfly-run/mayfly/api"
 	"github.com/mayfly-run/mayfly/build"
+	"github.com/mayfly-run/mayfly/bus"
 	"github.com/mayfly-run/mayfly/image"
+	nodes "github.com/mayfly-run/mayfly/node"
+	"github.com/mayfly-run/mayfly/router"
+	"github.com/mayfly-run/mayfly/store"
 )
+
+// mayflyInit is process 1 of every container. `make init` builds it.
+//
+//go:embed init/mayfly-init
+var mayflyInit []byte
+
+// workloads is what package api asks of functions: the node deploys them, the
+// router runs them.
+type workloads struct {
+	*nodes.Node
+	*router.Router
+}
+
+// Run is the node's or the router's, never this pair's.
+func (workloads) Run(context.Context) error { panic("run the parts") }
 
 // openNode opens everything that a node is made of, from the bottom up, and
 // puts it together. What it opens, the node's close closes again; on an error
 // nothing is left open.
-func openNode(_ context.Context, f upFlags, log *slog.Logger) (*node, error) {
-	name := f.node
-	if name == "" {
-		var err error
-		if name, err = os.Hostname(); err != nil {
+func openNode(ctx context.Context, f upFlags, log *slog.Logger) (_ *node, err error) {
+	n := &node{name: f.node, driver: f.driver}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, n.close())
+		}
+	}()
+	if n.name == "" {
+		if n.name, err = os.Hostname(); err != nil {
 			return nil, mayfly.Errorf(mayfly.Internal, "name this node: %w", err)
 		}
 	}
-	if err := os.MkdirAll(f.data, 0o711); err != nil {
-		return nil, mayfly.Errorf(mayfly.Invalid, "make the data directory: %w", err).WithHint("become root, or choose another with --data")
+	if n.driver == "" {
+		n.driver = "native"
 	}
-	store, err := image.Open(filepath.Join(f.data, "images"), image.Options{Log: log})
+	if os.Getuid() != 0 {
+		return nil, mayfly.Errorf(mayfly.Denied, "a node makes namespaces and mounts").WithHint("become root")
+	}
+	b, err := bus.Open(ctx, f.data, bus.Options{Log: log})
 	if err != nil {
 		return nil, err
 	}
-	return &node{
-		name:     name,
-		driver:   f.driver,
-		services: api.Services{Images: imageService{store}, Stacks: stackService{build.NewStacks(store, build.Options{})}},
-		close:    store.Close,
-	}, nil
+	n.onClose(b.Close)
+	record, err := store.Open(ctx, b, store.Options{Log: log})
+	if err != nil {
+		return nil, err
+	}
+	n.onClose(func() error { record.Close(); return nil })
+	images, err := image.Open(filepath.Join(f.data, "images"), image.Options{Log: log})
+	if err != nil {
+		return nil, err
+	}
+	n.onClose(images.Close)
+	stacks := build.NewStacks(images, build.Options{})
+	machine, err := nodes.Open(ctx, f.data,
+		nodes.Parts{Store: record, Images: images, Stacks: stacks, Init: mayflyInit},
+		nodes.Options{Log: log, Name: n.name, Driver: n.driver, MaxWaiting: f.waiting})
+	if err != nil {
+		return nil, err
+	}
+	n.onClose(machine.Close)
+	routes := router.New(record, machine, machine, router.Options{Log: log, Node: n.name})
+	n.routes = routes
+	n.loops = append(n.loops, machine.Run, routes.Run)
+	n.services = api.Services{
+		Instances: machine, Workloads: workloads{machine, routes}, Machine: machine,
+		Images: imageService{images}, Stacks: stackService{stacks},
+	}
+	return n, nil
 }

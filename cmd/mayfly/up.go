@@ -28,6 +28,7 @@ type upFlags struct {
 	data, driver, node, logLevel string
 	http                         string
 	api                          []string
+	waiting                      int
 }
 
 func (c *cli) up() *cobra.Command {
@@ -54,6 +55,7 @@ mayfly down stops them too.`,
 	fs.StringVar(&f.http, "http", defaultHTTP, "where functions are served, host:port; empty for nowhere")
 	fs.StringArrayVar(&f.api, "api", []string{client.DefaultHost}, "where the API is served: unix:///path, or http:// and a loopback address; again for more")
 	fs.StringVar(&f.driver, "driver", "", "how containers are made: native, crun, runc or another OCI runtime")
+	fs.IntVar(&f.waiting, "waiting", 0, "most sandboxes of one function that wait for calls (default 32, -1 for none)")
 	fs.StringVar(&f.node, "node", "", "name of this node (default the host's name)")
 	fs.StringVar(&f.logLevel, "log-level", "info", "debug, info, warn or error")
 	return cmd
@@ -73,8 +75,20 @@ type node struct {
 	routes   http.Handler                  // for --http; nil serves nothing there
 	driver   string                        // the one that was chosen
 	name     string                        // of the node
-	loops    []func(context.Context) error // everything that runs until its context ends
-	close    func() error                  // after every loop has ended; never nil
+	loops    []func(context.Context) error // what the services need; they end after them
+	closers  []func() error
+}
+
+func (n *node) onClose(f func() error) { n.closers = append(n.closers, f) }
+
+// close closes everything, the last that was opened first. Every loop has
+// ended.
+func (n *node) close() error {
+	var errs []error
+	for i := len(n.closers) - 1; i >= 0; i-- {
+		errs = append(errs, n.closers[i]())
+	}
+	return errors.Join(errs...)
 }
 
 // runNode opens a node, serves it, and closes it when ctx ends, when it is
@@ -92,7 +106,7 @@ func runNode(ctx context.Context, f upFlags, log *slog.Logger, ready io.Writer) 
 		return err
 	}
 	defer server.Close()
-	loops := append(n.loops, server.Run)
+	loops := []func(context.Context) error{server.Run}
 	if f.http != "" && n.routes != nil {
 		l, err := listenHTTP(f.http)
 		if err != nil {
@@ -105,7 +119,25 @@ func runNode(ctx context.Context, f upFlags, log *slog.Logger, ready io.Writer) 
 		log.Info("serving the API", "address", address)
 	}
 	fmt.Fprintln(ready, "ready") // for whoever started us
-	return runAll(ctx, loops...)
+	return runUnder(ctx, loops, n.loops)
+}
+
+// runUnder runs upper loops and the lower ones that they need: the lower ones
+// are told to end only when the upper ones have returned. The end of any loop
+// ends all.
+func runUnder(ctx context.Context, upper, lower []func(context.Context) error) error {
+	ctx, stop := context.WithCancel(ctx)
+	defer stop()
+	below, stopBelow := context.WithCancel(context.WithoutCancel(ctx))
+	defer stopBelow()
+	ended := make(chan error, 1)
+	go func() {
+		defer stop()
+		ended <- runAll(below, lower...)
+	}()
+	err := runAll(ctx, upper...)
+	stopBelow()
+	return errors.Join(err, <-ended)
 }
 
 // runAll runs every loop until all have returned. The first that fails ends
@@ -125,6 +157,9 @@ func runAll(ctx context.Context, loops ...func(context.Context) error) error {
 }
 
 func listenHTTP(address string) (net.Listener, error) {
+	if err := api.CheckLoopback(address); err != nil {
+		return nil, err
+	}
 	l, err := net.Listen("tcp", address)
 	if err != nil {
 		return nil, mayfly.Errorf(mayfly.Conflict, "serve functions: %w", err).WithHint("choose another address with --http")
