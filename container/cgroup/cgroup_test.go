@@ -34,7 +34,7 @@ func TestMain(m *testing.M) {
 		}
 		switch verb, argument, _ := strings.Cut(do, " "); verb {
 		case "hog":
-			hog := make([]byte, 256<<20)
+			hog := make([]byte, 128<<20)
 			for i := 0; i < len(hog); i += 4096 {
 				hog[i] = 1
 			}
@@ -216,7 +216,7 @@ func TestStatsAndOOM(t *testing.T) {
 	}
 	c.run() // dies for want of memory
 	if err := c.Wait(); err == nil {
-		t.Error("256 MiB fit into 64 MiB")
+		t.Error("128 MiB fit into 64 MiB")
 	}
 	if n, err := g.OOMKills(); n < 1 || err != nil {
 		t.Errorf("after: %d OOM kills, %v", n, err)
@@ -228,7 +228,7 @@ func TestStatsAndOOM(t *testing.T) {
 
 func TestSetMemory(t *testing.T) {
 	g := makeGroup(t, limits())
-	for _, bytes := range []int64{128 << 20, 32 << 20, 512 << 20} {
+	for _, bytes := range []int64{128 << 20, 32 << 20, 2 << 30} {
 		if err := g.SetMemory(bytes); err != nil {
 			t.Fatal(err)
 		}
@@ -237,7 +237,7 @@ func TestSetMemory(t *testing.T) {
 		}
 	}
 	if err := start(t, g, "hog").run(); err != "ready" {
-		t.Errorf("256 MiB do not fit into 512 MiB: %q", err)
+		t.Errorf("128 MiB do not fit into 2 GiB: %q", err)
 	}
 	if err := g.SetMemory(0); err == nil {
 		t.Error("no memory at all: no error")

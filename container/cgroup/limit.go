@@ -36,7 +36,6 @@ func supported(r *specs.LinuxResources, mode Mode) error {
 	for what, used := range map[string]bool{
 		"block I/O": r.BlockIO != nil, "huge pages": len(r.HugepageLimits) > 0, "network classes": r.Network != nil, "rdma": len(r.Rdma) > 0,
 		"real-time scheduling":  c != nil && (c.RealtimePeriod != nil || c.RealtimeRuntime != nil),
-		"kernel memory":         m != nil && (m.Kernel != nil || m.KernelTCP != nil),
 		"swappiness":            m != nil && m.Swappiness != nil && mode == V2,
 		"disabled OOM killer":   m != nil && m.DisableOOMKiller != nil && *m.DisableOOMKiller && mode == V2,
 		"unified limits (v2)":   len(r.Unified) > 0 && mode != V2,

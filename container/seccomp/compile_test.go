@@ -222,8 +222,11 @@ func TestDefaultMeansTheProfile(t *testing.T) {
 	capSets := map[string][]string{"none": nil, "docker": dockerCaps(), "admin": append(dockerCaps(), "CAP_SYS_ADMIN", "CAP_SYS_NICE", "CAP_SYS_PTRACE", "CAP_SYSLOG", "CAP_BPF")}
 	archs := map[string][]specs.Arch{"amd64": {specs.ArchX86_64, specs.ArchX86, specs.ArchARM}, "arm64": {specs.ArchAARCH64, specs.ArchARM, specs.ArchX86}}
 	var numbers []uint32
-	for n := range uint32(1024) {
-		numbers = append(numbers, n, n|x32Mark, n|0xf0000, n|0x80000000, n|0xc0000000)
+	for n := range uint32(600) { // beyond x32's last
+		numbers = append(numbers, n, n|x32Mark)
+	}
+	for n := range uint32(10) { // arm's own, and around the marks
+		numbers = append(numbers, n|0xf0000, n|0x80000000, n|0xc0000000)
 	}
 	numbers = append(numbers, 1<<29, x32Mark-1, 2*x32Mark-1, math.MaxUint32, math.MaxUint32-1)
 	for name, caps := range capSets {

@@ -34,7 +34,7 @@ func everyCall() []attempt {
 	var list []attempt
 	none := [6]uint64{minus1, minus1, minus1, minus1, minus1, minus1}
 	for n := range uint64(1024) {
-		if n != unix.SYS_VFORK && n != unix.SYS_SYNC {
+		if n != 58 && n != 162 { // vfork, sync
 			list = append(list, attempt{"amd64", n, none}, attempt{"amd64", n | x32Mark, none})
 		}
 		if n != 190 && n != 36 { // vfork, sync
@@ -161,8 +161,8 @@ func TestSameAsRunc(t *testing.T) {
 	o := newOracle(t, runc)
 	nativeOnly := oldEnough(Default(dockerCaps(), "amd64"))
 	nativeOnly.Architectures = []specs.Arch{specs.ArchX86_64}
-	noArch := oldEnough(Default(dockerCaps(), "amd64"))
-	noArch.Architectures = []specs.Arch{specs.ArchX86_64, specs.ArchX86}
+	noX32 := oldEnough(Default(dockerCaps(), "amd64"))
+	noX32.Architectures = []specs.Arch{specs.ArchX86_64, specs.ArchX86}
 	admin := append(dockerCaps(), "CAP_SYS_ADMIN", "CAP_SYS_NICE", "CAP_SYS_PTRACE", "CAP_SYS_MODULE", "CAP_SYSLOG", "CAP_BPF", "CAP_SYS_TIME")
 	for _, test := range []struct {
 		name     string
@@ -170,10 +170,9 @@ func TestSameAsRunc(t *testing.T) {
 		attempts []attempt
 	}{
 		{"docker", oldEnough(Default(dockerCaps(), "amd64")), everyCall()},
-		{"no capabilities", oldEnough(Default(nil, "amd64")), everyCall()},
 		{"more capabilities", oldEnough(Default(admin, "amd64")), everyCall()},
 		{"amd64 only", nativeOnly, everyCall()},
-		{"no x32", noArch, everyCall()},
+		{"no x32", noX32, everyCall()},
 		{"operators", operatorProfile(), comparing()},
 		{"actions", actionProfile(), comparing()},
 	} {

@@ -25,7 +25,10 @@
 //     thread (KILL_THREAD). The machine's own architecture is always inside.
 //
 // Where several rules with arguments match one call and their actions differ,
-// the first in the profile counts; runc leaves that open.
+// the first in the profile counts; runc leaves that open. Two known differences
+// are on purpose: several size comparisons of one argument mean what they say
+// (libseccomp 2.5.4 mixes some of them up), and on i386 the largest call that
+// the profile names may be a socket or IPC call.
 //
 // A call's number is found by binary search over ranges of equal answers. For
 // calls that are allowed whatever their arguments, Linux 5.11 and later ask
