@@ -4,7 +4,6 @@ import (
 	"archive/tar"
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"maps"
@@ -50,8 +49,8 @@ func (s *Store) addLayer(ctx context.Context, base string, f *os.File, prefix st
 	if err != nil {
 		return "", err
 	}
-	if ok, err := s.has(ctx, rec.Target); err != nil || !ok {
-		return "", errors.Join(notFound(base), err)
+	if err := s.hold(ctx, base, rec.Target); err != nil {
+		return "", err
 	}
 	p, err := s.readManifest(ctx, rec.Target.Digest)
 	if err != nil {
@@ -192,8 +191,10 @@ func newCodeFile(hdr *tar.Header, prefix string) (codeFile, error) {
 	}
 	switch hdr.Typeflag {
 	case tar.TypeReg:
-		if _, sparse := hdr.PAXRecords["GNU.sparse.major"]; sparse {
-			return out, mayfly.Errorf(mayfly.Invalid, "code has a sparse file %q", hdr.Name).WithHint("make the tar without --sparse")
+		for record := range hdr.PAXRecords { // its bytes are not where they seem
+			if strings.HasPrefix(record, "GNU.sparse.") {
+				return out, mayfly.Errorf(mayfly.Invalid, "code has a sparse file %q", hdr.Name).WithHint("make the tar without --sparse")
+			}
 		}
 		if hdr.Mode&0o111 != 0 {
 			out.hdr.Mode = 0o755

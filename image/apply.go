@@ -86,15 +86,21 @@ func (a *applier) apply(ctx context.Context, r io.Reader) error {
 // applyError tells a bad archive from a bad machine.
 func applyError(err error) error {
 	var known *mayfly.Error
-	switch {
+	switch err = diskFull(err); {
 	case err == nil, errors.As(err, &known), errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
 		return err
-	case errors.Is(err, unix.ENOSPC), errors.Is(err, unix.EDQUOT):
-		return mayfly.Errorf(mayfly.Unavailable, "%w", err).WithHint("free some disk; `mayfly image prune` may help")
 	case errors.Is(err, unix.EIO), errors.Is(err, unix.EROFS), errors.Is(err, unix.ENOMEM), errors.Is(err, unix.EPERM), errors.Is(err, unix.EMFILE):
 		return mayfly.Errorf(mayfly.Internal, "%w", err)
 	}
 	return mayfly.Errorf(mayfly.Invalid, "%w", err)
+}
+
+// diskFull gives err its kind and a hint if that is what it is about.
+func diskFull(err error) error {
+	if errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) {
+		return mayfly.Errorf(mayfly.Unavailable, "%w", err).WithHint("free some disk; `mayfly image prune` may help")
+	}
+	return err
 }
 
 // count bounds what a layer may make.
@@ -174,14 +180,14 @@ func (a *applier) parent(name string) (int, error) {
 		}
 		return a.parent(path.Clean(to))
 	}
-	like, err := a.tree.makeDir(up, path.Base(name))
+	made, like, err := a.tree.makeDir(up, path.Base(name))
 	if err != nil {
 		return -1, err
 	}
 	if !like.IsZero() {
 		a.times = append(a.times, dirTime{name, like})
 	}
-	return a.tree.dir(name)
+	return a.tree.remember(name, made), nil
 }
 
 // makeDir makes a directory, or gives one that is there its new attributes.

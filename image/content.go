@@ -116,6 +116,19 @@ func (s *Store) has(ctx context.Context, desc ocispec.Descriptor) (bool, error) 
 	return false, s.content.Abort(ctx, st.Ref)
 }
 
+// hold lets the lease in ctx hold an image that was found by name, and fails
+// with kind NotFound where it has been collected meanwhile.
+func (s *Store) hold(ctx context.Context, name string, manifest ocispec.Descriptor) error {
+	ok, err := s.has(ctx, manifest)
+	if err != nil {
+		return mayfly.Errorf(mayfly.Internal, "hold image %q: %w", name, err)
+	}
+	if !ok {
+		return notFound(name)
+	}
+	return nil
+}
+
 // readBlob reads a small blob.
 func (s *Store) readBlob(ctx context.Context, desc ocispec.Descriptor) ([]byte, error) {
 	ra, err := s.content.ReaderAt(ctx, desc)

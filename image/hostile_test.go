@@ -178,8 +178,10 @@ func TestNothingLandsOutside(t *testing.T) {
 
 // FuzzApply looks for a tar that changes something outside its root.
 func FuzzApply(f *testing.F) {
-	for _, data := range hostile(f) {
-		f.Add(data)
+	for name, data := range hostile(f) {
+		if name != "long name" { // too slow to be varied
+			f.Add(data)
+		}
 	}
 	f.Fuzz(func(t *testing.T, data []byte) {
 		newArena(t).unpack(t, data)

@@ -145,8 +145,47 @@ func TestAddLayerIsReproducible(t *testing.T) {
 	if len(root.Lower) != 2 || root.Config.WorkingDir != "/app" {
 		t.Fatalf("got %+v", root)
 	}
+	under, err := s.Use(ctx, base.Digest, "o")
+	if err != nil || root.Lower[1] != under.Lower[0] {
+		t.Fatalf("the base was unpacked twice: %v and %v, %v", root.Lower, under.Lower, err)
+	}
 	fi, err := os.Stat(filepath.Join(root.Lower[0], "app/main.py"))
 	if err != nil || fi.Mode() != 0o644 {
 		t.Fatalf("got %v, %v", fi, err)
+	}
+}
+
+// TestBadCode: what code may not hold.
+func TestBadCode(t *testing.T) {
+	s := open(t, t.TempDir(), image.Options{MaxEntries: 100})
+	base, err := s.Import(t.Context(), "base", bytes.NewReader(makeTar(t, entry{name: "bin/sh", mode: 0o755})))
+	if err != nil {
+		t.Fatal(err)
+	}
+	many := make([]entry, 101)
+	for i := range many {
+		many[i].name = strings.Repeat("x", i+1)
+	}
+	for name, tt := range map[string]struct {
+		data []byte
+		kind mayfly.Kind
+	}{
+		"no tar":            {[]byte("print()"), mayfly.Invalid},
+		"a device":          {makeTar(t, entry{name: "null", typ: tar.TypeChar, dev: [2]int64{1, 3}}), mayfly.Invalid},
+		"a pipe":            {makeTar(t, entry{name: "p", typ: tar.TypeFifo}), mayfly.Invalid},
+		"a whiteout":        {makeTar(t, entry{name: "a/.wh.b"}), mayfly.Invalid},
+		"a link to nothing": {makeTar(t, entry{name: "a", typ: tar.TypeLink, link: "../../bin/sh"}), mayfly.Invalid},
+		"a loop of links":   {makeTar(t, entry{name: "a", typ: tar.TypeLink, link: "b"}, entry{name: "b", typ: tar.TypeLink, link: "a"}), mayfly.Invalid},
+		"a file as parent":  {makeTar(t, entry{name: "a"}, entry{name: "a/b"}), mayfly.Invalid},
+		"a sparse file":     {sparseTar(t, entry{pax: map[string]string{"GNU.sparse.major": "1", "GNU.sparse.minor": "0", "GNU.sparse.name": "s", "GNU.sparse.realsize": "9"}, body: "0\n" + strings.Repeat("\x00", 510)}), mayfly.Invalid},
+		"too many files":    {makeTar(t, many...), mayfly.TooLarge},
+	} {
+		_, err := s.AddLayer(t.Context(), base.Digest, "f", image.Layer{Tar: bytes.NewReader(tt.data), Prefix: "app"}, nil)
+		if mayfly.KindOf(err) != tt.kind {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	if _, err := s.AddLayer(t.Context(), "none", "f", image.Layer{Tar: bytes.NewReader(makeTar(t, entry{name: "a"}))}, nil); mayfly.KindOf(err) != mayfly.NotFound {
+		t.Errorf("no base: %v", err)
 	}
 }

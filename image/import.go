@@ -94,11 +94,11 @@ func (s *Store) importing(ctx context.Context, name string, read func(context.Co
 	defer end()
 	d, err := read(ctx)
 	if err != nil {
-		return Image{}, fmt.Errorf("import %s: %w", name, err)
+		return Image{}, fmt.Errorf("import %s: %w", name, diskFull(err))
 	}
 	img, err := s.adopt(ctx, name, d)
 	if err != nil {
-		return Image{}, fmt.Errorf("import %s: %w", name, err)
+		return Image{}, fmt.Errorf("import %s: %w", name, diskFull(err))
 	}
 	return img, nil
 }

@@ -2,7 +2,6 @@ package image
 
 import (
 	"context"
-	"errors"
 	"regexp"
 	"slices"
 	"strings"
@@ -66,8 +65,11 @@ func (s *Store) find(ctx context.Context, name string) (images.Image, error) {
 }
 
 func notFound(name string) *mayfly.Error {
-	return mayfly.Errorf(mayfly.NotFound, "no image %q here", name).
-		WithHint("`mayfly pull %s` fetches one, `mayfly images` lists what there is", name)
+	err := mayfly.Errorf(mayfly.NotFound, "no image %q here", name)
+	if hexPrefix.MatchString(name) {
+		return err.WithHint("`mayfly images` lists what there is")
+	}
+	return err.WithHint("`mayfly pull %s` fetches one, `mayfly images` lists what there is", name)
 }
 
 // findDigest finds by a digest or its beginning, among the named images and
@@ -191,8 +193,8 @@ func (s *Store) Tag(ctx context.Context, nameOrDigest, name string) (Image, erro
 	if err != nil {
 		return Image{}, err
 	}
-	if ok, err := s.has(ctx, rec.Target); err != nil || !ok {
-		return Image{}, errors.Join(notFound(nameOrDigest), err)
+	if err := s.hold(ctx, nameOrDigest, rec.Target); err != nil {
+		return Image{}, err
 	}
 	if err := s.setName(ctx, ref, parsed{desc: rec.Target}); err != nil {
 		return Image{}, err

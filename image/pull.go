@@ -63,7 +63,7 @@ func (s *Store) Pull(ctx context.Context, ref string, opts PullOptions) (Image, 
 	}
 	img, err := s.pull(ctx, named, opts)
 	if err != nil {
-		return Image{}, fmt.Errorf("pull %s: %w", reference.FamiliarString(named), err)
+		return Image{}, fmt.Errorf("pull %s: %w", reference.FamiliarString(named), diskFull(err))
 	}
 	return img, nil
 }

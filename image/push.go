@@ -44,8 +44,8 @@ func (s *Store) Push(ctx context.Context, nameOrDigest, ref string, opts PushOpt
 	if err != nil {
 		return err
 	}
-	if ok, err := s.has(ctx, rec.Target); err != nil || !ok {
-		return notFound(nameOrDigest)
+	if err := s.hold(ctx, nameOrDigest, rec.Target); err != nil {
+		return err
 	}
 	p, err := s.readManifest(ctx, rec.Target.Digest)
 	if err != nil {

@@ -96,9 +96,14 @@ func (t *tree) dir(name string) (int, error) {
 	if err != nil {
 		return -1, err
 	}
+	return t.remember(name, fd), nil
+}
+
+// remember keeps fd, which is the directory name, until another is asked for.
+func (t *tree) remember(name string, fd int) int {
 	t.forget()
 	t.last, t.lastName = fd, name
-	return fd, nil
+	return fd
 }
 
 // path is where in the layers the directory really is, beneath the root.
@@ -259,39 +264,51 @@ func (t *tree) readlink(parent int, base string) (name string, ok bool) {
 	return path.Clean("/" + at + "/" + string(to[:n]))[1:], err == nil
 }
 
-// makeDir makes a directory that has no entry in the tar. It looks like the
-// one that it covers, whose time is returned. Where the layer itself has a file
-// there, it fails with ENOTDIR.
-func (t *tree) makeDir(parent int, base string) (like time.Time, err error) {
+// makeDir makes a directory that has no entry in the tar, and opens it for
+// lookup. It looks like the one that it covers, whose time is returned. Where
+// the layer itself has a file there, it fails with ENOTDIR.
+func (t *tree) makeDir(parent int, base string) (dir int, like time.Time, err error) {
 	var st unix.Stat_t
 	err = unix.Fstatat(parent, base, &st, unix.AT_SYMLINK_NOFOLLOW)
 	if err == nil && !isWhiteout(&st) {
-		return like, unix.ENOTDIR
+		return -1, like, unix.ENOTDIR
+	}
+	fd, err := t.openOrMakeDir(parent, base)
+	if err != nil {
+		return -1, like, err
+	}
+	defer unix.Close(fd)
+	if err := unix.Fchmod(fd, 0o755); err != nil {
+		return -1, like, err
+	}
+	if !isWhiteout(&st) {
+		if like, err = t.likeLower(fd, parent, base); err != nil {
+			return -1, like, err
+		}
+	}
+	dir, err = unix.Openat(parent, base, unix.O_PATH|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	return dir, like, err
+}
+
+// likeLower makes the directory fd look like the one that it covers, if it
+// covers one, and returns the time of that.
+func (t *tree) likeLower(fd, parent int, base string) (like time.Time, err error) {
+	if len(t.lower) == 0 {
+		return like, nil
 	}
 	rel, err := t.path(parent, base)
 	if err != nil {
 		return like, err
 	}
-	fd, err := t.openOrMakeDir(parent, base)
-	if err != nil {
-		return like, err
-	}
-	defer unix.Close(fd)
-	if err := unix.Fchmod(fd, 0o755); err != nil {
-		return like, err
-	}
-	if isWhiteout(&st) {
-		return like, nil
-	}
-	lower, lst, ok := t.openLower(rel)
+	lower, st, ok := t.openLower(rel)
 	if !ok {
 		return like, nil
 	}
 	defer unix.Close(lower)
-	if lst.Mode&unix.S_IFMT != unix.S_IFDIR {
+	if st.Mode&unix.S_IFMT != unix.S_IFDIR {
 		return like, nil
 	}
-	return time.Unix(lst.Mtim.Unix()), copyAttributes(fd, procPath(lower), &lst)
+	return time.Unix(st.Mtim.Unix()), copyAttributes(fd, procPath(lower), &st)
 }
 
 // link gives a file of the tree a second name.

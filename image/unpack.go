@@ -9,6 +9,7 @@ import (
 	"strconv"
 
 	"github.com/containerd/containerd/v2/core/content"
+	"github.com/containerd/containerd/v2/core/images"
 	"github.com/containerd/containerd/v2/core/snapshots"
 	"github.com/containerd/errdefs"
 	"github.com/opencontainers/go-digest"
@@ -43,7 +44,7 @@ func (s *Store) adopt(ctx context.Context, name string, manifest digest.Digest) 
 	if err := s.setName(ctx, ref, p); err != nil {
 		return Image{}, err
 	}
-	return s.Get(ctx, ref.String())
+	return s.describe(ctx, images.Image{Name: ref.String(), Target: p.desc})
 }
 
 // chainOf is the name of the snapshot that holds the image's whole root; empty

@@ -81,10 +81,8 @@ func (r *Root) copy() Root {
 
 // root reads and, if need be, unpacks the image. The lease in ctx holds it.
 func (s *Store) root(ctx context.Context, d digest.Digest) (Root, error) {
-	if ok, err := s.has(ctx, ocispec.Descriptor{Digest: d}); err != nil {
-		return Root{}, mayfly.Errorf(mayfly.Internal, "use image %s: %w", d, err)
-	} else if !ok {
-		return Root{}, notFound(d.String())
+	if err := s.hold(ctx, d.String(), ocispec.Descriptor{Digest: d}); err != nil {
+		return Root{}, err
 	}
 	p, err := s.readManifest(ctx, d)
 	if err != nil {
