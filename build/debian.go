@@ -53,6 +53,7 @@ func (s *Stacks) buildDebian(ctx context.Context, d Description, r release, hash
 	ctx, cancel := context.WithTimeoutCause(ctx, s.opts.Timeout,
 		mayfly.Errorf(mayfly.TimedOut, "building stack %s took longer than %s", d.Name, s.opts.Timeout))
 	defer cancel()
+	s.swept.Do(s.sweep)
 	temp, err := os.MkdirTemp(s.opts.TempDir, "mayfly-stack-")
 	if err != nil {
 		return image.Image{}, mayfly.Errorf(mayfly.Internal, "build stack %s: %w", d.Name, err)
@@ -82,6 +83,21 @@ func (s *Stacks) buildDebian(ctx context.Context, d Description, r release, hash
 		return image.Image{}, importErr
 	}
 	return s.finish(ctx, d, base, hash)
+}
+
+// sweep removes what builds left that were killed with their process. A folder
+// that others use as well is not swept.
+func (s *Stacks) sweep() {
+	if s.opts.TempDir == "" {
+		return
+	}
+	left, err := filepath.Glob(filepath.Join(s.opts.TempDir, "mayfly-stack-*"))
+	if err != nil {
+		return // only for a TempDir with brackets in its name
+	}
+	for _, dir := range left {
+		os.RemoveAll(dir) // what stays costs room and nothing else
+	}
 }
 
 // mmdebstrap writes the tar of a root to out. The program and all that it
@@ -122,6 +138,10 @@ func mmdebstrap(ctx context.Context, d Description, r release, temp string, out,
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL, Unshareflags: syscall.CLONE_NEWNS}
 	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
 	cmd.WaitDelay = 10 * time.Second
+	// The kernel sends Pdeathsig when the thread ends that started the program,
+	// so that thread is kept.
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
 	fmt.Fprintf(progress, "building stack %s: %s %s with %s\n", d.Name, r.ID, r.Codename, strings.Join(d.Packages, ", "))
 	err = cmd.Run()
 	if ctx.Err() != nil {

@@ -45,18 +45,20 @@ type Stack struct {
 
 // Options tune Stacks. The zero value is fit for production.
 type Options struct {
-	TempDir string        // for the root while it is made, on a disk with some GB; os.TempDir if empty
+	TempDir string        // for roots while they are made, of this process alone, with some GB; os.TempDir if empty
 	Timeout time.Duration // of one build; 20 minutes if zero
 }
 
 // Stacks makes stacks and keeps them in a store of images, each under the name
 // that StackImage gives. Its methods may be called at once from many
-// goroutines; one stack is built at a time.
+// goroutines; who asks for a stack that is being built waits for it.
 type Stacks struct {
 	store *image.Store
 	opts  Options
+	swept sync.Once // TempDir of what a killed process left
 
-	mu sync.Mutex // held while a stack is built
+	mu   sync.Mutex
+	busy map[string]chan struct{} // by name of the stack; holds a token while it is built
 }
 
 // NewStacks returns the stacks over a store.
@@ -64,7 +66,24 @@ func NewStacks(store *image.Store, opts Options) *Stacks {
 	if opts.Timeout == 0 {
 		opts.Timeout = 20 * time.Minute
 	}
-	return &Stacks{store: store, opts: opts}
+	return &Stacks{store: store, opts: opts, busy: map[string]chan struct{}{}}
+}
+
+// lock waits until nobody builds the stack, and returns what lets the next one.
+func (s *Stacks) lock(ctx context.Context, name string) (unlock func(), err error) {
+	s.mu.Lock()
+	turn, ok := s.busy[name]
+	if !ok {
+		turn = make(chan struct{}, 1)
+		s.busy[name] = turn
+	}
+	s.mu.Unlock()
+	select {
+	case turn <- struct{}{}:
+		return func() { <-turn }, nil
+	case <-ctx.Done():
+		return nil, context.Cause(ctx)
+	}
 }
 
 // StackImage is the name of a stack's image in the store.
@@ -148,8 +167,11 @@ func (s *Stacks) Ensure(ctx context.Context, name string, progress io.Writer) (i
 	if err != nil {
 		return image.Image{}, err
 	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
+	unlock, err := s.lock(ctx, name)
+	if err != nil {
+		return image.Image{}, err
+	}
+	defer unlock()
 	return s.build(ctx, d, progress, false)
 }
 
@@ -160,8 +182,11 @@ func (s *Stacks) Build(ctx context.Context, name string, progress io.Writer) (im
 	if err != nil {
 		return image.Image{}, err
 	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
+	unlock, err := s.lock(ctx, name)
+	if err != nil {
+		return image.Image{}, err
+	}
+	defer unlock()
 	return s.build(ctx, d, progress, true)
 }
 
