@@ -9,7 +9,6 @@ import (
 	"log/slog"
 	"os"
 	"path"
-	"strconv"
 	"sync"
 	"syscall"
 
@@ -36,8 +35,9 @@ type Native struct {
 	init string
 	at   string
 	log  *slog.Logger
-	null *os.File
 	host host
+
+	server *setupServer
 
 	cgroups *cgroup.Host
 	filters filterCache
@@ -70,11 +70,14 @@ func NewNative(initPath string, opts NativeOptions) (*Native, error) {
 	if n.host, err = readHost(n.cgroups); err != nil {
 		return nil, err
 	}
-	if n.null, err = os.OpenFile(os.DevNull, os.O_RDWR, 0); err != nil {
+	if n.server, err = startServer(initPath); err != nil {
 		return nil, err
 	}
 	return n, nil
 }
+
+// Close ends the server that forks setup stages. Containers go on.
+func (n *Native) Close() error { return n.server.Close() }
 
 // Name returns "native".
 func (n *Native) Name() string { return "native" }
@@ -155,7 +158,8 @@ func (n *Native) Delete(ctx context.Context, id, dir string) error {
 	return os.Remove(dir + cgroupLink)
 }
 
-// start runs the setup stage and returns when it has become the first process.
+// start has a setup stage forked and returns when it has become the first
+// process.
 func (n *Native) start(ctx context.Context, b *Bundle, t *translation, group int) (*Child, error) {
 	program, err := memfile(t.program.Bytes())
 	if err != nil {
@@ -167,20 +171,23 @@ func (n *Native) start(ctx context.Context, b *Bundle, t *translation, group int
 		return nil, err
 	}
 	defer status.Close()
-	pid, pidfd, err := n.fork(b, t, program, w, group)
+	err = n.server.fork(t.request(b, group), t.descriptors(b, program, w, group))
 	w.Close()
 	if err != nil {
 		return nil, err
 	}
-	c := &nativeChild{pid: pid, pidfd: os.NewFile(uintptr(pidfd), "pidfd")}
+	c, report, err := newNativeChild(status)
+	if err != nil {
+		return nil, err
+	}
 	stop := context.AfterFunc(ctx, c.kill)
-	report, err := io.ReadAll(io.LimitReader(status, 64<<10))
+	more, err := io.ReadAll(io.LimitReader(status, 64<<10))
 	stop()
 	if err == nil {
-		err = n.outcome(program, report)
+		err = n.outcome(program, append(report, more...))
 	}
 	if err == nil {
-		return &Child{PID: pid, Wait: c.wait}, nil
+		return &Child{PID: c.pid, Wait: c.wait}, nil
 	}
 	c.kill()
 	_, werr := c.wait()
@@ -190,37 +197,27 @@ func (n *Native) start(ctx context.Context, b *Bundle, t *translation, group int
 	return nil, errors.Join(err, werr)
 }
 
-// fork starts the init binary as the setup stage.
-func (n *Native) fork(b *Bundle, t *translation, program int, status *os.File, group int) (pid, pidfd int, err error) {
-	null := n.null.Fd()
-	files := append(make([]uintptr, 0, 16), null, null, status.Fd()) // where the Go runtime writes when it breaks down
+// request is what the server is asked for.
+func (t *translation) request(b *Bundle, group int) setup.Request {
+	return setup.Request{
+		Clone: uint64(t.clone), Size: uint32(len(t.program.Bytes())), Files: uint32(len(b.Files)), Cgroup: group >= 0,
+	}
+}
+
+// descriptors are those that go with the request.
+func (t *translation) descriptors(b *Bundle, program int, status *os.File, group int) []int {
+	fds := make([]int, 0, 16)
 	for _, f := range b.Files {
-		files = append(files, f.Fd())
+		fds = append(fds, int(f.Fd()))
 	}
-	at := len(files)
-	files = append(files, uintptr(program), status.Fd())
+	fds = append(fds, program, int(status.Fd()))
 	for _, f := range t.files {
-		files = append(files, f.Fd())
-	}
-	pidfd = -1
-	attr := &syscall.ProcAttr{
-		Dir:   "/",
-		Env:   []string{"GOGC=off", "GOMAXPROCS=1", "GODEBUG=asyncpreemptoff=1"}, // it lives for a moment
-		Files: files,
-		Sys:   &syscall.SysProcAttr{Cloneflags: t.clone, Setsid: true, PidFD: &pidfd},
+		fds = append(fds, int(f.Fd()))
 	}
 	if group >= 0 {
-		attr.Sys.UseCgroupFD, attr.Sys.CgroupFD = true, group
+		fds = append(fds, group)
 	}
-	argv := []string{setup.Name, strconv.Itoa(at), strconv.Itoa(len(t.program.Bytes())), strconv.Itoa(len(t.files))}
-	pid, err = syscall.ForkExec(n.init, argv, attr)
-	if err != nil {
-		return 0, -1, fmt.Errorf("start %s: %w", n.init, err)
-	}
-	if err := syscall.SetNonblock(pidfd, true); err != nil {
-		return 0, -1, err
-	}
-	return pid, pidfd, nil
+	return fds
 }
 
 // outcome says what became of the stage: nil when it has executed the first
@@ -276,32 +273,4 @@ func memfile(b []byte) (int, error) {
 		done += k
 	}
 	return fd, nil
-}
-
-// nativeChild is a container's first process and our child.
-type nativeChild struct {
-	pid   int
-	pidfd *os.File
-}
-
-// kill ends the process if it has not been waited for.
-func (c *nativeChild) kill() {
-	if raw, err := c.pidfd.SyscallConn(); err == nil {
-		raw.Control(func(fd uintptr) { unix.PidfdSendSignal(int(fd), unix.SIGKILL, nil, 0) })
-	}
-}
-
-// wait blocks until the process has ended, without holding a thread, and reaps it.
-func (c *nativeChild) wait() (uint32, error) {
-	defer c.pidfd.Close()
-	if err := waitPidfd(c.pidfd); err != nil {
-		return 0, fmt.Errorf("wait for process %d: %w", c.pid, err)
-	}
-	var status syscall.WaitStatus
-	for {
-		_, err := syscall.Wait4(c.pid, &status, 0, nil)
-		if err != syscall.EINTR {
-			return uint32(status), err
-		}
-	}
 }

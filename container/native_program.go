@@ -23,7 +23,6 @@ type translation struct {
 	files   []*os.File // namespaces to join
 	kinds   []uint32   // and what they are
 	own     []*os.File // of them, those to be closed
-	first   int        // number of files[0] in the stage
 }
 
 func (t *translation) close() {
@@ -43,7 +42,7 @@ func (n *Native) translate(b *Bundle) (*translation, error) {
 	if err := checkSpec(s); err != nil {
 		return nil, err
 	}
-	t := &translation{host: &n.host, first: 3 + len(b.Files) + 2, cgroup: s.Linux.CgroupsPath}
+	t := &translation{host: &n.host, cgroup: s.Linux.CgroupsPath}
 	if !path.IsAbs(t.cgroup) || t.cgroup != path.Clean(t.cgroup) || t.cgroup == "/" {
 		return nil, mayfly.Errorf(mayfly.Invalid, "cgroup path %q is not an absolute path below the root", t.cgroup)
 	}
@@ -150,7 +149,7 @@ func (t *translation) enter(b *Bundle) {
 		p.Write("/proc/self/oom_score_adj", strconv.Itoa(*v), true)
 	}
 	for i, kind := range t.kinds {
-		p.Setns(t.first+i, kind)
+		p.Setns(i, kind)
 	}
 	if t.unshare != 0 {
 		p.Unshare(t.unshare)

@@ -2,22 +2,26 @@ package container
 
 import (
 	"context"
-	"fmt"
 	"io"
 	"maps"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"runtime"
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/mayfly-run/mayfly"
 	"github.com/mayfly-run/mayfly/container/cgroup"
 	"github.com/mayfly-run/mayfly/container/seccomp"
 	"github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
 )
 
 // builder makes bundles that run a shell script whose output is descriptor 3.
@@ -61,6 +65,11 @@ func (b *builder) native(t testing.TB) *Native {
 	if err != nil {
 		t.Fatal(err)
 	}
+	t.Cleanup(func() {
+		if err := n.Close(); err != nil {
+			t.Error(err)
+		}
+	})
 	return n
 }
 
@@ -234,35 +243,99 @@ func blocks(s string) map[string]string {
 	return m
 }
 
+// BenchmarkNative makes containers and waits for their end, by as many callers
+// at once. Cpu-ms is what a container costs of processor time, all in.
 func BenchmarkNative(b *testing.B) {
-	for _, workers := range []int{1, 4} {
-		b.Run(fmt.Sprint(workers), func(b *testing.B) { benchmarkNative(b, workers) })
-	}
-}
-
-func benchmarkNative(b *testing.B, workers int) {
 	bu := newBuilder(b)
 	n := bu.native(b)
-	c := &Config{Hostname: "box", Lower: bu.lower}
-	b.SetParallelism(workers)
-	bundles := make(chan *Bundle, b.N+workers*10)
-	for range b.N + 10 {
-		bundle := bu.bundle(b, c, "exit 0")
+	benchmarkWorkers(b, func(b *testing.B) func() {
+		bundle := bu.bundle(b, &Config{Hostname: "box"}, "")
 		bundle.Spec.Process.Args = []string{"/bin/busybox", "true"}
-		bundles <- bundle
-	}
-	b.ResetTimer()
-	b.RunParallel(func(pb *testing.PB) {
-		for pb.Next() {
-			bundle := <-bundles
+		return func() {
 			child, err := n.Create(context.Background(), bundle)
 			if err != nil {
-				b.Fatal(err)
+				b.Error(err)
+				return
 			}
-			child.Wait()
+			if status, err := child.Wait(); err != nil || status != 0 {
+				b.Errorf("status %#x, %v", status, err)
+			}
 			if err := n.Delete(context.Background(), bundle.ID, bundle.Dir); err != nil {
-				b.Fatal(err)
+				b.Error(err)
 			}
 		}
 	})
+}
+
+// BenchmarkCrun does what BenchmarkNative does with crun, whose root is a plain
+// directory.
+func BenchmarkCrun(b *testing.B) {
+	bu := newBuilder(b)
+	crun, err := NewOCI("crun", bu.dir)
+	if err != nil {
+		b.Skip(err)
+	}
+	benchmarkWorkers(b, func(b *testing.B) func() {
+		bundle := bu.bundle(b, &Config{Hostname: "box"}, "")
+		bundle.Spec.Process.Args = []string{"/bin/busybox", "true"}
+		bundle.Spec.Version = "1.0.2" // old crun knows no later one
+		bundle.Spec.Root.Path = bu.lower[0]
+		if err := os.WriteFile(bundle.Dir+"/config.json", mustJSON(bundle.Spec), 0o600); err != nil {
+			b.Fatal(err)
+		}
+		return func() {
+			cmd := exec.Command(crun.runc.Command, "--root", crun.runc.Root, "run", "--bundle", bundle.Dir, bundle.ID)
+			if out, err := cmd.CombinedOutput(); err != nil {
+				b.Errorf("%v: %s", err, out)
+			}
+		}
+	})
+}
+
+func benchmarkWorkers(b *testing.B, prepare func(b *testing.B) func()) {
+	for _, workers := range []int{1, 4} {
+		b.Run(strconv.Itoa(workers), func(b *testing.B) {
+			var next atomic.Int64
+			var wg sync.WaitGroup
+			var mu sync.Mutex
+			var times []time.Duration
+			works := make([]func(), workers)
+			for i := range works {
+				works[i] = prepare(b)
+			}
+			before := cpuTime(b)
+			b.ResetTimer()
+			for _, work := range works {
+				wg.Go(func() {
+					for next.Add(1) <= int64(b.N) {
+						start := time.Now()
+						work()
+						took := time.Since(start)
+						mu.Lock()
+						times = append(times, took)
+						mu.Unlock()
+					}
+				})
+			}
+			wg.Wait()
+			b.StopTimer()
+			slices.Sort(times)
+			b.ReportMetric(float64(cpuTime(b)-before)/1e6/float64(b.N), "cpu-ms/op")
+			b.ReportMetric(float64(times[len(times)/2])/1e6, "p50-ms")
+			b.ReportMetric(float64(times[len(times)*99/100])/1e6, "p99-ms")
+		})
+	}
+}
+
+// cpuTime is what this process and those it has waited for have used.
+func cpuTime(b *testing.B) time.Duration {
+	var sum int64
+	for _, who := range []int{unix.RUSAGE_SELF, unix.RUSAGE_CHILDREN} {
+		var u unix.Rusage
+		if err := unix.Getrusage(who, &u); err != nil {
+			b.Fatal(err)
+		}
+		sum += u.Utime.Nano() + u.Stime.Nano()
+	}
+	return time.Duration(sum)
 }

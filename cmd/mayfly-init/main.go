@@ -20,7 +20,7 @@ import (
 
 func main() {
 	if os.Args[0] == setup.Name {
-		setup.Main(os.Args) // does not return: the native driver makes a container
+		setup.Main() // makes containers for the native driver and does not return
 	}
 	runtime.GOMAXPROCS(1)
 	debug.SetGCPercent(20) // a small heap is worth more here than speed

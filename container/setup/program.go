@@ -78,8 +78,9 @@ func (p *Program) Write(path, data string, optional bool) {
 	p.op(opWrite).str(path).str(data).flag(optional)
 }
 
-// Setns joins the namespace behind a descriptor; kind is its CLONE_NEW flag.
-func (p *Program) Setns(fd int, kind uint32) { p.op(opSetns).u32(uint32(fd)).u32(kind) }
+// Setns joins the namespace behind descriptor n of those that came for steps,
+// counted from 0; kind is its CLONE_NEW flag.
+func (p *Program) Setns(n int, kind uint32) { p.op(opSetns).u32(uint32(n)).u32(kind) }
 
 // Unshare leaves the namespaces of the CLONE_NEW flags.
 func (p *Program) Unshare(kinds uint32) { p.op(opUnshare).u32(kinds) }

@@ -2,8 +2,6 @@ package setup
 
 import (
 	"encoding/binary"
-	"runtime"
-	"strconv"
 	"syscall"
 	"unsafe"
 
@@ -15,6 +13,7 @@ type stage struct {
 	b      []byte // the program, shared with the daemon
 	at     int    // where in b
 	status int    // descriptor of the status pipe
+	files  []int  // descriptors for steps
 	root   int    // the container's root
 	made   bool   // Enter had to make the directory
 	last   cstr   // path of the last Enter
@@ -25,23 +24,10 @@ type stage struct {
 	again  bool   // Chdir was refused and the user is to try
 }
 
-// Main carries out the program that the arguments name and does not return:
-// in the end it executes the container's first process, or it exits.
-func Main(args []string) {
-	runtime.LockOSThread() // credentials and filters belong to a thread
-	if len(args) != 4 {
-		syscall.Exit(125)
-	}
-	fd, _ := strconv.Atoi(args[1])
-	size, _ := strconv.Atoi(args[2])
-	files, _ := strconv.Atoi(args[3])
-	s := &stage{status: fd + 1, root: -1}
-	// The daemon's table of descriptors may be large. Unsharing makes this
-	// thread one of its own that is as small as a new process has it.
-	const last = 1<<31 - 1
-	do(unix.SYS_CLOSE_RANGE, uintptr(fd+2+files), last, unix.CLOSE_RANGE_UNSHARE, 0, 0, 0)
-	do(unix.SYS_CLOSE_RANGE, uintptr(fd), last, unix.CLOSE_RANGE_CLOEXEC, 0, 0, 0)
-	p, e := do(unix.SYS_MMAP, 0, uintptr(size), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED|unix.MAP_POPULATE, uintptr(fd), 0)
+// run carries out the program behind a descriptor and does not return: in the
+// end it executes the container's first process, or it exits.
+func (s *stage) run(program, size int) {
+	p, e := do(unix.SYS_MMAP, 0, uintptr(size), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED|unix.MAP_POPULATE, uintptr(program), 0)
 	if e != 0 || size < 1 {
 		s.fail("map program", e)
 	}
@@ -109,7 +95,10 @@ func (s *stage) step(o op) (text string, e syscall.Errno) {
 	case opWrite:
 		return s.write(s.str(), s.str(), s.flag())
 	case opSetns:
-		_, e = do(unix.SYS_SETNS, uintptr(s.u32()), uintptr(s.u32()), 0, 0, 0, 0)
+		n, kind := s.u32(), s.u32()
+		if e = syscall.EBADF; int(n) < len(s.files) {
+			_, e = do(unix.SYS_SETNS, uintptr(s.files[n]), uintptr(kind), 0, 0, 0, 0)
+		}
 	case opUnshare:
 		_, e = do(unix.SYS_UNSHARE, uintptr(s.u32()), 0, 0, 0, 0, 0)
 	case opKeyring:

@@ -1,8 +1,9 @@
 // Package setup is how the native driver and mayfly-init share the work of
 // making a container. The daemon writes a Program: the system calls of one
-// container as a flat list of steps, with everything decided. It starts
-// mayfly-init inside the new namespaces, and there Main carries the steps out
-// in their order and executes the container's first process in its own place.
+// container as a flat list of steps, with everything decided. It hands it to a
+// server, mayfly-init run by the name Name, which forks a stage into the new
+// namespaces. The stage carries the steps out in their order and executes the
+// container's first process in its own place.
 //
 // The stage knows nothing of OCI and decides nothing but how a path of the
 // container is found: always beneath the container's root, following the
@@ -19,10 +20,7 @@ package setup
 
 import "encoding/binary"
 
-// Name is argv[0] of the stage. The arguments are, in decimal, the descriptor
-// of the program, its length in bytes and the number of descriptors that its
-// steps use. Those follow the status pipe, which follows the program. Those
-// from 3 up to the program's are the container's own.
+// Name is argv[0] of the server.
 const Name = "mayfly-setup"
 
 // The first byte of a program tells the daemon how far the stage is.
