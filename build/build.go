@@ -20,8 +20,9 @@ package build
 
 // Labels that images made here carry in their configuration.
 const (
-	// LabelHostMounts lists host directories, separated by spaces, that the
+	// LabelHostMounts names host directories, separated by spaces, that the
 	// node mounts read-only at the same place in every container of the image.
+	// To be read by HostMounts, as any image may carry it.
 	LabelHostMounts = "run.mayfly.host-mounts"
 	// LabelStack is the hash of the description that a stack was made from.
 	LabelStack = "run.mayfly.stack"

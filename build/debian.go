@@ -116,6 +116,7 @@ func mmdebstrap(ctx context.Context, d Description, r release, temp string, out,
 		variant = "essential"
 	}
 	args := []string{
+		"--dpkgopt=force-unsafe-io", // what is written is read at once, and never needed after a power loss
 		"--mode=root", "--format=tar", "--variant=" + variant, "--skip=output/dev",
 		"--dpkgopt=path-exclude=/usr/share/man/*", "--dpkgopt=path-exclude=/usr/share/info/*",
 		"--dpkgopt=path-exclude=/usr/share/locale/*", "--dpkgopt=path-exclude=/usr/share/doc/*",

@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"os"
 	"path"
+	"slices"
 	"strings"
 
 	"github.com/mayfly-run/mayfly"
@@ -38,6 +39,20 @@ const (
 	maxHostFile = 16 << 20 // bytes of one copied file
 	maxHostAll  = 64 << 20 // bytes of all
 )
+
+// HostMounts returns the directories of the machine that an image with these
+// labels has mounted, read-only. A label is a stranger's word once images are
+// pulled, so whatever it says, only /usr is ever returned: that is what anyone
+// who may use the stack "host" can read anyway.
+func HostMounts(labels map[string]string) []string {
+	if slices.Contains(strings.Fields(labels[LabelHostMounts]), hostDir) {
+		return []string{hostDir}
+	}
+	return nil
+}
+
+// hostDir is the only directory of the machine that the host stack shows.
+const hostDir = "/usr"
 
 // buildHost makes the stack "host". It costs milliseconds, so the layer is made
 // each time, and its hash tells whether the machine's files have changed.

@@ -74,6 +74,17 @@ func TestHostLayer(t *testing.T) {
 	}
 }
 
+// Any image may carry the label; it must not open the machine to it.
+func TestHostMounts(t *testing.T) {
+	for label, want := range map[string]string{
+		"": "", "/usr": "/usr", "/": "", "/etc /root": "", "/usr /etc": "/usr", "/usr/../etc": "", "/usr/": "", "/usr/local": "",
+	} {
+		if got := strings.Join(HostMounts(map[string]string{LabelHostMounts: label}), " "); got != want {
+			t.Errorf("HostMounts(%q) = %q, want %q", label, got, want)
+		}
+	}
+}
+
 func TestHostLayerNeedsMergedUsr(t *testing.T) {
 	dir := write(t, "bin/sh", "", "etc/ld.so.cache", "")
 	_, err := hostLayer(dir)

@@ -251,7 +251,7 @@ func configure(d Description, hash string) func(*ocispec.ImageConfig) {
 			c.Labels[LabelLoader+language] = program
 		}
 		if d.Host {
-			c.Labels[LabelHostMounts] = "/usr"
+			c.Labels[LabelHostMounts] = hostDir
 		}
 		c.WorkingDir = "/"
 		c.Env = []string{"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}

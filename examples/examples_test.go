@@ -93,7 +93,7 @@ func (e example) command(t *testing.T, env ...string) *exec.Cmd {
 		argv = e.Command
 	}
 	mounts := ""
-	for _, dir := range strings.Fields(e.built.Config.Config.Labels[build.LabelHostMounts]) {
+	for _, dir := range build.HostMounts(e.built.Config.Config.Labels) {
 		mounts += `mount --bind -o ro ` + dir + ` "$2` + dir + `" && `
 	}
 	script := `mount -t overlay overlay -o "lowerdir=$1" "$2" && ` + mounts +

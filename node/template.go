@@ -64,7 +64,7 @@ func (n *Node) template(ctx context.Context, digest, owner string, a asked) (*te
 		Lower: root.Lower, User: u, WorkDir: dir, Env: environment(img.Env, a.Env), Resources: a.Resources,
 		Mounts: slices.Clone(a.mounts), ReadOnly: a.readOnly, Volatile: a.volatile,
 	}
-	for _, p := range strings.Fields(img.Labels[build.LabelHostMounts]) {
+	for _, p := range build.HostMounts(img.Labels) {
 		t.config.Mounts = append(t.config.Mounts, mayfly.Mount{Type: "bind", Source: p, Target: p, ReadOnly: true})
 	}
 	return t, nil
