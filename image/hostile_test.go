@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"maps"
+	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"strings"
@@ -70,12 +71,17 @@ func (a arena) outside(t testing.TB) map[string]string {
 	return seen
 }
 
-// unpack applies the tar and fails the test if anything outside changed.
+// unpack applies the tar.
 func (a arena) unpack(t testing.TB, data []byte) error {
+	ap := &applier{dir: a.root, parents: []string{a.lower}, max: limits{bytes: 8 << 20, entries: 1000}}
+	return ap.apply(t.Context(), bytes.NewReader(data))
+}
+
+// unchanged runs do and fails the test if anything outside the root changed.
+func (a arena) unchanged(t testing.TB, do func()) {
 	t.Helper()
 	before := a.outside(t)
-	ap := &applier{dir: a.root, parents: []string{a.lower}, max: limits{bytes: 8 << 20, entries: 1000}}
-	err := ap.apply(t.Context(), bytes.NewReader(data))
+	do()
 	if after := a.outside(t); !maps.Equal(before, after) {
 		for path, was := range before {
 			if after[path] != was {
@@ -88,7 +94,6 @@ func (a arena) unpack(t testing.TB, data []byte) error {
 			}
 		}
 	}
-	return err
 }
 
 func hostileTar(t testing.TB, headers ...tar.Header) []byte {
@@ -169,9 +174,12 @@ func hostile(t testing.TB) map[string][]byte {
 func TestNothingLandsOutside(t *testing.T) {
 	for name, data := range hostile(t) {
 		t.Run(name, func(t *testing.T) {
-			if err := newArena(t).unpack(t, data); err != nil {
-				t.Logf("refused: %v", err)
-			}
+			a := newArena(t)
+			a.unchanged(t, func() {
+				if err := a.unpack(t, data); err != nil {
+					t.Logf("refused: %v", err)
+				}
+			})
 		})
 	}
 }
@@ -184,6 +192,61 @@ func FuzzApply(f *testing.F) {
 		}
 	}
 	f.Fuzz(func(t *testing.T, data []byte) {
-		newArena(t).unpack(t, data)
+		a := newArena(t)
+		a.unchanged(t, func() { a.unpack(t, data) })
+	})
+}
+
+// headersFrom reads bytes as a program of tar entries over few names, so that
+// they meet each other: links over links, whiteouts of links, files in what was
+// a directory.
+func headersFrom(program []byte) []tar.Header {
+	parts := []string{"a", "b", "etc", "secret", "passwd", "..", ".", "", "/", ".wh.a", ".wh.etc", ".wh.secret", ".wh..wh..opq", ".wh...", "fs-secret", "snapshots"}
+	links := []string{"..", "../..", "../../..", "/", "a", "b", "../b", "a/b", "/a", "/etc", "../../../etc", "../../../etc/passwd", "/proc/self/fd/3", "../fs-secret", ".", "b/../.."}
+	types := []byte{tar.TypeReg, tar.TypeDir, tar.TypeSymlink, tar.TypeLink, tar.TypeChar, tar.TypeFifo, tar.TypeSymlink, tar.TypeDir}
+	var list []tar.Header
+	for ; len(program) >= 4 && len(list) < 40; program = program[4:] {
+		name := parts[program[1]>>4]
+		if program[0]&0x40 != 0 {
+			name += "/" + parts[program[1]&15]
+		}
+		if program[0]&0x80 != 0 {
+			name += "/" + parts[program[2]>>4]
+		}
+		h := tar.Header{Name: name, Typeflag: types[program[0]&7], Mode: 0o777, Uid: int(program[3])}
+		switch h.Typeflag {
+		case tar.TypeSymlink, tar.TypeLink:
+			h.Linkname = links[program[2]&15]
+		case tar.TypeDir:
+			h.Name += "/"
+		}
+		if h.Typeflag != tar.TypeDir {
+			h.Name = strings.TrimRight(h.Name, "/")
+		}
+		if program[3]&1 != 0 {
+			h.PAXRecords = map[string]string{"SCHILY.xattr.user.evil": "1"}
+		}
+		list = append(list, h)
+	}
+	return list
+}
+
+// FuzzTree looks for a sequence of entries that changes something outside its
+// root. Every run of the tests tries the same 100 at random.
+func FuzzTree(f *testing.F) {
+	random := rand.NewChaCha8([32]byte{'m', 'a', 'y', 'f', 'l', 'y'})
+	for range 100 {
+		program := make([]byte, 160)
+		random.Read(program)
+		f.Add(program)
+	}
+	f.Fuzz(func(t *testing.T, program []byte) {
+		a := newArena(t)
+		// Entries that are refused end a tar; the rest goes on in the next.
+		a.unchanged(t, func() {
+			for _, h := range headersFrom(program) {
+				a.unpack(t, hostileTar(t, h))
+			}
+		})
 	})
 }
