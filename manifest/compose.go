@@ -98,7 +98,7 @@ func (s *source) checkTop() error {
 			return s.errorf(at.key(), "the key %q is reserved", key).WithHint("write functions:")
 		case strings.HasPrefix(key, "x-"):
 		case !known:
-			return s.unknownKey(at, "", key, slices.Collect(maps.Keys(topKeys)))
+			return s.unknownKey(at, "", key, []string{"name", "include", "functions"}, slices.Collect(maps.Keys(topKeys)))
 		case !supported && !isEmpty(s.top[key]):
 			return s.errorf(at.key(), "%q is not supported yet", key).WithHint("remove it")
 		}

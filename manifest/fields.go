@@ -45,7 +45,7 @@ func (d *decoder) keys(m map[string]any, known, later []string) error {
 		case slices.Contains(later, key):
 			return d.errorf(d.at.child(key).key(), "%s: %q is not supported yet", d.what, key).WithHint("remove it")
 		default:
-			return d.unknownKey(d.at.child(key), d.what, key, slices.Concat(known, later))
+			return d.unknownKey(d.at.child(key), d.what, key, known, later)
 		}
 	}
 	return nil
@@ -126,10 +126,10 @@ func (d *decoder) size(m map[string]any, key string, least, most int64) int64 {
 	case d.err != nil:
 	case err != nil:
 		d.fail(key, "write it like 256MB or 1GB", "%s %q is not a size", key, s)
+	case n > most || n < 0: // below 0 it has overflowed, as a sign is no size
+		d.fail(key, "", "%s must be at most %s", key, sizeText(most))
 	case n < least:
 		d.fail(key, "", "%s must be at least %s", key, sizeText(least))
-	case n > most:
-		d.fail(key, "", "%s must be at most %s", key, sizeText(most))
 	}
 	return n
 }

@@ -96,6 +96,14 @@ func TestParseErrors(t *testing.T) {
 		{"unknown top", "functons: {}", `m.yaml:1:1: unknown key "functons" (functons: {}); did you mean "functions"?`},
 		{"unknown key", one("image: a", "handlr: main.handle"),
 			`m.yaml:4:5: function "f": unknown key "handlr" (handlr: main.handle); did you mean "handler"?`},
+		{"far key", one("image: a", "zebra: 1"),
+			`m.yaml:4:5: function "f": unknown key "zebra" (zebra: 1); known here: code, command, concurrency, cpus, entrypoint, env, files, handler, image, isolation, maxBody, memory, network, pids, protocol, readOnly, routes, stack, timeout, user, workdir`},
+		{"far top key", "zebra: 1", `m.yaml:1:1: unknown key "zebra" (zebra: 1); known here: functions, include, name`},
+		{"tabs", "functions:\n\tf: {image: a}\n",
+			`m.yaml:2:1: found character ' ' that cannot start any token (f: {image: a}); indent with spaces: YAML takes no tabs`},
+		{"memory overflow", one("image: a", "memory: 99999999999GB"), `m.yaml:4:13: function "f": memory must be at most 8TB (memory: 99999999999GB)`},
+		{"byte order mark, carriage returns", "\ufefffunctions:\r\n  f: {}\r\n",
+			`m.yaml:2:3: function "f": nothing says what to run (f: {}); add image: NAME, or stack: NAME and code: ./FOLDER`},
 		{"synonym", one("image: a", "environment: {A: b}"),
 			`m.yaml:4:5: function "f": unknown key "environment" (environment: {A: b}); did you mean "env"?`},
 		{"later", one("image: a", "events: [{type: x}]"),
@@ -273,22 +281,23 @@ func TestWarnings(t *testing.T) {
 
 // What costs a reader time or memory out of proportion must be refused.
 func TestBombs(t *testing.T) {
+	const size = MaxSize / 4 // enough to see it; the whole costs seconds under -race
 	tests := map[string]string{
-		"flow maps":  strings.Repeat("{a: ", 200_000),
-		"flow lists": strings.Repeat("[", MaxSize),
-		"dashes":     strings.Repeat("- ", MaxSize/2),
-		"questions":  strings.Repeat("? ", MaxSize/2),
-		"anchors":    strings.Repeat("&a ", MaxSize/3),
-		"tags":       strings.Repeat("!!str ", MaxSize/6),
-		"colons":     strings.Repeat("a: ", MaxSize/3),
+		"flow maps":  strings.Repeat("{a: ", size/4),
+		"flow lists": strings.Repeat("[", size),
+		"dashes":     strings.Repeat("- ", size/2),
+		"questions":  strings.Repeat("? ", size/2),
+		"anchors":    strings.Repeat("&a ", size/3),
+		"tags":       strings.Repeat("!!str ", size/6),
+		"colons":     strings.Repeat("a: ", size/3),
 		"laughs":     bomb(),
 		"within":     "x-a: &a [*a]",
-		"quotes":     strings.Repeat(`"`, MaxSize),
-		"lines":      strings.Repeat("a\n", MaxSize/2),
-		"spaces":     strings.Repeat(" \n", MaxSize/2),
-		"tabs":       strings.Repeat("\t", MaxSize),
-		"comments":   strings.Repeat("#\n", MaxSize/2),
-		"pipes":      strings.Repeat("|\n", MaxSize/2),
+		"quotes":     strings.Repeat(`"`, size),
+		"lines":      strings.Repeat("a\n", size/2),
+		"spaces":     strings.Repeat(" \n", size/2),
+		"tabs":       strings.Repeat("\t", size),
+		"comments":   strings.Repeat("#\n", size/2),
+		"pipes":      strings.Repeat("|\n", size/2),
 	}
 	for name, text := range tests {
 		t.Run(name, func(t *testing.T) {

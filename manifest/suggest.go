@@ -2,6 +2,7 @@ package manifest
 
 import (
 	"slices"
+	"strings"
 )
 
 // synonyms are words that other tools use for a key of ours.
@@ -13,18 +14,18 @@ var synonyms = map[string]string{
 	"functon": "functions", "function": "functions",
 }
 
-// unknownKey says that a key means nothing here and which one may be meant.
-func (s *source) unknownKey(at place, what, key string, known []string) error {
+// unknownKey says that a key means nothing here and which one may be meant, or
+// which ones there are. Those in later are understood but not supported yet.
+func (s *source) unknownKey(at place, what, key string, known, later []string) error {
 	text := "unknown key " + quote(key)
 	if what != "" {
 		text = what + ": " + text
 	}
 	err := s.errorf(at.key(), "%s", text)
-	if near := nearest(key, known); near != "" {
+	if near := nearest(key, slices.Concat(known, later)); near != "" {
 		return err.WithHint("did you mean %q?", near)
 	}
-	slices.Sort(known)
-	return err.WithHint("known here: %s", join(known))
+	return err.WithHint("known here: %s", strings.Join(slices.Sorted(slices.Values(known)), ", "))
 }
 
 // nearest returns the known key closest to key, or "" when none is close.

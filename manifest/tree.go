@@ -94,8 +94,9 @@ func parse(name string, data []byte) (s *source, err error) {
 		return nil, mayfly.Errorf(mayfly.Invalid, "%s is larger than %d bytes", name, MaxSize).
 			WithHint("split it with include")
 	}
-	s.lines = strings.Split(string(data), "\n")
-	tokens := lexer.Tokenize(string(data))
+	text := strings.TrimPrefix(string(data), "\ufeff") // editors on Windows put it there
+	s.lines = strings.Split(text, "\n")
+	tokens := lexer.Tokenize(text)
 	if err := s.checkDepth(tokens); err != nil {
 		return nil, err
 	}
@@ -163,7 +164,13 @@ func (s *source) syntaxError(err error) error {
 	if t := syntax.Token; t != nil && t.Position != nil {
 		at = position{t.Position.Line, t.Position.Column}
 	}
-	return s.errorAt(at, excerpt(syntax.Message))
+	out := s.errorAt(at, excerpt(syntax.Message))
+	for _, line := range s.lines[max(at.line-1, 0):min(at.line+1, len(s.lines))] {
+		if strings.Contains(line[:len(line)-len(strings.TrimLeft(line, " \t"))], "\t") {
+			return out.WithHint("indent with spaces: YAML takes no tabs")
+		}
+	}
+	return out
 }
 
 func positionOf(n ast.Node) position {
