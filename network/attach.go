@@ -3,13 +3,13 @@ package network
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net/netip"
 	"os"
 	"slices"
 
 	"github.com/google/nftables"
 	"github.com/mayfly-run/mayfly"
-	"golang.org/x/sys/unix"
 )
 
 // Attachment is a container's place on the network.
@@ -25,6 +25,12 @@ type Attachment struct {
 	Gateway netip.Addr    // the node as the container sees it; invalid likewise
 	Bits    int           // length of the subnet's prefix
 	Ports   []mayfly.Port // as asked for, with each Host filled in
+}
+
+// Path leads to the namespace for as long as NetNS is open, for programs that
+// want it by name.
+func (a *Attachment) Path() string {
+	return fmt.Sprintf("/proc/%d/fd/%d", os.Getpid(), a.NetNS.Fd())
 }
 
 // Attach gives container id a namespace on the bridge and publishes its ports.
@@ -66,16 +72,27 @@ func (n *Network) attach(ctx context.Context, id string, ports []mayfly.Port, ta
 		p.addr = ns.addr
 		att.Ports[i].Host = p.host
 	}
-	if err := n.nat.change(elements(pubs), nil); err != nil {
+	if err := n.publish(&holding{att, pubs}); err != nil {
 		n.abandon(id, ns, pubs)
 		return nil, err
 	}
 	n.forgetFlows(pubs)
+	return att, nil
+}
+
+// publish records what a container has and leads its ports to it.
+func (n *Network) publish(h *holding) error {
+	if len(h.ports) > 0 {
+		n.publishing.Lock()
+		defer n.publishing.Unlock()
+		if err := n.nat.change(elements(h.ports), nil); err != nil {
+			return err
+		}
+	}
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	h := n.attached[id]
-	h.att, h.ports = att, pubs
-	return att, nil
+	n.attached[h.att.ID] = h
+	return nil
 }
 
 // begin reserves id.
@@ -96,14 +113,14 @@ func (n *Network) begin(id string) error {
 func (n *Network) abandon(id string, ns *namespace, pubs []*publication) {
 	if ns != nil {
 		ns.file.Close()
+		if err := n.freeAddress(ns.addr); err != nil {
+			n.log.Warn("cannot forget the neighbour of a container that was not attached", "id", id, "err", err)
+		}
 	}
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	n.dropClaims(id, pubs)
 	delete(n.attached, id)
-	if ns != nil {
-		delete(n.used, ns.addr)
-	}
 }
 
 func elements(pubs []*publication) []nftables.SetElement {
@@ -122,20 +139,15 @@ func (n *Network) Detach(ctx context.Context, ids ...string) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	gone := n.end(ids)
-	var pubs []*publication
+	gone, pubs, err := n.withdraw(ids)
+	n.forgetFlows(pubs)
 	var forget []step
 	for _, h := range gone {
-		pubs = append(pubs, h.ports...)
 		if h.att.Address.IsValid() {
 			forget = append(forget, dropNeighbour(n.index, h.att.Address))
 		}
 	}
-	err := n.withdraw(elements(pubs))
-	n.forgetFlows(pubs)
-	if e := n.rtnl.run(forget...); e != nil && !errors.Is(e, unix.ENOENT) {
-		err = errors.Join(err, e)
-	}
+	err = errors.Join(err, n.rtnl.run(forget...))
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	for _, h := range gone {
@@ -154,32 +166,19 @@ func (n *Network) forgetFlows(pubs []*publication) {
 	}
 }
 
-// end takes the ids that are attached off the list.
-func (n *Network) end(ids []string) []*holding {
+// withdraw takes the ids that are attached off the list and their ports off
+// the port maps.
+func (n *Network) withdraw(ids []string) (gone []*holding, pubs []*publication, err error) {
+	n.publishing.Lock()
+	defer n.publishing.Unlock()
 	n.mu.Lock()
-	defer n.mu.Unlock()
-	var gone []*holding
 	for _, id := range ids {
 		if h := n.attached[id]; h != nil && h.att != nil {
 			gone = append(gone, h)
+			pubs = append(pubs, h.ports...)
 			delete(n.attached, id)
 		}
 	}
-	return gone
-}
-
-// withdraw removes port map elements. Should someone else have removed one,
-// the kernel refuses the whole batch, and the rest goes one by one.
-func (n *Network) withdraw(drop []nftables.SetElement) error {
-	err := n.nat.change(nil, drop)
-	if !errors.Is(err, unix.ENOENT) {
-		return err
-	}
-	err = nil
-	for _, e := range drop {
-		if e := n.nat.change(nil, []nftables.SetElement{e}); e != nil && !errors.Is(e, unix.ENOENT) {
-			err = errors.Join(err, e)
-		}
-	}
-	return err
+	n.mu.Unlock()
+	return gone, pubs, n.nat.drop(elements(pubs))
 }

@@ -11,7 +11,6 @@ import (
 	"strings"
 	"sync"
 	"testing"
-	"time"
 
 	"github.com/mayfly-run/mayfly"
 	"go.uber.org/goleak"
@@ -102,11 +101,10 @@ func TestUDPFollowsThePublication(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer c.Close()
-	c.SetDeadline(time.Now().Add(patience))
-	io.WriteString(c, "too early")
-	if _, err := c.Read(make([]byte, 1)); !errors.Is(err, unix.ECONNREFUSED) {
-		t.Fatalf("before it is published: %v", err)
-	}
+	program := listenPacket(t, nil, ":9000")
+	io.WriteString(c, "for a program of the node")
+	mustReceive(t, program, "for a program of the node")
+	program.Close()
 	for _, id := range []string{"first", "second"} {
 		a := attach(t, n, id, port)
 		got := listenPacket(t, a.NetNS, ":7")
@@ -263,12 +261,16 @@ func TestPortOfAnEndedProgramIsFree(t *testing.T) {
 func TestTooManyAddresses(t *testing.T) {
 	n := open(t, "small", Options{Subnet: netip.MustParsePrefix("10.9.8.0/28")})
 	seen := map[netip.Addr]bool{n.Gateway(): true}
+	links := []string{n.bridge}
 	for i := range 13 {
 		a := attach(t, n, fmt.Sprint(i))
 		if seen[a.Address] || !n.Subnet().Contains(a.Address) || a.Address == lastOf(n.Subnet()) {
 			t.Errorf("address %s given out", a.Address)
 		}
 		seen[a.Address] = true
+		if i != 3 && i != 4 {
+			links = append(links, vethOf(a.Address))
+		}
 	}
 	if _, err := n.Attach(t.Context(), "last", nil); mayfly.KindOf(err) != mayfly.Busy {
 		t.Errorf("attach without an address left: %v", err)
@@ -276,6 +278,7 @@ func TestTooManyAddresses(t *testing.T) {
 	if err := n.Detach(t.Context(), "3", "unknown", "4"); err != nil {
 		t.Error(err)
 	}
+	linksGone(t, links...)
 	attach(t, n, "last")
 }
 
@@ -307,10 +310,12 @@ func TestNothingIsLeftOver(t *testing.T) {
 		t.Error(err)
 	}
 	n.SetWarm(-1)
-	n.trim()
+	if err := n.fill(t.Context()); err != nil {
+		t.Error(err)
+	}
 	linksGone(t, n.bridge)
-	if got := openFiles(t); got != files {
-		t.Errorf("%d files are open, before there were %d", got, files)
+	if got := openFiles(t); len(got) != len(files) {
+		t.Errorf("open files: %v\nbefore: %v", got, files)
 	}
 	goleak.VerifyNone(t, goroutines)
 	if left := portElements(t, "left"); left != "" {

@@ -13,7 +13,6 @@ import (
 
 	"github.com/google/nftables"
 	"github.com/google/nftables/expr"
-	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
 )
 
@@ -23,7 +22,7 @@ import (
 // accepted, and two rules of ours go to its head. What containers of ours may
 // not receive is still dropped by our own forward chain.
 //
-// Docker may start after us, so watchDocker waits for the kernel to say that
+// Docker may start after us, so watchFirewall waits for the kernel to say that
 // the chain was made. Docker on legacy iptables gives no such event; that is
 // looked at when a namespace was taken, at most every legacyEvery.
 const (
@@ -114,51 +113,6 @@ func withDocker(fn func(conn *nftables.Conn, rules []*nftables.Rule) error) erro
 		return fmt.Errorf("change rules of %s: %w", dockerChain, err)
 	}
 	return nil
-}
-
-// watchDocker puts the accepts back whenever DOCKER-USER is made or loses a
-// rule, until ctx ends.
-func (n *Network) watchDocker(ctx context.Context) error {
-	const nftablesGroup = 7 // NFNLGRP_NFTABLES
-	conn, err := netlink.Dial(unix.NETLINK_NETFILTER, &netlink.Config{Groups: 1 << (nftablesGroup - 1)})
-	if err != nil {
-		return fmt.Errorf("watch for Docker: %w", err)
-	}
-	defer conn.Close()
-	stop := context.AfterFunc(ctx, func() { conn.SetReadDeadline(time.Unix(1, 0)) })
-	defer stop()
-	for {
-		n.admitDocker() // also for what happened before the watch
-		if err := nextDockerEvent(conn); err != nil {
-			if ctx.Err() != nil {
-				return nil
-			}
-			return fmt.Errorf("watch for Docker: %w", err)
-		}
-	}
-}
-
-// nextDockerEvent returns when DOCKER-USER may lack our rules.
-func nextDockerEvent(conn *netlink.Conn) error {
-	const (
-		newChain = netlink.HeaderType(unix.NFNL_SUBSYS_NFTABLES<<8 | unix.NFT_MSG_NEWCHAIN)
-		delRule  = netlink.HeaderType(unix.NFNL_SUBSYS_NFTABLES<<8 | unix.NFT_MSG_DELRULE)
-	)
-	for {
-		messages, err := conn.Receive()
-		if errors.Is(err, unix.ENOBUFS) {
-			return nil // events were lost; this may have been among them
-		}
-		if err != nil {
-			return err
-		}
-		for _, m := range messages {
-			kind := m.Header.Type
-			if (kind == newChain || kind == delRule) && bytes.Contains(m.Data, []byte(dockerChain+"\x00")) {
-				return nil
-			}
-		}
-	}
 }
 
 // admitDocker is for Docker on nftables, which is what iptables has meant

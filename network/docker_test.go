@@ -4,10 +4,8 @@ import (
 	"context"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/mayfly-run/mayfly"
-	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
 )
 
@@ -89,31 +87,37 @@ func TestDockerStartsLater(t *testing.T) {
 	}
 }
 
+func TestFirewallIsFlushed(t *testing.T) {
+	w := newWorld(t)
+	n := open(t, "flush", Options{})
+	ctx, cancel := context.WithCancel(t.Context())
+	ran := make(chan error, 1)
+	go func() { ran <- n.Run(ctx) }()
+	reachBothWays(t, n, w)
+	changes, stop := watch(t, unix.NETLINK_NETFILTER, 7) // NFNLGRP_NFTABLES
+	defer stop()
+	run(t, nil, "nft", "flush", "ruleset")
+	for !strings.Contains(run(t, nil, "nft", "list", "ruleset"), ". 9000 : ") {
+		if !changes() {
+			t.Fatal("the port is not published again")
+		}
+	}
+	mustAsk(t, w.ns, "tcp", at(w.ours, 9000), w.addr.String())
+	cancel()
+	if err := <-ran; err != nil {
+		t.Error(err)
+	}
+}
+
 // awaitAccepts returns when both accepts are in DOCKER-USER; the kernel tells
 // of every change.
 func awaitAccepts(t *testing.T, n *Network) {
 	t.Helper()
-	changes, stop := watchRules(t)
+	changes, stop := watch(t, unix.NETLINK_NETFILTER, 7) // NFNLGRP_NFTABLES
 	defer stop()
 	for accepts(t, "iptables-nft", n.bridge) != 2 {
 		if !changes() {
 			t.Fatalf("no accepts in %s", dockerChain)
 		}
 	}
-}
-
-// watchRules returns a function that waits for the next change of any
-// nftables rule and tells whether one came.
-func watchRules(t *testing.T) (next func() bool, stop func()) {
-	t.Helper()
-	conn, err := netlink.Dial(unix.NETLINK_NETFILTER, &netlink.Config{Groups: 1 << 6})
-	if err != nil {
-		t.Fatal(err)
-	}
-	conn.SetReadDeadline(time.Now().Add(patience))
-	next = func() bool {
-		_, err := conn.Receive()
-		return err == nil
-	}
-	return next, func() { conn.Close() }
 }

@@ -2,7 +2,6 @@ package network
 
 import (
 	"fmt"
-	"net"
 	"net/netip"
 
 	"github.com/vishvananda/netlink"
@@ -44,16 +43,22 @@ func forgetFlows(pubs ...*publication) error {
 	if len(stale.ports) == 0 {
 		return nil
 	}
-	addrs, err := net.InterfaceAddrs()
+	addrs, err := complete(func() ([]netlink.Addr, error) {
+		return netlink.AddrList(nil, netlink.FAMILY_V4)
+	})
 	if err != nil {
 		return fmt.Errorf("list addresses: %w", err)
 	}
 	for _, a := range addrs {
-		if p, err := netip.ParsePrefix(a.String()); err == nil {
+		if p, ok := prefixOf(a.IPNet); ok {
 			stale.local[p.Addr()] = struct{}{}
 		}
 	}
-	if _, err := netlink.ConntrackDeleteFilters(netlink.ConntrackTable, unix.AF_INET, stale); err != nil {
+	_, err = complete(func() ([]struct{}, error) {
+		_, err := netlink.ConntrackDeleteFilters(netlink.ConntrackTable, unix.AF_INET, stale)
+		return nil, err
+	})
+	if err != nil {
 		return fmt.Errorf("forget flows of published ports: %w", err)
 	}
 	return nil

@@ -105,7 +105,8 @@ func (n *Network) loopbackOnly() (*namespace, error) {
 // wired makes a namespace with eth0 on the bridge. An address whose old
 // cable the kernel has not taken down yet is passed over.
 func (n *Network) wired() (*namespace, error) {
-	for {
+	const tries = 256
+	for range tries {
 		addr, err := n.takeAddress()
 		if err != nil {
 			return nil, err
@@ -114,8 +115,7 @@ func (n *Network) wired() (*namespace, error) {
 		if err == nil {
 			return &namespace{file: file, addr: addr}, nil
 		}
-		n.rtnl.run(dropNeighbour(n.index, addr)) // it may not have come that far
-		n.freeAddresses(addr)
+		err = errors.Join(err, n.freeAddress(addr))
 		if errors.Is(err, unix.EXFULL) {
 			return nil, fullBridge(n.bridge)
 		}
@@ -123,6 +123,7 @@ func (n *Network) wired() (*namespace, error) {
 			return nil, fmt.Errorf("wire network namespace: %w", err)
 		}
 	}
+	return nil, noAddress(n.subnet)
 }
 
 // wire runs on a thread inside ns.
@@ -243,7 +244,7 @@ func setNeighbour(link int32, addr netip.Addr) step {
 
 func dropNeighbour(link int32, addr netip.Addr) step {
 	return newStep("drop neighbour", unix.RTM_DELNEIGH, 0,
-		&neighMsg{family: unix.AF_INET, index: link}, nl.NewRtAttr(unix.NDA_DST, addr.AsSlice()))
+		&neighMsg{family: unix.AF_INET, index: link}, nl.NewRtAttr(unix.NDA_DST, addr.AsSlice())).unless(unix.ENOENT)
 }
 
 // neighMsg is struct ndmsg, the fixed part of a change to a neighbour.

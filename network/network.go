@@ -70,6 +70,10 @@ type Network struct {
 
 	legacySeen time.Time // when legacy iptables was looked at; Open's, then Run's
 
+	// publishing is held, before mu, while attached and the port maps change
+	// together.
+	publishing sync.Mutex
+
 	mu       sync.Mutex
 	next     netip.Addr              // where the search for a free address goes on
 	used     map[netip.Addr]struct{} // addresses not to be given out

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net"
 	"net/netip"
 	"os"
@@ -15,6 +16,7 @@ import (
 	"testing"
 	"time"
 
+	nlconn "github.com/mdlayher/netlink"
 	"github.com/vishvananda/netlink"
 	"go.uber.org/goleak"
 	"golang.org/x/sys/unix"
@@ -36,7 +38,8 @@ func TestMain(m *testing.M) {
 	case "":
 		os.Exit(runInside())
 	case "tests":
-		if err := raiseLoopback(); err != nil {
+		// Strict about where packets come from, as some machines are.
+		if err := errors.Join(raiseLoopback(), setSysctl("ipv4/conf/all/rp_filter", "1")); err != nil {
 			fmt.Fprintln(os.Stderr, err)
 			os.Exit(1)
 		}
@@ -82,6 +85,7 @@ func needRoot(t testing.TB) {
 func open(t testing.TB, name string, opts Options) *Network {
 	t.Helper()
 	needRoot(t)
+	opts.Log = slog.New(slog.NewTextHandler(t.Output(), nil))
 	n, err := Open(t.Context(), name, opts)
 	if err != nil {
 		t.Fatal(err)
@@ -335,29 +339,34 @@ func mustReceive(t testing.TB, p net.PacketConn, want string) {
 // kernel takes namespaces down in its own time, and tells of each link.
 func linksGone(t testing.TB, but ...string) {
 	t.Helper()
-	updates, done := make(chan netlink.LinkUpdate, 4096), make(chan struct{})
-	err := netlink.LinkSubscribeWithOptions(updates, done, netlink.LinkSubscribeOptions{ErrorCallback: func(error) {}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() {
-		close(done)
-		for range updates {
-		}
-	}()
-	limit := time.After(patience)
+	changed, stop := watch(t, unix.NETLINK_ROUTE, unix.RTNLGRP_LINK)
+	defer stop()
 	for {
 		left := strangeLinks(t, but)
 		if len(left) == 0 {
 			return
 		}
-		select {
-		case <-updates:
-		case <-limit:
+		if !changed() {
 			t.Errorf("links left over: %v", left)
 			return
 		}
 	}
+}
+
+// watch returns a function that waits for the kernel's next message to a
+// group, and tells whether one came.
+func watch(t testing.TB, family int, group uint) (next func() bool, stop func()) {
+	t.Helper()
+	conn, err := nlconn.Dial(family, &nlconn.Config{Groups: 1 << (group - 1)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	conn.SetReadDeadline(time.Now().Add(patience))
+	next = func() bool {
+		_, err := conn.Receive()
+		return err == nil || errors.Is(err, unix.ENOBUFS)
+	}
+	return next, func() { conn.Close() }
 }
 
 func strangeLinks(t testing.TB, but []string) []string {
@@ -375,13 +384,19 @@ func strangeLinks(t testing.TB, but []string) []string {
 	return left
 }
 
-// openFiles counts the process's file descriptors.
-func openFiles(t testing.TB) int {
+// openFiles lists the process's open files, by descriptor.
+func openFiles(t testing.TB) map[string]string {
 	entries, err := os.ReadDir("/proc/self/fd")
 	if err != nil {
 		t.Fatal(err)
 	}
-	return len(entries)
+	files := make(map[string]string)
+	for _, e := range entries {
+		if target, err := os.Readlink("/proc/self/fd/" + e.Name()); err == nil {
+			files[e.Name()] = target
+		}
+	}
+	return files
 }
 
 // portElements returns what nft prints of the port maps' elements.

@@ -224,6 +224,22 @@ func (t *nat) change(add, drop []nftables.SetElement) error {
 	return nil
 }
 
+// drop withdraws ports. Should someone else have withdrawn one, the kernel
+// refuses the whole transaction, and the rest goes one by one.
+func (t *nat) drop(ports []nftables.SetElement) error {
+	err := t.change(nil, ports)
+	if !errors.Is(err, unix.ENOENT) {
+		return err
+	}
+	err = nil
+	for _, p := range ports {
+		if e := t.change(nil, []nftables.SetElement{p}); e != nil && !errors.Is(e, unix.ENOENT) {
+			err = errors.Join(err, e)
+		}
+	}
+	return err
+}
+
 // eachChunk calls change with those of all that belong to m, some at a time:
 // too many do not fit one message, and one message each is answered with more
 // than a socket's buffer takes.

@@ -74,6 +74,8 @@ func (n *Network) adopt(h Held) error {
 
 // recoverPorts makes the port maps hold what is attached, and only that.
 func (n *Network) recoverPorts() error {
+	n.publishing.Lock()
+	defer n.publishing.Unlock()
 	has, err := n.nat.published()
 	if err != nil {
 		return err
@@ -125,10 +127,7 @@ func (n *Network) removeStrangers() error {
 			drop = append(drop, dropNeighbour(n.index, addr.Unmap()))
 		}
 	}
-	if e := n.rtnl.run(drop...); e != nil && !errors.Is(e, unix.ENOENT) {
-		err = errors.Join(err, e)
-	}
-	return err
+	return errors.Join(err, n.rtnl.run(drop...))
 }
 
 // strangers lists the links on the bridge that belong to no used address.
@@ -164,15 +163,10 @@ func (n *Network) deleteCables(links []int32) error {
 	var steps []step
 	for _, l := range links {
 		steps = append(steps, newStep("mark stale veth", unix.RTM_SETLINK, 0,
-			linkMsg(unix.AF_UNSPEC, l, false), attrUint32(unix.IFLA_GROUP, group)))
+			linkMsg(unix.AF_UNSPEC, l, false), attrUint32(unix.IFLA_GROUP, group)).unless(unix.ENODEV))
 	}
-	for _, s := range append(steps, newStep("delete stale veths", unix.RTM_DELLINK, 0,
-		linkMsg(unix.AF_UNSPEC, 0, false), attrUint32(unix.IFLA_GROUP, group))) {
-		if err := n.rtnl.run(s); err != nil && !errors.Is(err, unix.ENODEV) {
-			return err
-		}
-	}
-	return nil
+	return n.rtnl.run(append(steps, newStep("delete stale veths", unix.RTM_DELLINK, 0,
+		linkMsg(unix.AF_UNSPEC, 0, false), attrUint32(unix.IFLA_GROUP, group)).unless(unix.ENODEV))...)
 }
 
 // Destroy removes the bridge, with all cables on it, and the nftables table of

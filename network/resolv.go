@@ -68,6 +68,17 @@ func filterResolv(host []byte) (text []byte, found bool) {
 	return out.Bytes(), found
 }
 
+// nameServers lists the name servers of what Resolv returned.
+func nameServers(text []byte) []netip.Addr {
+	var list []netip.Addr
+	for line := range strings.Lines(string(text)) {
+		if addr, ok := strings.CutPrefix(line, "nameserver "); ok {
+			list = append(list, netip.MustParseAddr(strings.TrimSpace(addr)))
+		}
+	}
+	return list
+}
+
 // Hosts returns the text of a container's /etc/hosts. An invalid addr leaves
 // the host name to the loopback.
 func Hosts(hostname string, addr netip.Addr) []byte {

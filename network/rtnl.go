@@ -12,10 +12,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// A step is one change to links, addresses, routes or neighbours, and the
-// words that an error about it starts with.
+// A step is one change to links, addresses, routes or neighbours.
 type step struct {
-	doing string
+	doing string     // what an error about it starts with
+	fine  unix.Errno // an answer that is as good as success
 	*nl.NetlinkRequest
 }
 
@@ -24,7 +24,13 @@ func newStep(doing string, kind, flags int, data ...nl.NetlinkRequestData) step 
 	for _, d := range data {
 		req.AddData(d)
 	}
-	return step{doing, req}
+	return step{doing: doing, NetlinkRequest: req}
+}
+
+// unless makes the kernel's answer err as good as success.
+func (s step) unless(err unix.Errno) step {
+	s.fine = err
+	return s
 }
 
 // rtnl is a routing socket in the network namespace of the thread that dialed
@@ -49,7 +55,12 @@ func dialRtnl() (*rtnl, error) {
 	return &rtnl{fd: fd}, nil
 }
 
-func (r *rtnl) close() { unix.Close(r.fd) }
+func (r *rtnl) close() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	unix.Close(r.fd)
+	r.fd = -1
+}
 
 // run makes the changes in order. It returns the errors of those that failed;
 // a failure does not keep the later ones from being tried.
@@ -68,10 +79,10 @@ func (r *rtnl) batch(steps []step) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	var out []byte
-	bySeq := make(map[uint32]string, len(steps))
+	bySeq := make(map[uint32]step, len(steps))
 	for _, s := range steps {
 		out = append(out, s.Serialize()...)
-		bySeq[s.Seq] = s.doing
+		bySeq[s.Seq] = s
 	}
 	if err := unix.Sendto(r.fd, out, 0, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}); err != nil {
 		return fmt.Errorf("send to routing socket: %w", err)
@@ -89,17 +100,18 @@ func (r *rtnl) batch(steps []step) error {
 
 // answers takes the acknowledgements in b out of waiting and returns the
 // errors among them.
-func answers(b []byte, waiting map[uint32]string) []error {
+func answers(b []byte, waiting map[uint32]step) []error {
 	var errs []error
 	for len(b) >= unix.NLMSG_HDRLEN+4 {
 		size := binary.NativeEndian.Uint32(b)
 		kind := binary.NativeEndian.Uint16(b[4:])
 		seq := binary.NativeEndian.Uint32(b[8:])
-		doing, ours := waiting[seq]
+		s, ours := waiting[seq]
 		if kind == unix.NLMSG_ERROR && ours {
 			delete(waiting, seq)
-			if code := -int32(binary.NativeEndian.Uint32(b[unix.NLMSG_HDRLEN:])); code != 0 {
-				errs = append(errs, fmt.Errorf("%s: %w", doing, unix.Errno(code)))
+			code := unix.Errno(-int32(binary.NativeEndian.Uint32(b[unix.NLMSG_HDRLEN:])))
+			if code != 0 && code != s.fine {
+				errs = append(errs, fmt.Errorf("%s: %w", s.doing, code))
 			}
 		}
 		if size = (size + 3) &^ 3; size < unix.NLMSG_HDRLEN || int(size) > len(b) {
@@ -141,7 +153,7 @@ func (r *rtnl) isUp(index int32) (bool, error) {
 	if err != nil {
 		return false, err
 	}
-	if errs := answers(r.buf[:n], map[uint32]string{req.Seq: "read state of link"}); len(errs) > 0 {
+	if errs := answers(r.buf[:n], map[uint32]step{req.Seq: {doing: "read state of link"}}); len(errs) > 0 {
 		return false, errs[0]
 	}
 	const head = unix.NLMSG_HDRLEN + unix.SizeofIfInfomsg

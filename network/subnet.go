@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"os"
 
 	"github.com/mayfly-run/mayfly"
 	"github.com/vishvananda/netlink"
@@ -31,7 +32,8 @@ func candidates() []netip.Prefix {
 	return list
 }
 
-// freeSubnet returns the first candidate that no route of the machine overlaps.
+// freeSubnet returns the first candidate that no route of the machine overlaps
+// and that none of its name servers is in.
 func freeSubnet() (netip.Prefix, error) {
 	routes, err := complete(func() ([]netlink.Route, error) {
 		return netlink.RouteListFiltered(netlink.FAMILY_V4, &netlink.Route{}, netlink.RT_FILTER_TABLE)
@@ -43,6 +45,12 @@ func freeSubnet() (netip.Prefix, error) {
 	for _, r := range routes {
 		if p, ok := prefixOf(r.Dst); ok {
 			taken = append(taken, p.Masked())
+		}
+	}
+	for _, path := range []string{"/etc/resolv.conf", UpstreamResolv} {
+		text, _ := os.ReadFile(path)
+		for _, server := range nameServers(Resolv(text)) {
+			taken = append(taken, netip.PrefixFrom(server, server.BitLen()))
 		}
 	}
 	return firstFree(candidates(), taken)
@@ -104,16 +112,20 @@ func (n *Network) takeAddress() (netip.Addr, error) {
 			return n.next, nil
 		}
 	}
-	return netip.Addr{}, mayfly.Errorf(mayfly.Busy, "no address is free in %s", n.subnet).
-		WithHint("stop some containers")
+	return netip.Addr{}, noAddress(n.subnet)
 }
 
-func (n *Network) freeAddresses(addrs ...netip.Addr) {
+func noAddress(subnet netip.Prefix) error {
+	return mayfly.Errorf(mayfly.Busy, "no address is free in %s", subnet).WithHint("stop some containers")
+}
+
+// freeAddress forgets where addr is and lets it be given out again.
+func (n *Network) freeAddress(addr netip.Addr) error {
+	err := n.rtnl.run(dropNeighbour(n.index, addr))
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	for _, a := range addrs {
-		delete(n.used, a)
-	}
+	delete(n.used, addr)
+	return err
 }
 
 // fullBridge says that the kernel's limit of ports on a bridge is reached.

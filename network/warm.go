@@ -2,6 +2,8 @@ package network
 
 import (
 	"context"
+	"errors"
+	"slices"
 
 	"golang.org/x/sync/errgroup"
 )
@@ -18,12 +20,13 @@ func (n *Network) SetWarm(count int) {
 	n.wake()
 }
 
-// Run keeps namespaces waiting for Attach, and Docker's firewall open for
-// containers, until ctx ends; it then returns nil. When a namespace cannot be
-// made, it says so in the log and tries again after the next Attach.
+// Run keeps namespaces waiting for Attach and the firewall open for containers,
+// whatever Docker or an administrator does to it, until ctx ends; it then
+// returns nil. When a namespace cannot be made, it says so in the log and tries
+// again after the next Attach.
 func (n *Network) Run(ctx context.Context) error {
 	group, ctx := errgroup.WithContext(ctx)
-	group.Go(func() error { return n.watchDocker(ctx) })
+	group.Go(func() error { return n.watchFirewall(ctx) })
 	group.Go(func() error { return n.keepWarm(ctx) })
 	return group.Wait()
 }
@@ -45,9 +48,8 @@ func (n *Network) keepWarm(ctx context.Context) error {
 // fill makes or drops namespaces until as many wait as should.
 func (n *Network) fill(ctx context.Context) error {
 	for ctx.Err() == nil {
-		missing := n.trim()
-		if missing <= 0 {
-			return nil
+		if missing, err := n.trim(); missing <= 0 || err != nil {
+			return err
 		}
 		ns, err := n.wired()
 		if err != nil {
@@ -61,17 +63,20 @@ func (n *Network) fill(ctx context.Context) error {
 }
 
 // trim drops namespaces that are too many and returns how many are missing.
-func (n *Network) trim() int {
+func (n *Network) trim() (missing int, err error) {
 	n.mu.Lock()
-	defer n.mu.Unlock()
-	for len(n.warm) > n.wantWarm {
-		last := len(n.warm) - 1
-		n.warm[last].file.Close()
-		n.rtnl.run(dropNeighbour(n.index, n.warm[last].addr))
-		delete(n.used, n.warm[last].addr)
-		n.warm = n.warm[:last]
+	var drop []*namespace
+	if len(n.warm) > n.wantWarm {
+		drop = slices.Clone(n.warm[n.wantWarm:])
+		n.warm = n.warm[:n.wantWarm]
 	}
-	return n.wantWarm - len(n.warm)
+	missing = n.wantWarm - len(n.warm)
+	n.mu.Unlock()
+	for _, ns := range drop {
+		ns.file.Close()
+		err = errors.Join(err, n.freeAddress(ns.addr))
+	}
+	return missing, err
 }
 
 func (n *Network) wake() {
