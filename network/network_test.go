@@ -85,7 +85,9 @@ func needRoot(t testing.TB) {
 func open(t testing.TB, name string, opts Options) *Network {
 	t.Helper()
 	needRoot(t)
-	opts.Log = slog.New(slog.NewTextHandler(t.Output(), nil))
+	if _, bench := t.(*testing.B); !bench {
+		opts.Log = slog.New(slog.NewTextHandler(t.Output(), nil))
+	}
 	n, err := Open(t.Context(), name, opts)
 	if err != nil {
 		t.Fatal(err)
