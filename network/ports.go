@@ -170,19 +170,13 @@ func (p *publication) bindTo(fd int) error {
 	if p.on.IsValid() {
 		at.Addr = p.on.As4()
 	}
-	// Closed connections of a program that had the port before must not keep
-	// us out, but nobody may share the port with us once we have it.
-	reuse := 0
-	if p.proto == unix.IPPROTO_TCP && p.host != 0 {
-		reuse = 1
+	err := unix.Bind(fd, at)
+	if errors.Is(err, unix.EADDRINUSE) && p.proto == unix.IPPROTO_TCP && p.host != 0 {
+		err := unix.Bind(fd, at)
+	if errors.Is(err, unix.EADDRINUSE) && p.proto == unix.IPPROTO_TCP {
+		err = bindPastClosed(fd, at)
 	}
-	if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEADDR, reuse); err != nil {
-		return err
-	}
-	if err := unix.Bind(fd, at); err != nil {
-		return err
-	}
-	if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEADDR, 0); err != nil {
+	if err != nil {
 		return err
 	}
 	bound, err := unix.Getsockname(fd)
@@ -191,6 +185,20 @@ func (p *publication) bindTo(fd int) error {
 	}
 	p.host = uint16(bound.(*unix.SockaddrInet4).Port)
 	return nil
+}
+
+// bindPastClosed binds although closed connections of a program that had the
+// port before are still remembered. The option that allows this would also let
+// others share the port, so it does not stay on, and it is not tried first:
+// older kernels (6.1) remember it with the port.
+func bindPastClosed(fd int, at unix.Sockaddr) error {
+	if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEADDR, 1); err != nil {
+		return err
+	}
+	if err := unix.Bind(fd, at); err != nil {
+		return err
+	}
+	return unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEADDR, 0)
 }
 
 // element is the publication as the port map has it.
