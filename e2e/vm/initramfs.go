@@ -60,9 +60,23 @@ func writeInitramfs(ctx context.Context, file string, k *kernel, o Options) erro
 }
 
 func writeArchive(w io.Writer, files map[string]string, job []byte) error {
-	a := &archive{w: bufio.NewWriterSize(w, 1<<20), dirs: map[string]bool{"/": true}}
-	for _, d := range []string{"/proc", "/sys", "/dev", "/run", "/tmp", "/etc", "/root", "/data", "/var/tmp", "/bin", "/mnt"} {
+	a := &archive{w: bufio.NewWriterSize(w, 1<<20), dirs: map[string]bool{"/": true}, done: map[string]bool{}}
+	for _, d := range []string{"/proc", "/sys", "/dev", "/run", "/etc", "/root", "/data", "/var", "/mnt"} {
 		if err := a.dir(d, 0o755); err != nil {
+			return err
+		}
+	}
+	for _, d := range []string{"/tmp", "/var/tmp"} { // as on Debian 12, no mounts of their own
+		if err := a.dir(d, 0o1777); err != nil {
+			return err
+		}
+	}
+	for _, d := range merged {
+		if err := a.dir("/usr"+d, 0o755); err != nil {
+			return err
+		}
+		target := "usr" + d
+		if err := a.entry(header{name: d, mode: unix.S_IFLNK | 0o777, size: int64(len(target))}, strings.NewReader(target)); err != nil {
 			return err
 		}
 	}
@@ -91,6 +105,19 @@ func writeArchive(w io.Writer, files map[string]string, job []byte) error {
 	return a.w.Flush()
 }
 
+// merged are the directories that on Debian are links to those of /usr.
+var merged = []string{"/bin", "/sbin", "/lib", "/lib64"}
+
+// inUsr returns where a path is once such links are followed.
+func inUsr(p string) string {
+	for _, d := range merged {
+		if strings.HasPrefix(p, d+"/") {
+			return "/usr" + p
+		}
+	}
+	return p
+}
+
 // library matches a line of ldd: "libc.so.6 => /lib/x86_64-linux-gnu/libc.so.6
 // (0x...)" or "/lib64/ld-linux-x86-64.so.2 (0x...)".
 var library = regexp.MustCompile(`(?m)(?:=> |^\s*)(/\S+) \(0x`)
@@ -114,6 +141,7 @@ func addProgram(ctx context.Context, files map[string]string, name string) error
 type archive struct {
 	w    *bufio.Writer
 	dirs map[string]bool // written already
+	done map[string]bool // files written already, which a link may name twice
 	next uint32          // inode number; equal ones would be hard links
 }
 
@@ -127,6 +155,7 @@ type header struct {
 // copy adds a file, or a directory with all that is in it. A symbolic link is
 // followed where it was named, and kept where it was found.
 func (a *archive) copy(from, to string) error {
+	to = inUsr(path.Clean(to))
 	info, err := os.Stat(from)
 	if err != nil {
 		return err
@@ -164,6 +193,10 @@ func (a *archive) copy(from, to string) error {
 }
 
 func (a *archive) regular(from, to string, info fs.FileInfo) error {
+	if a.done[to] {
+		return nil
+	}
+	a.done[to] = true
 	f, err := os.Open(from)
 	if err != nil {
 		return err

@@ -22,7 +22,9 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"runtime"
 	"strconv"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -50,7 +52,7 @@ type Options struct {
 // virtual cards, address translation, and a virtio disk.
 var DefaultModules = []string{
 	"overlay", "bridge", "br_netfilter", "veth", "vxlan",
-	"nf_tables", "nft_chain_nat", "nft_nat", "nft_masq", "nft_redir", "nft_ct", "nft_fib_inet",
+	"nf_conntrack_netlink", "nf_tables", "nft_chain_nat", "nft_nat", "nft_masq", "nft_redir", "nft_ct", "nft_fib_inet",
 	"nft_reject_ipv4", "nft_reject_inet", "nft_limit", "nft_log", "nft_numgen", "nft_hash", "nft_objref", "nft_compat",
 	"virtio_pci", "virtio_blk",
 }
@@ -127,7 +129,13 @@ func Boot(ctx context.Context, dir string, o Options) (*Result, error) {
 	limit := or(o.Timeout, 5*time.Minute)
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
-	said, err := exec.CommandContext(ctx, qemu, args...).CombinedOutput()
+	// A test program that is killed takes its machine along. The kernel means
+	// the thread that started it, so that one must last.
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	cmd := exec.CommandContext(ctx, qemu, args...)
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	said, err := cmd.CombinedOutput()
 	if ctx.Err() != nil {
 		err = fmt.Errorf("still on after %v: %w", limit, ctx.Err())
 	}
@@ -175,7 +183,10 @@ func GoTest(t testing.TB, pkg string, o Options, args ...string) (output string)
 		files[data] = "/test/testdata"
 	}
 	o.Files, o.Dir = files, "/test"
-	o.Command = append([]string{"/test/test", "-test.v"}, args...)
+	o.Timeout = or(o.Timeout, 5*time.Minute)
+	// A test that hangs says where, before the machine is switched off.
+	limit := "-test.timeout=" + (o.Timeout - o.Timeout/5).String()
+	o.Command = append([]string{"/test/test", "-test.v", limit}, args...)
 	output, exit := Run(t, o)
 	if exit != 0 {
 		t.Errorf("the tests of %s fail in the machine (exit %d):\n%s", pkg, exit, output)
