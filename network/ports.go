@@ -172,8 +172,6 @@ func (p *publication) bindTo(fd int) error {
 	}
 	err := unix.Bind(fd, at)
 	if errors.Is(err, unix.EADDRINUSE) && p.proto == unix.IPPROTO_TCP && p.host != 0 {
-		err := unix.Bind(fd, at)
-	if errors.Is(err, unix.EADDRINUSE) && p.proto == unix.IPPROTO_TCP {
 		err = bindPastClosed(fd, at)
 	}
 	if err != nil {
