@@ -23,7 +23,8 @@ func (n *Network) watchFirewall(ctx context.Context) error {
 	defer conn.Close()
 	stop := context.AfterFunc(ctx, func() { conn.SetReadDeadline(time.Unix(1, 0)) })
 	defer stop()
-	n.admitDocker() // for what happened between Open and the watch
+	n.admitDocker() // both for what happened between Open and the watch
+	n.restoreTable()
 	for {
 		docker, table, err := n.nextFirewallEvent(conn)
 		if err != nil {
@@ -36,6 +37,7 @@ func (n *Network) watchFirewall(ctx context.Context) error {
 			n.admitDocker()
 		}
 		if table {
+			n.log.Info("restoring the firewall rules of containers", "table", n.nat.table.Name)
 			n.restoreTable()
 		}
 	}
@@ -65,7 +67,6 @@ func (n *Network) nextFirewallEvent(conn *netlink.Conn) (docker, table bool, err
 
 // restoreTable makes the table hold all that it should.
 func (n *Network) restoreTable() {
-	n.log.Info("restoring the firewall rules of containers", "table", n.nat.table.Name)
 	if err := errors.Join(n.nat.install(), n.recoverPorts()); err != nil {
 		n.log.Warn("cannot restore the firewall rules of containers", "table", n.nat.table.Name, "err", err)
 	}
