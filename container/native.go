@@ -11,6 +11,7 @@ import (
 	"path"
 	"sync"
 	"syscall"
+	"time"
 
 	"github.com/mayfly-run/mayfly"
 	"github.com/mayfly-run/mayfly/container/cgroup"
@@ -180,6 +181,8 @@ func (n *Native) start(ctx context.Context, b *Bundle, t *translation, group int
 	if err != nil {
 		return nil, err
 	}
+	ctx, cancel := context.WithTimeoutCause(ctx, stageTimeout, errStageTimeout)
+	defer cancel()
 	stop := context.AfterFunc(ctx, c.kill)
 	more, err := io.ReadAll(io.LimitReader(status, 64<<10))
 	stop()
@@ -192,10 +195,16 @@ func (n *Native) start(ctx context.Context, b *Bundle, t *translation, group int
 	c.kill()
 	_, werr := c.wait()
 	if ctx.Err() != nil {
-		return nil, ctx.Err()
+		return nil, errors.Join(context.Cause(ctx), werr)
 	}
 	return nil, errors.Join(err, werr)
 }
+
+// stageTimeout is far more than a stage takes: only a mount of something that
+// is away, as on a network, can be so slow.
+const stageTimeout = 30 * time.Second
+
+var errStageTimeout = mayfly.Errorf(mayfly.TimedOut, "the container was not made within %v", stageTimeout)
 
 // request is what the server is asked for.
 func (t *translation) request(b *Bundle, group int) setup.Request {

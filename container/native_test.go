@@ -136,8 +136,8 @@ t init; $bb grep -E '^(Cap|NoNew|Seccomp|Sig[^Q]|Umask|Groups|Uid|Gid|FDSize)' /
 t limits; $bb cat /proc/self/limits
 t fds; for i in 0 1 2 3 4 5 6 7 8 9 10 11 12 13; do [ -L /proc/1/fd/$i ] && echo $i; done; $bb readlink /proc/1/fd/0
 t env; $bb tr '\0' '\n' < /proc/1/environ
-t cmdline; $bb tr '\0' ' ' < /proc/1/cmdline
-t dev; $bb ls -la /dev | $bb awk '{print $1,$2,$3,$4,$5,$6,$9,$10,$11,$NF}' | $bb sed -E 's/ [0-9:]+ \// /'
+t cmdline; $bb tr '\0' ' ' < /proc/1/cmdline; echo
+t dev; $bb ls -la /dev | $bb awk '{d=""; if ($1 ~ /^[cb]/) d=$5 $6; print $1,$2,$3,$4,d,$NF}'
 t devpts; $bb ls -la /dev/pts | $bb awk '{print $1,$3,$4,$5,$6,$NF}'
 t shm; $bb ls -lad /dev/shm /dev/mqueue /sys/fs/cgroup /tmp /run /proc/acpi / | $bb awk '{print $1,$3,$4,$NF}'
 t cgroups; $bb ls -la /sys/fs/cgroup | $bb awk '{print $1,$NF}'; $bb cat /proc/self/cgroup

@@ -40,6 +40,9 @@ func (s *stage) directory(path cstr, resolve uint64) (fd int, made bool, e sysca
 // create makes the missing part of a path, directories and last a directory or
 // an empty file, and opens it. A dangling link is followed to what it names.
 func (s *stage) create(path string, dir bool, resolve uint64) (int, syscall.Errno) {
+	if fd, e := s.createLast(path, dir, resolve); e == 0 {
+		return fd, 0
+	}
 	for range maxLinks {
 		fd, next, e := s.tryCreate(path, dir, resolve)
 		if next == "" {
@@ -48,6 +51,22 @@ func (s *stage) create(path string, dir bool, resolve uint64) (int, syscall.Errn
 		path = next
 	}
 	return -1, syscall.ELOOP
+}
+
+// createLast is create for the common case that only the last name is missing.
+func (s *stage) createLast(path string, dir bool, resolve uint64) (int, syscall.Errno) {
+	i := strings.LastIndexByte(path, '/')
+	parent, e := s.beneath(toC(path[:i+1]), unix.O_DIRECTORY, resolve)
+	if e != 0 {
+		return -1, e
+	}
+	defer closeFD(parent)
+	name := toC(path[i+1:])
+	if e := makeAt(parent, name, dir); e != 0 {
+		return -1, e
+	}
+	fd, e := do(unix.SYS_OPENAT, uintptr(parent), uintptr(ptr(name)), unix.O_PATH|unix.O_CLOEXEC|unix.O_NOFOLLOW, 0, 0, 0)
+	return int(fd), e
 }
 
 // tryCreate goes along a path. It returns the next path to try when it comes
