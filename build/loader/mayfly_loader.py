@@ -314,7 +314,10 @@ def load(name, folder):
     path = os.path.join(folder, *file.split("/"))
     if not os.path.isfile(path + ".py") and not os.path.isfile(os.path.join(path, "__init__.py")):
         fail("handler %s: there is no %s.py in %s" % (name, file, folder))
-    sys.path[0] = folder
+    if sys.path and sys.path[0] == os.path.dirname(os.path.abspath(__file__)):
+        sys.path[0] = folder
+    else:  # with PYTHONSAFEPATH the loader's own folder is not there
+        sys.path.insert(0, folder)
     sys.argv = [path + ".py"]
     module = __import__(file.replace("/", "."), fromlist=[function])
     handle = getattr(module, function, None)
