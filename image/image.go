@@ -48,6 +48,7 @@ import (
 	"github.com/containerd/containerd/v2/plugins/snapshots/overlay"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	bolt "go.etcd.io/bbolt"
+	bolterrors "go.etcd.io/bbolt/errors"
 
 	"github.com/mayfly-run/mayfly"
 )
@@ -136,7 +137,7 @@ func Open(dir string, opts Options) (*Store, error) {
 		}
 	}
 	bdb, err := bolt.Open(filepath.Join(dir, "meta.db"), 0o600, &bolt.Options{Timeout: time.Second, NoFreelistSync: true})
-	if errors.Is(err, bolt.ErrTimeout) {
+	if errors.Is(err, bolterrors.ErrTimeout) {
 		return nil, mayfly.Errorf(mayfly.Conflict, "image store %s is open in another process", dir)
 	}
 	if err != nil {

@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"io"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -117,7 +118,7 @@ func FuzzCode(f *testing.F) {
 			if hdr.Name != "app/" && !strings.HasPrefix(hdr.Name, "app/") || !filepath.IsLocal(hdr.Name) {
 				t.Errorf("%q is not below app/", hdr.Name)
 			}
-			if hdr.Uid != 0 || hdr.Gid != 0 || hdr.Mode&^0o777 != 0 || !hdr.ModTime.Equal(codeTime()) || len(hdr.Xattrs) > 0 { //nolint:staticcheck // deprecated, and still filled
+			if hdr.Uid != 0 || hdr.Gid != 0 || hdr.Mode&^0o777 != 0 || !hdr.ModTime.Equal(codeTime()) || slices.ContainsFunc(slices.Collect(maps.Keys(hdr.PAXRecords)), func(k string) bool { return strings.HasPrefix(k, xattrRecord) }) {
 				t.Errorf("got %+v", hdr)
 			}
 			switch hdr.Typeflag {
