@@ -182,6 +182,5 @@ func (r *router) instanceStreams() {
 		{Name: "ref", In: "path", Required: true, Schema: text},
 		{Name: "space", In: "query", Schema: text},
 		{Name: "stdin", In: "query", Schema: &huma.Schema{Type: huma.TypeBoolean}, Description: "hold the program's input"},
-	}, map[string]*huma.Response{"101": {Description: "frames from here on"}})
-	r.mux.HandleFunc(attach.route, r.serveAttach)
+	}, map[string]*huma.Response{"101": {Description: "frames from here on"}}, r.serveAttach)
 }

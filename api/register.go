@@ -223,8 +223,10 @@ func streamed[I, O any](r *router, o operation, handle func(context.Context, *I,
 	})
 }
 
-// raw documents an operation that huma does not serve.
-func (r *router) raw(o operation, methods []string, params []*huma.Param, responses map[string]*huma.Response) {
+// raw documents an operation that huma does not serve, and puts its handler,
+// unless it is nil, on the mux. Every route of the API is registered here or
+// by huma, so none is left out of the document.
+func (r *router) raw(o operation, methods []string, params []*huma.Param, responses map[string]*huma.Response, handler http.HandlerFunc) {
 	_, path, _ := strings.Cut(o.route, " ")
 	for _, method := range methods {
 		id := o.id
@@ -237,5 +239,8 @@ func (r *router) raw(o operation, methods []string, params []*huma.Param, respon
 			OperationID: id, Method: method, Path: path, Summary: o.summary, Description: o.detail,
 			Parameters: slices.Clone(params), Responses: all,
 		})
+		if handler != nil {
+			r.mux.HandleFunc(method+" "+path, handler)
+		}
 	}
 }

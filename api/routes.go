@@ -131,6 +131,6 @@ func (r *router) machine() {
 		})
 	down := operation{id: "down", route: "POST /v1/down", summary: "Stop every container, then the daemon",
 		detail: "The stream ends with its result, but the connection stays open until the daemon's process has ended, so that its end can be awaited."}
-	r.raw(down, []string{http.MethodPost}, nil, map[string]*huma.Response{"200": {Description: "messages, one on each line"}})
-	r.mux.HandleFunc(down.route, r.serveDown)
+	space := &huma.Param{Name: "space", In: "query", Schema: &huma.Schema{Type: huma.TypeString}, Description: "of no meaning here"}
+	r.raw(down, []string{http.MethodPost}, []*huma.Param{space}, map[string]*huma.Response{"200": {Description: "messages, one on each line"}}, r.serveDown)
 }

@@ -120,10 +120,10 @@ func (r *router) documentCall() {
 	}}
 	o := operation{id: "call", route: "ANY /v1/workloads/{name}/call", summary: "Call a function at /",
 		detail: "Any method and body. A connection that is upgraded or kept open is passed through."}
-	r.raw(o, callMethods(), params, answers)
+	r.raw(o, callMethods(), params, answers, nil)
 	o.id, o.route, o.summary = "call-path", "ANY /v1/workloads/{name}/call/{path}", "Call a function at a path"
 	params = append(params, &huma.Param{Name: "path", In: "path", Required: true, Schema: text, Description: "as the function sees it; it may have slashes"})
-	r.raw(o, callMethods(), params, answers)
+	r.raw(o, callMethods(), params, answers, nil)
 }
 
 func pathUnescape(path string) (string, error) {
