@@ -156,7 +156,10 @@ func (n *Native) Delete(ctx context.Context, id, dir string) error {
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("delete container %s: %w", id, err)
 	}
-	return os.Remove(dir + cgroupLink)
+	if err := os.Remove(dir + cgroupLink); !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return nil
 }
 
 // start has a setup stage forked and returns when it has become the first

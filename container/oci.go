@@ -55,6 +55,10 @@ func withoutUnified(path, dir string) (string, error) {
 	return wrapper, writeFile(wrapper, []byte(script), 0o700)
 }
 
+// specVersion is the one that all runtimes in use take: crun before 1.9 refuses
+// newer ones, though it knows what is in them.
+const specVersion = "1.0.2"
+
 // Name is the runtime's.
 func (o *OCI) Name() string { return o.name }
 
@@ -74,6 +78,7 @@ func (o *OCI) Create(ctx context.Context, b *Bundle) (_ *Child, err error) {
 		return nil, fmt.Errorf("mount root: %w", err)
 	}
 	b.Spec.Root.Path = root
+	b.Spec.Version = specVersion
 	if err := os.WriteFile(b.Dir+"/config.json", mustJSON(b.Spec), 0o600); err != nil {
 		return nil, err
 	}

@@ -286,23 +286,36 @@ type Program struct {
 // an error, for a sandbox serves one run. The files may be closed afterwards.
 // A program that cannot be executed fails with the errno of execve(2).
 func (s *Sandbox) Start(ctx context.Context, p Program) (*Process, error) {
-	pr, err := s.run(ctx, wire.Start, p)
-	if err != nil {
-		return nil, err
+	pr := newProcess()
+	s.mu.Lock()
+	first := s.main == nil
+	if first {
+		s.main = pr // before its end can be noticed
 	}
+	s.mu.Unlock()
+	err := s.run(ctx, wire.Start, p, pr)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.main = pr
-	s.Started = time.Now()
-	return pr, nil
+	if err == nil {
+		s.Started = time.Now()
+		return pr, nil
+	}
+	if first {
+		s.main = nil
+	}
+	return nil, err
 }
 
 // Spawn runs a program beside the main one.
 func (s *Sandbox) Spawn(ctx context.Context, p Program) (*Process, error) {
-	return s.run(ctx, wire.Spawn, p)
+	pr := newProcess()
+	if err := s.run(ctx, wire.Spawn, p, pr); err != nil {
+		return nil, err
+	}
+	return pr, nil
 }
 
-func (s *Sandbox) run(ctx context.Context, t wire.Type, p Program) (*Process, error) {
+func (s *Sandbox) run(ctx context.Context, t wire.Type, p Program, pr *Process) error {
 	if p.Env == nil {
 		p.Env = s.env
 	}
@@ -320,14 +333,14 @@ func (s *Sandbox) run(ctx context.Context, t wire.Type, p Program) (*Process, er
 			files = append(files, f.file)
 		}
 	}
-	pr := newProcess()
 	if s.conn == nil {
-		return nil, errInitGone
+		return errInitGone
 	}
-	if _, err := s.conn.call(ctx, t, w.Append(nil), files, pr); err != nil {
-		return nil, err
+	fd, err := s.conn.call(ctx, t, w.Append(nil), files, pr)
+	if fd >= 0 {
+		syscall.Close(fd) // nobody asked for one
 	}
-	return pr, nil
+	return err
 }
 
 // Signal sends a signal to a program and everything in its process group; a

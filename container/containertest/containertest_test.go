@@ -1,0 +1,34 @@
+package containertest_test
+
+import (
+	"testing"
+
+	"github.com/mayfly-run/mayfly/container"
+	"github.com/mayfly-run/mayfly/container/containertest"
+	"go.uber.org/goleak"
+)
+
+func TestMain(m *testing.M) {
+	goleak.VerifyTestMain(m)
+}
+
+func native(init, dir string) (container.Driver, error) {
+	return container.NewNative(init, container.NativeOptions{})
+}
+
+func oci(runtime string) containertest.Maker {
+	return func(init, dir string) (container.Driver, error) {
+		return container.NewOCI(runtime, dir+"/runtime")
+	}
+}
+
+func makers() map[string]containertest.Maker {
+	return map[string]containertest.Maker{"native": native, "runc": oci("runc"), "crun": oci("crun")}
+}
+
+func TestDrivers(t *testing.T) {
+	p := containertest.Build(t)
+	for name, maker := range makers() {
+		t.Run(name, func(t *testing.T) { containertest.Run(t, p, maker) })
+	}
+}
