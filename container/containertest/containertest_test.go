@@ -32,3 +32,24 @@ func TestDrivers(t *testing.T) {
 		t.Run(name, func(t *testing.T) { containertest.Run(t, p, maker) })
 	}
 }
+
+// TestNativeLooksLikeRunc is why the native driver may be the default.
+func TestNativeLooksLikeRunc(t *testing.T) {
+	for _, d := range containertest.Compare(t, containertest.Build(t), oci("runc"), native) {
+		t.Errorf("%s: %s differs (-runc +native)\n%s", d.Config, d.Title, d.Diff)
+	}
+}
+
+// TestCrunLooksLikeRunc only says what differs: it is theirs.
+func TestCrunLooksLikeRunc(t *testing.T) {
+	for _, d := range containertest.Compare(t, containertest.Build(t), oci("runc"), oci("crun")) {
+		t.Logf("%s: %s differs (-runc +crun)\n%s", d.Config, d.Title, d.Diff)
+	}
+}
+
+func TestNobodyEscapes(t *testing.T) {
+	p := containertest.Build(t)
+	for name, maker := range makers() {
+		t.Run(name, func(t *testing.T) { containertest.Escape(t, p, maker) })
+	}
+}

@@ -123,7 +123,6 @@ func process() []string {
 		"oom " + strings.Join(lines("/proc/self/oom_score_adj"), "") + " " + strings.Join(lines("/proc/1/oom_score_adj"), ""),
 		"loginuid " + strings.Join(lines("/proc/self/loginuid"), ""),
 		"coredump " + strings.Join(lines("/proc/self/coredump_filter"), ""),
-		"slack " + strings.Join(lines("/proc/self/timerslack_ns"), ""),
 		"label " + strings.Join(lines("/proc/self/attr/current"), ""),
 		"command of init " + strings.Join(lines("/proc/1/cmdline"), ""),
 	}
