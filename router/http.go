@@ -17,7 +17,6 @@ import (
 
 // http hands a request to a program that listens, and streams its answer.
 func (x *run) http(ctx context.Context, w *answer, req *http.Request) (status int, err error) {
-	out := req.WithContext(ctx)
 	via := &connTransport{lease: x.lease}
 	defer func() { via.finish(err == nil) }()
 	proxy := httputil.ReverseProxy{
@@ -46,7 +45,7 @@ func (x *run) http(ctx context.Context, w *answer, req *http.Request) (status in
 			panic(v)
 		}
 	}()
-	proxy.ServeHTTP(w, out)
+	proxy.ServeHTTP(w, req)
 	if err != nil && ctx.Err() == nil {
 		return 0, x.died(err)
 	}

@@ -79,7 +79,10 @@ func (r *Router) perform(ctx context.Context, x *run, w *answer, req *http.Reque
 	if req.ContentLength > maxBody {
 		return 0, mayfly.Errorf(mayfly.TooLarge, "the body has %d bytes; function %s takes %d at most", req.ContentLength, wl.Name, maxBody)
 	}
-	req.Body = http.MaxBytesReader(w, req.Body, maxBody)
+	// On a copy: net/http must find its own body, to skip what is left of it
+	// before the next request on the connection.
+	req = req.WithContext(ctx)
+	req.Body = http.MaxBytesReader(w.ResponseWriter, req.Body, maxBody)
 	l := r.limit(x.release)
 	if err := l.acquire(ctx, wl.Concurrency, r.opts.MaxQueue); err != nil {
 		return 0, x.crowded(ctx, err)
