@@ -67,6 +67,7 @@ func dialInit(dir string, logMax int64) (*initConn, uint32, error) {
 	if err == nil {
 		err = g.Decode(body)
 	}
+	c.dropFiles()
 	if err != nil {
 		conn.Close()
 		return nil, 0, fmt.Errorf("greet init: %w", err)
@@ -95,9 +96,7 @@ func (c *initConn) serve() {
 		c.deliver(t, number, body)
 	}
 	c.conn.Close()
-	for _, fd := range c.fds {
-		syscall.Close(fd)
-	}
+	c.dropFiles()
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.closed = true
@@ -117,6 +116,9 @@ func (c *initConn) deliver(t wire.Type, number uint32, body []byte) {
 	if t == wire.Done && len(c.fds) > 0 {
 		fd = c.fds[0]
 		c.fds = c.fds[1:]
+	}
+	if len(c.in) == 0 {
+		c.dropFiles() // they belong to no frame that is still to come
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -155,7 +157,7 @@ func (c *initConn) call(ctx context.Context, t wire.Type, body []byte, files []*
 		p.number = number
 		c.exits[number] = p
 	}
-	err = c.writeLocked(t, number, body, files)
+	err = c.writeUntil(ctx, t, number, body, files)
 	c.mu.Unlock()
 	if err != nil {
 		c.forget(number)
@@ -173,6 +175,16 @@ func (c *initConn) call(ctx context.Context, t wire.Type, body []byte, files []*
 			return -1, context.Cause(ctx)
 		}
 	}
+}
+
+// do is a call whose answer has no descriptor. One that comes all the same is
+// closed.
+func (c *initConn) do(ctx context.Context, t wire.Type, body []byte, files []*os.File, p *Process) error {
+	fd, err := c.call(ctx, t, body, files, p)
+	if fd >= 0 {
+		syscall.Close(fd)
+	}
+	return err
 }
 
 func (c *initConn) result(a answer, ok bool, number uint32) (int, error) {
@@ -204,6 +216,26 @@ func (c *initConn) write(t wire.Type, number uint32, body []byte, files []*os.Fi
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.writeLocked(t, number, body, files)
+}
+
+// writeUntil gives up when ctx ends, and the connection with it, for half a
+// frame may have gone out. Only an init that does not read makes it wait.
+func (c *initConn) writeUntil(ctx context.Context, t wire.Type, number uint32, body []byte, files []*os.File) error {
+	over := make(chan struct{})
+	stop := context.AfterFunc(ctx, func() {
+		c.conn.SetWriteDeadline(time.Unix(1, 0))
+		close(over)
+	})
+	err := c.writeLocked(t, number, body, files)
+	if !stop() {
+		<-over
+		c.conn.SetWriteDeadline(time.Time{})
+	}
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		c.conn.Close()
+		return context.Cause(ctx)
+	}
+	return err
 }
 
 func (c *initConn) writeLocked(t wire.Type, number uint32, body []byte, files []*os.File) error {
@@ -262,7 +294,9 @@ func (c *initConn) fill(n int) error {
 			return err
 		}
 		if oobn > 0 {
-			c.keep(oob[:oobn])
+			if err := c.keep(oob[:oobn]); err != nil {
+				return err
+			}
 		}
 		if got == 0 {
 			return io.EOF
@@ -272,16 +306,32 @@ func (c *initConn) fill(n int) error {
 	return nil
 }
 
-func (c *initConn) keep(oob []byte) {
+func (c *initConn) keep(oob []byte) error {
 	messages, err := syscall.ParseSocketControlMessage(oob)
 	if err != nil {
-		return
+		return err
 	}
 	for i := range messages {
 		if fds, err := syscall.ParseUnixRights(&messages[i]); err == nil {
 			c.fds = append(c.fds, fds...)
 		}
 	}
+	if len(c.fds) > maxPending {
+		return wire.ErrMalformed
+	}
+	return nil
+}
+
+// maxPending is how many descriptors may have come before the frames that they
+// belong to were taken. Init sends one with each answer to a Dial.
+const maxPending = 64
+
+// dropFiles closes what came and is not wanted.
+func (c *initConn) dropFiles() {
+	for _, fd := range c.fds {
+		syscall.Close(fd)
+	}
+	c.fds = nil
 }
 
 // attach opens a connection of its own on which output comes, calls ready, and
@@ -292,6 +342,7 @@ func attach(ctx context.Context, dir string, ready func(), fn func(wire.Chunk) e
 		return err
 	}
 	c := &initConn{conn: conn}
+	defer c.dropFiles()
 	defer conn.Close()
 	defer context.AfterFunc(ctx, func() { conn.Close() })()
 	if err := c.write(wire.Attach, 1, nil, nil); err != nil {

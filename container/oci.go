@@ -11,6 +11,7 @@ import (
 	"strings"
 
 	runc "github.com/containerd/go-runc"
+	"github.com/mayfly-run/mayfly"
 	"golang.org/x/sys/unix"
 )
 
@@ -77,6 +78,9 @@ func (o *OCI) Create(ctx context.Context, b *Bundle) (_ *Child, err error) {
 	if err := unix.Mount("overlay", root, "overlay", 0, b.Rootfs.MountOptions()); err != nil {
 		return nil, fmt.Errorf("mount root: %w", err)
 	}
+	if err := checkRoot(root); err != nil {
+		return nil, err
+	}
 	b.Spec.Root.Path = root
 	b.Spec.Version = specVersion
 	if err := os.WriteFile(b.Dir+"/config.json", mustJSON(b.Spec), 0o600); err != nil {
@@ -97,6 +101,17 @@ func (o *OCI) Create(ctx context.Context, b *Bundle) (_ *Child, err error) {
 		return nil, err
 	}
 	return &Child{PID: pid}, nil
+}
+
+// checkRoot refuses an image that would lead a runtime outside: runc makes
+// links in /dev where a link of the image says it is (seen with 1.1.5).
+func checkRoot(root string) error {
+	for _, d := range []string{"/dev", "/proc", "/sys"} {
+		if st, err := os.Lstat(root + d); err == nil && !st.IsDir() {
+			return mayfly.Errorf(mayfly.Invalid, "the image's %s is no directory", d)
+		}
+	}
+	return nil
 }
 
 // explain adds the last line that the runtime logged to an error that is only

@@ -211,11 +211,17 @@ func (s *Sandbox) watch(reap func() (uint32, error)) {
 	close(s.buried)
 }
 
+// drainTimeout is how long what a dead init has sent may take to be read.
+const drainTimeout = 5 * time.Second
+
 // finalExit puts together what init recorded, what the kernel counted and what
 // Stop was told.
 func (s *Sandbox) finalExit() mayfly.Exit {
 	e := exitOf(uint32(syscall.SIGKILL), time.Now())
 	if s.conn != nil {
+		// What init sent is here already. Should something still hold the other
+		// end of the socket, its end would not be noticed.
+		s.conn.conn.SetReadDeadline(time.Now().Add(drainTimeout))
 		<-s.conn.done
 	}
 	s.mu.Lock()
@@ -336,11 +342,7 @@ func (s *Sandbox) run(ctx context.Context, t wire.Type, p Program, pr *Process) 
 	if s.conn == nil {
 		return errInitGone
 	}
-	fd, err := s.conn.call(ctx, t, w.Append(nil), files, pr)
-	if fd >= 0 {
-		syscall.Close(fd) // nobody asked for one
-	}
-	return err
+	return s.conn.do(ctx, t, w.Append(nil), files, pr)
 }
 
 // Signal sends a signal to a program and everything in its process group; a
@@ -353,8 +355,7 @@ func (s *Sandbox) Signal(ctx context.Context, p *Process, sig syscall.Signal) er
 	if s.conn == nil {
 		return errInitGone
 	}
-	_, err := s.conn.call(ctx, wire.Signal, k.Append(nil), nil, nil)
-	return err
+	return s.conn.do(ctx, wire.Signal, k.Append(nil), nil, nil)
 }
 
 // Kill ends every process of the container at once.
@@ -389,7 +390,9 @@ func (s *Sandbox) Blame(r mayfly.Reason, detail string) {
 // Stop asks the main program to end with sig, and kills the container if it is
 // still there after grace.
 func (s *Sandbox) Stop(ctx context.Context, sig syscall.Signal, grace time.Duration) {
-	if s.Main() == nil || s.Signal(ctx, nil, sig) != nil {
+	asking, cancel := context.WithTimeout(ctx, grace) // init may not answer
+	defer cancel()
+	if s.Main() == nil || s.Signal(asking, nil, sig) != nil {
 		s.Kill()
 	}
 	t := time.NewTimer(grace)
@@ -424,10 +427,13 @@ func (s *Sandbox) Dial(ctx context.Context, port uint16, timeout time.Duration) 
 	if err != nil {
 		return nil, err
 	}
-	if tcp, ok := conn.(*net.TCPConn); ok {
-		tcp.SetNoDelay(true)
+	tcp, ok := conn.(*net.TCPConn)
+	if !ok {
+		conn.Close()
+		return nil, wire.ErrMalformed
 	}
-	return conn, nil
+	tcp.SetNoDelay(true)
+	return tcp, nil
 }
 
 // Attach passes what the programs write from now on to fn, until the container

@@ -53,3 +53,7 @@ func TestNobodyEscapes(t *testing.T) {
 		t.Run(name, func(t *testing.T) { containertest.Escape(t, p, maker) })
 	}
 }
+
+func TestDaemonSurvivesAHostileInit(t *testing.T) {
+	containertest.Hostile(t, containertest.Build(t), native)
+}

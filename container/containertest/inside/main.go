@@ -11,6 +11,9 @@ import (
 )
 
 func main() {
+	if how := os.Getenv("HOSTILE"); how != "" && os.Getpid() == 1 {
+		hostile(how)
+	}
 	if len(os.Args) < 2 {
 		fail("usage: inside COMMAND [ARGUMENT...]")
 	}
