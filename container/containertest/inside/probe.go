@@ -267,7 +267,7 @@ func writable() (all []string) {
 // sysctls lists the files of /proc/sys with their values, but for those that
 // change from one moment to the next, and whether they can be written.
 func sysctls() (all []string) {
-	changing := []string{"/random/", "-nr", "-state", "ns_last_pid", "/pty/nr", "/cdrom/", "-hash", "sched_domain", "nf_conntrack", "/neigh/", "/conf/"}
+	changing := []string{"/random/", "-nr", "-state", "ns_last_pid", "/pty/nr", "/cdrom/", "-hash", "sched_domain", "nf_conntrack", "/neigh/", "/conf/", "/quota/"}
 	filepath.WalkDir("/proc/sys", func(p string, d fs.DirEntry, err error) error {
 		if err != nil || d.IsDir() || slices.ContainsFunc(changing, func(c string) bool { return strings.Contains(p, c) }) {
 			return nil
