@@ -63,9 +63,9 @@ type Port struct {
 // Process says what a container runs and as whom. A nil or zero field leaves
 // what the image says.
 type Process struct {
-	Entrypoint []string          `json:"entrypoint,omitempty"` // nil keeps the image's
-	Command    []string          `json:"command,omitempty"`    // nil keeps the image's, unless Entrypoint is set
-	Env        map[string]string `json:"env,omitempty"`        // over the image's
+	Entrypoint []string          `json:"entrypoint,omitzero"` // nil keeps the image's; empty is none
+	Command    []string          `json:"command,omitempty"`   // nil keeps the image's, unless Entrypoint is set
+	Env        map[string]string `json:"env,omitempty"`       // over the image's
 	WorkDir    string            `json:"workDir,omitempty"`
 	User       string            `json:"user,omitempty"` // user[:group], names or numbers
 }
