@@ -6,6 +6,7 @@ import (
 	"strconv"
 
 	"github.com/mayfly-run/mayfly"
+	client "github.com/mayfly-run/mayfly/sdk/go"
 )
 
 // retryAfter is what a client is told to wait when there was no room, in
@@ -14,22 +15,19 @@ const retryAfter = 1
 
 // problem answers with an error as RFC 9457 has it.
 func problem(w http.ResponseWriter, err error, run string) {
-	kind := mayfly.KindOf(err)
-	status := kind.Status()
+	p := client.NewProblem(err)
+	p.Run = run
 	h := w.Header()
 	h.Del("Content-Length")
-	h.Set("Content-Type", "application/problem+json")
+	h.Set("Content-Type", client.ContentProblem)
 	h.Set("X-Content-Type-Options", "nosniff")
-	if kind == mayfly.Busy {
+	if p.Kind == mayfly.Busy {
 		h.Set("Retry-After", strconv.Itoa(retryAfter))
 	}
-	detail := err.Error()
-	if kind == mayfly.Internal {
-		detail = "an internal error; the node's log has it"
+	if p.Kind == mayfly.Internal {
+		p.Detail, p.Hint = "an internal error", "the node's log has it"
 	}
-	body, _ := json.Marshal(map[string]any{
-		"title": http.StatusText(status), "status": status, "kind": kind, "detail": detail, "run": run,
-	})
-	w.WriteHeader(status)
+	body, _ := json.Marshal(p) // strings and a number
+	w.WriteHeader(p.Status)
 	w.Write(append(body, '\n'))
 }

@@ -30,6 +30,7 @@ type Problem struct {
 	Detail string      `json:"detail" doc:"what is wrong, on one line"`
 	Kind   mayfly.Kind `json:"kind" doc:"one of a closed list"`
 	Hint   string      `json:"hint,omitempty" doc:"what to do about it"`
+	Run    string      `json:"run,omitempty" doc:"the run of a function that this was the end of"`
 }
 
 // kindOfStatus is for answers that carry no kind: something between the
