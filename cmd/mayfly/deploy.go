@@ -89,7 +89,7 @@ func (c *cli) readManifest(file string, profiles []string) (*manifest.Manifest, 
 // chosen returns the functions with those names, in their order, or all.
 func chosen(all []manifest.Function, names []string) ([]manifest.Function, error) {
 	if len(all) == 0 {
-		return nil, mayfly.Errorf(mayfly.Invalid, "the manifest has no functions").WithHint("add one under functions:")
+		return nil, mayfly.Errorf(mayfly.Invalid, "there is nothing to deploy: the manifest has no functions").WithHint("add one under functions:")
 	}
 	if len(names) == 0 {
 		return all, nil

@@ -35,8 +35,10 @@ func (c *cli) logs() *cobra.Command {
 			out := newLogPrinter(c.stdout, c.stderr, times)
 			err = cl.InstanceLogs(cmd.Context(), args[0], opts, out.print)
 			if mayfly.KindOf(err) == mayfly.NotFound {
-				if runErr := cl.RunLogs(cmd.Context(), args[0], opts, out.print); mayfly.KindOf(runErr) != mayfly.NotFound {
-					return runErr
+				err = cl.RunLogs(cmd.Context(), args[0], opts, out.print)
+				// Most names of containers cannot be the id of a run.
+				if kind := mayfly.KindOf(err); kind != mayfly.NotFound && kind != mayfly.Invalid {
+					return err
 				}
 				return mayfly.Errorf(mayfly.NotFound, "no container or run is called %q", args[0]).
 					WithHint("see `mayfly ps -a` and `mayfly runs`")

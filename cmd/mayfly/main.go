@@ -16,6 +16,7 @@ import (
 	"syscall"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 )
 
 // version is set by the linker.
@@ -62,6 +63,27 @@ func (e exitError) Error() string { return fmt.Sprintf("exit status %d", int(e))
 type usageError struct{ error }
 
 func usagef(format string, args ...any) error { return usageError{fmt.Errorf(format, args...)} }
+
+// flagError says of a flag's value what it should have been, in place of what
+// the function that reads it is called.
+func flagError(err error) error {
+	var bad *pflag.InvalidValueError
+	if !errors.As(err, &bad) {
+		return err
+	}
+	should := bad.Unwrap().Error()
+	switch bad.GetFlag().Value.Type() {
+	case "float64":
+		should = "give a number"
+	case "int", "int64":
+		should = "give a whole number"
+	case "duration":
+		should = "give a time, such as 30s or 5m"
+	case "bool":
+		should = "give true or false"
+	}
+	return fmt.Errorf("--%s %q: %s", bad.GetFlag().Name, bad.GetValue(), should)
+}
 
 var errInterrupted = errors.New("interrupted")
 
@@ -110,7 +132,7 @@ func (c *cli) root() *cobra.Command {
 	root.SuggestionsMinimumDistance = 2
 	root.SetOut(c.stdout)
 	root.SetErr(c.stderr)
-	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
+	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{flagError(err)} })
 	root.PersistentFlags().StringVar(&c.host, "host", "", "where the daemon is: unix:///path or http://host:port (default $MAYFLY_HOST, else the socket of this machine)")
 	root.PersistentFlags().StringVar(&c.space, "space", "default", "the space to work in")
 	root.AddGroup(&cobra.Group{ID: "node", Title: "The node:"}, &cobra.Group{ID: "instance", Title: "Containers:"},

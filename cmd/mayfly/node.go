@@ -4,6 +4,7 @@ import (
 	"context"
 	_ "embed"
 	"errors"
+	"fmt"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -69,7 +70,11 @@ func openNode(ctx context.Context, f upFlags, log *slog.Logger) (_ *node, err er
 		return nil, err
 	}
 	n.onClose(images.Close)
-	stacks := build.NewStacks(images, build.Options{})
+	temp, err := emptyTemp(f.data)
+	if err != nil {
+		return nil, err
+	}
+	stacks := build.NewStacks(images, build.Options{TempDir: temp})
 	machine, err := nodes.Open(ctx, f.data,
 		nodes.Parts{Store: record, Images: images, Stacks: stacks, Init: mayflyInit},
 		nodes.Options{Log: log, Name: n.name, Driver: n.driver, MaxWaiting: f.waiting})
@@ -85,4 +90,20 @@ func openNode(ctx context.Context, f upFlags, log *slog.Logger) (_ *node, err er
 		Images: imageService{images}, Stacks: stackService{stacks},
 	}
 	return n, nil
+}
+
+// emptyTemp makes DATA/tmp, where roots of stacks grow, and removes what a
+// killed daemon left there. The caller holds the data directory's lock.
+func emptyTemp(data string) (string, error) {
+	dir, err := filepath.Abs(filepath.Join(data, "tmp"))
+	if err != nil {
+		return "", fmt.Errorf("find the temporary directory: %w", err)
+	}
+	if err := os.RemoveAll(dir); err != nil {
+		return "", fmt.Errorf("empty the temporary directory: %w", err)
+	}
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		return "", fmt.Errorf("make the temporary directory: %w", err)
+	}
+	return dir, nil
 }

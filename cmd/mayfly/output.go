@@ -138,8 +138,10 @@ func humanAge(d time.Duration) string {
 	return "less than a second"
 }
 
+// ago says nothing of a time that is not known. Builds that can be repeated
+// give 1970 as theirs.
 func ago(t time.Time) string {
-	if t.IsZero() {
+	if t.IsZero() || t.Unix() <= 0 {
 		return ""
 	}
 	return humanAge(time.Since(t)) + " ago"

@@ -77,7 +77,10 @@ func portsText(ports []mayfly.Port) string {
 			protocol = "tcp"
 		}
 		host := p.HostIP
-		if strings.Contains(host, ":") {
+		switch {
+		case host == "":
+			host = "*"
+		case strings.Contains(host, ":"):
 			host = "[" + host + "]"
 		}
 		all = append(all, fmt.Sprintf("%s:%d->%d/%s", host, p.Host, p.Container, protocol))

@@ -74,6 +74,9 @@ func (c *cli) runInstance(ctx context.Context, cl *client.Client, spec mayfly.In
 	signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGQUIT, syscall.SIGUSR1, syscall.SIGUSR2)
 	defer signal.Stop(signals)
 	c.keepSignals()
+	if ctx.Err() != nil {
+		return c.discard(ctx, cl, made, ctx.Err())
+	}
 	ctx = context.WithoutCancel(ctx)
 	if err := cl.StartInstance(ctx, made.ID); err != nil {
 		return c.discard(ctx, cl, made, err)
@@ -107,7 +110,7 @@ func (c *cli) create(ctx context.Context, cl *client.Client, spec mayfly.Instanc
 			return mayfly.Instance{}, err
 		}
 	}
-	made, err := cl.CreateInstance(ctx, spec, mayfly.NewID())
+	made, err := c.createOnce(ctx, cl, spec)
 	if pull != "missing" || mayfly.KindOf(err) != mayfly.NotFound {
 		return made, err
 	}
@@ -118,7 +121,17 @@ func (c *cli) create(ctx context.Context, cl *client.Client, spec mayfly.Instanc
 	if err := c.fetch(ctx, cl, client.Transfer{Name: spec.Image}); err != nil {
 		return made, err
 	}
-	return cl.CreateInstance(ctx, spec, mayfly.NewID())
+	return c.createOnce(ctx, cl, spec)
+}
+
+// createOnce makes the instance. An interrupt waits for the answer, so that
+// what was made meanwhile is not left behind.
+func (c *cli) createOnce(ctx context.Context, cl *client.Client, spec mayfly.InstanceSpec) (mayfly.Instance, error) {
+	made, err := cl.CreateInstance(context.WithoutCancel(ctx), spec, mayfly.NewID())
+	if err == nil && ctx.Err() != nil {
+		return made, c.discard(ctx, cl, made, ctx.Err())
+	}
+	return made, err
 }
 
 // discard removes what could not be started.

@@ -3,6 +3,7 @@ package main
 import (
 	"bufio"
 	"fmt"
+	"math"
 	"net/netip"
 	"os"
 	"path"
@@ -52,7 +53,7 @@ func (f *runFlags) register(cmd *cobra.Command) {
 	fs.StringVar(&f.network, "network", "bridge", "bridge, none or host")
 	fs.StringVar(&f.hostname, "hostname", "", "its host name")
 	fs.StringVar(&f.name, "name", "", "name to refer to it by")
-	fs.StringVar(&f.entrypoint, "entrypoint", "", "program to run instead of the image's")
+	fs.StringVar(&f.entrypoint, "entrypoint", "", "program to run instead of the image's; empty for none: the command is all")
 	fs.StringArrayVarP(&f.labels, "label", "l", nil, "NAME=VALUE; again for more")
 	fs.StringVar(&f.pull, "pull", "missing", "fetch the image: missing, always or never")
 	f.entrypointSet = func() bool { return fs.Changed("entrypoint") }
@@ -66,7 +67,10 @@ func (f *runFlags) spec(args []string) (mayfly.InstanceSpec, error) {
 	}
 	s.Command, s.User, s.WorkDir, s.CPUs, s.Pids = args[1:], f.user, f.workdir, f.cpus, f.pids
 	if f.entrypointSet() {
-		s.Entrypoint = []string{f.entrypoint}
+		s.Entrypoint = []string{}
+		if f.entrypoint != "" {
+			s.Entrypoint = append(s.Entrypoint, f.entrypoint)
+		}
 	}
 	steps := []func(*mayfly.InstanceSpec) error{f.check, f.limits, f.environment, f.mounts, f.publish}
 	for _, step := range steps {
@@ -83,10 +87,12 @@ func (f *runFlags) check(s *mayfly.InstanceSpec) error {
 		return usagef("the image's name is empty")
 	case f.tty:
 		return mayfly.Errorf(mayfly.Invalid, "there are no terminals yet").WithHint("leave out -t")
-	case f.entrypointSet() && f.entrypoint == "":
-		return usagef("--entrypoint is empty; name the program")
-	case f.cpus < 0, f.pids < 0, f.timeout < 0:
-		return usagef("--cpus, --pids-limit and --timeout are not negative")
+	case !(f.cpus >= 0) || math.IsInf(f.cpus, 0): // NaN is neither
+		return usagef("--cpus %v is not a number of cores, such as 0.5", f.cpus)
+	case f.pids < 0:
+		return usagef("--pids-limit %d is negative", f.pids)
+	case f.timeout < 0:
+		return usagef("--timeout %s is negative", f.timeout)
 	case f.network != "bridge" && f.network != "none" && f.network != "host":
 		return usagef("--network is bridge, none or host, not %q", f.network)
 	case f.pull != "missing" && f.pull != "always" && f.pull != "never":

@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"io"
+	"time"
 
 	"github.com/google/go-containerregistry/pkg/authn"
 
@@ -70,10 +71,35 @@ func authOf(c client.Credentials) authn.Authenticator {
 func (s imageService) PullImage(ctx context.Context, t client.Transfer, report func(client.Progress)) (client.Image, error) {
 	return wireImageOf(s.store.Pull(ctx, t.Name, image.PullOptions{
 		Auth: authOf(t.Credentials), PlainHTTP: t.PlainHTTP,
-		Progress: func(p image.Progress) {
+		Progress: throttled(func(p image.Progress) {
 			report(client.Progress{ID: p.Digest, Text: string(p.Phase), Done: p.Bytes, Total: p.Total})
-		},
+		}),
 	}))
+}
+
+// reportTime is how often one layer's progress is told: as often as a person
+// can read it.
+const reportTime = 100 * time.Millisecond
+
+// throttled passes the progress of each layer on at most every reportTime, and
+// at once when it does something else than before or has all its bytes. It is
+// called from one goroutine at a time.
+func throttled(report func(image.Progress)) func(image.Progress) {
+	type told struct {
+		phase image.Phase
+		whole bool
+		time  time.Time
+	}
+	last := map[string]told{}
+	return func(p image.Progress) {
+		now := told{p.Phase, p.Bytes >= p.Total, time.Now()}
+		before, ok := last[p.Digest]
+		if ok && before.phase == now.phase && before.whole == now.whole && now.time.Sub(before.time) < reportTime {
+			return
+		}
+		last[p.Digest] = now
+		report(p)
+	}
 }
 
 func (s imageService) PushImage(ctx context.Context, t client.Transfer, report func(client.Progress)) (client.Image, error) {
