@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/mayfly-run/mayfly/e2e/vm"
 )
@@ -16,12 +17,12 @@ func TestPackagesUnderCgroup2(t *testing.T) {
 	if testing.Short() {
 		t.Skip("boots a machine for each package")
 	}
-	// What the tests of containers need of a host, their init included: there
-	// is no Go in the machine to build one with.
+	// What the tests of containers need of a host, their programs included: there
+	// is no Go in the machine to build them with.
 	containers := vm.Options{
 		Programs: []string{"sh", "busybox", "runc", "crun"},
-		Files:    map[string]string{buildInit(t): "/mayfly-init"},
-		Env:      []string{"MAYFLY_INIT=/mayfly-init"},
+		Files:    map[string]string{build(t, "cmd/mayfly-init"): "/mayfly-init", build(t, "container/containertest/inside"): "/inside"},
+		Env:      []string{"MAYFLY_INIT=/mayfly-init", "MAYFLY_INSIDE=/inside"},
 		Memory:   2048,
 		Disk:     512,
 	}
@@ -32,6 +33,8 @@ func TestPackagesUnderCgroup2(t *testing.T) {
 		Files:    map[string]string{"/usr/lib/x86_64-linux-gnu/xtables": "/usr/lib/x86_64-linux-gnu/xtables"},
 		Modules:  []string{"iptable_filter", "iptable_nat", "xt_conntrack", "xt_addrtype", "xt_comment", "xt_MASQUERADE", "xt_nat", "xt_tcpudp"},
 	}
+	slow := containers // emulation takes a minute for each driver
+	slow.Timeout = 10 * time.Minute
 	cases := []struct {
 		pkg     string
 		options vm.Options
@@ -43,7 +46,8 @@ func TestPackagesUnderCgroup2(t *testing.T) {
 		{"image", vm.Options{Disk: 512}, nil},
 		{"container/seccomp", vm.Options{}, []string{"-test.run=Install|KernelVersions"}},
 		{"container/cgroup", vm.Options{Programs: []string{"sh", "busybox"}}, nil},
-		{"container", containers, []string{"-test.skip=LooksLikeRunc"}},
+		{"container", containers, nil},
+		{"container/containertest", slow, []string{"-test.run=(Drivers|Escapes|NativeLooksLikeRunc)/^native$"}},
 	}
 	for _, c := range cases {
 		t.Run(strings.ReplaceAll(c.pkg, "/", "-"), func(t *testing.T) {
@@ -52,13 +56,13 @@ func TestPackagesUnderCgroup2(t *testing.T) {
 	}
 }
 
-func buildInit(t *testing.T) string {
+func build(t *testing.T, pkg string) string {
 	t.Helper()
-	out := filepath.Join(t.TempDir(), "mayfly-init")
-	cmd := exec.Command("go", "build", "-trimpath", "-ldflags", "-s -w", "-o", out, "github.com/mayfly-run/mayfly/cmd/mayfly-init")
+	out := filepath.Join(t.TempDir(), filepath.Base(pkg))
+	cmd := exec.Command("go", "build", "-trimpath", "-ldflags", "-s -w", "-o", out, "github.com/mayfly-run/mayfly/"+pkg)
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if said, err := cmd.CombinedOutput(); err != nil {
-		t.Fatalf("build mayfly-init: %v\n%s", err, said)
+		t.Fatalf("build %s: %v\n%s", pkg, err, said)
 	}
 	return out
 }
