@@ -172,7 +172,7 @@ func (b *Bed) limits(id string) (all []string) {
 		files, _ := filepath.Glob(pattern + b.cgroup + "/" + id + "/*")
 		for _, f := range files {
 			name := filepath.Base(f)
-			if !settings.MatchString(name) || changing.MatchString(name) {
+			if !settings.MatchString(name) || changing.MatchString(name) || unused.MatchString("/"+name) {
 				continue
 			}
 			data, err := os.ReadFile(f)
@@ -195,6 +195,13 @@ var varying = regexp.MustCompile(`^(Pid|Tgid|Ngid|PPid|NSpid|NSpgid|NStgid|NSsid
 // name: it answers those beyond with ENOSYS, whatever the profile says.
 const known = 450
 
+// uretprobe is newer than its number, on amd64.
+const uretprobe = "335:"
+
+// unused are controllers of cgroup v2 that runc turns on whether or not there
+// is a limit to set, and the native driver does not.
+var unused = regexp.MustCompile(`/(hugetlb|misc|rdma)\.`)
+
 var numbered = regexp.MustCompile(`(pipe|socket|mnt|net|ipc|uts|pid|cgroup|user|time|pid_for_children|time_for_children):\[\d+\]`)
 
 var peers = regexp.MustCompile(`(shared|master|propagate_from):\d+`)
@@ -211,13 +218,18 @@ func normal(title string, list []string, same *strings.Replacer) []string {
 			}
 		case title == "mounts" || strings.HasSuffix(title, "mountinfo"):
 			if f := strings.SplitN(l, " ", 4); len(f) == 4 {
-				l = peers.ReplaceAllString(f[3], "$1:N") // but for ids and the device
+				l = peers.ReplaceAllString(f[3], "$1:N")          // but for ids and the device
+				if root, ok := strings.CutPrefix(l, "/ / "); ok { // runc's is mounted on the host first
+					l = "/ / " + strings.Replace(root, "master:N ", "", 1)
+				}
 			}
 		case title == "calls":
 			var n int
-			if fmt.Sscanf(l, "%d:", &n); n > known {
+			if fmt.Sscanf(l, "%d:", &n); n > known || strings.HasPrefix(l, uretprobe) {
 				continue
 			}
+		case title == "groups" && unused.MatchString(l):
+			continue
 		case title == "cgroup":
 			_, l, _ = strings.Cut(l, ":")
 		}

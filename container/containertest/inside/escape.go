@@ -264,8 +264,8 @@ func overwriteInit(target) []string {
 		exe, err := unix.Open("/proc/"+strconv.Itoa(c.Process.Pid)+"/exe", unix.O_PATH, 0)
 		c.Process.Kill()
 		c.Wait()
-		if err == nil {
-			p := "/proc/self/fd/" + strconv.Itoa(exe)
+		p := "/proc/self/fd/" + strconv.Itoa(exe)
+		if to, _ := os.Readlink(p); err == nil && to != os.Args[0] { // or it was not executed yet
 			r.refused("overwrite init through a descriptor", write(p, "#!/escaped"))
 			r.refused("truncate init", os.Truncate(p, 0))
 			r.refused("change init's mode", unix.Fchmodat(unix.AT_FDCWD, p, 0o777, 0))
