@@ -1,0 +1,191 @@
+// Command bench compares containers made by Mayfly with those of other
+// programs, on one machine, in one run, interleaved: what the machine and its
+// other users do, they do to all alike.
+//
+// It needs root and bin/mayfly (make build). What it compares with is whatever
+// is installed of crun, runc, podman and docker. It writes a table to stdout
+// and results.json, with every goal and whether it is met. It keeps what it
+// makes beneath a temporary directory and removes it. docs/benchmarks.md says
+// how each figure is measured.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"time"
+)
+
+// options are the flags.
+type options struct {
+	quick  bool
+	only   string // parts, with commas between; all if empty
+	binary string // mayfly
+	out    string // results; nowhere if empty
+}
+
+func main() {
+	var o options
+	var readme bool
+	flag.BoolVar(&o.quick, "quick", false, "a smoke test: few samples, figures that mean nothing")
+	flag.StringVar(&o.only, "only", "", "parts to run, with commas between: "+strings.Join(partNames(), ", "))
+	flag.StringVar(&o.binary, "mayfly", "bin/mayfly", "the program to measure")
+	flag.StringVar(&o.out, "o", "", "where the results go (default bench/results.json when every part is run in full)")
+	flag.BoolVar(&readme, "readme", false, "only write bench/results.json into README.md")
+	flag.Parse()
+	if o.out == "" && !o.quick && o.only == "" {
+		o.out = "bench/results.json"
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	var err error
+	if readme {
+		err = writeReadme("README.md", "bench/results.json")
+	} else {
+		err = run(ctx, o)
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "bench:", err)
+		stop()
+		os.Exit(1)
+	}
+}
+
+// bench is one run of the comparison.
+type bench struct {
+	options
+	dir      string // temporary, short: paths of sockets are bounded
+	material material
+	rooms    *rooms
+	rivals   []*rival
+	results  *Results
+	closers  []func()
+}
+
+// part is one chapter of the results.
+type part struct {
+	name string
+	run  func(*bench, context.Context) error
+}
+
+func parts() []part {
+	return []part{
+		{"latency", (*bench).latency},
+		{"rate", (*bench).rate},
+		{"load", (*bench).load},
+		{"burst", (*bench).burst},
+		{"memory", (*bench).memory},
+		{"leftovers", (*bench).leftovers},
+	}
+}
+
+func partNames() []string {
+	var names []string
+	for _, p := range parts() {
+		names = append(names, p.name)
+	}
+	return names
+}
+
+// chosen returns the parts that were asked for, in their order.
+func chosen(only string) ([]part, error) {
+	if only == "" {
+		return parts(), nil
+	}
+	var some []part
+	for name := range strings.SplitSeq(only, ",") {
+		found := false
+		for _, p := range parts() {
+			if p.name == name {
+				some, found = append(some, p), true
+			}
+		}
+		if !found {
+			return nil, fmt.Errorf("there is no part %q; there are %s", name, strings.Join(partNames(), ", "))
+		}
+	}
+	return some, nil
+}
+
+func run(ctx context.Context, o options) (err error) {
+	todo, err := chosen(o.only)
+	if err != nil {
+		return err
+	}
+	if os.Getuid() != 0 {
+		return errors.New("containers need root")
+	}
+	if o.binary, err = filepath.Abs(o.binary); err != nil {
+		return err
+	}
+	b := &bench{options: o}
+	defer func() { b.close() }()
+	if err := b.open(ctx); err != nil {
+		return err
+	}
+	begun := time.Now()
+	for _, p := range todo {
+		b.say("%s", p.name)
+		if err := p.run(b, ctx); err != nil {
+			return fmt.Errorf("%s: %w", p.name, err)
+		}
+		b.results.Took = time.Since(begun).Round(time.Second).String()
+		b.results.Machine.LoadEnd = loadAverage()
+		b.results.judge()
+		if err := b.results.save(o.out); err != nil {
+			return err
+		}
+	}
+	return b.results.table(os.Stdout)
+}
+
+func (b *bench) open(ctx context.Context) error {
+	dir, err := os.MkdirTemp("", "mfb-")
+	if err != nil {
+		return err
+	}
+	b.dir = dir
+	b.onClose(func() {
+		if err := os.RemoveAll(dir); err != nil {
+			b.say("remove %s: %v", dir, err)
+		}
+	})
+	if b.material, err = makeMaterial(dir); err != nil {
+		return fmt.Errorf("make images: %w", err)
+	}
+	b.rooms = newRooms()
+	b.onClose(b.rooms.close)
+	if b.results, err = newResults(ctx, b.options); err != nil {
+		return err
+	}
+	b.rivals, err = b.openRivals(ctx)
+	return err
+}
+
+func (b *bench) onClose(f func()) { b.closers = append(b.closers, f) }
+
+// close undoes everything, the last that was done first.
+func (b *bench) close() {
+	for i := len(b.closers) - 1; i >= 0; i-- {
+		b.closers[i]()
+	}
+}
+
+// say tells on stderr how far the run has come.
+func (b *bench) say(format string, args ...any) {
+	fmt.Fprintf(os.Stderr, "%s "+format+"\n", append([]any{time.Now().Format(time.TimeOnly)}, args...)...)
+}
+
+// pick is the full run's value, or the smoke test's.
+func pick[T any](b *bench, full, quick T) T {
+	if b.quick {
+		return quick
+	}
+	return full
+}
