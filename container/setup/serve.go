@@ -56,20 +56,41 @@ func (r Request) Append(b []byte) []byte {
 	return binary.LittleEndian.AppendUint32(b, c)
 }
 
-// The server's first words on a status pipe are the stage's process number or,
-// negated, the errno for which there is none.
-const pidLen = 4
+// The server writes to the status pipe, too: a mark and the stage's process
+// number or, negated, the errno for which there is none. A stage that fails at
+// once may have written before it.
+const (
+	pidMark = 0xfb
+	pidLen  = 5
+)
 
-// ParsePID reads how a status pipe starts.
+// ParsePID finds what the server wrote in what has come from a status pipe, and
+// returns what is there besides, which is the stage's. It returns false when
+// more has to be read.
 func ParsePID(b []byte) (pid int, errno syscall.Errno, rest []byte, ok bool) {
-	if len(b) < pidLen {
+	stage := b
+	for {
+		if _, more, ok := ParseReport(stage); ok {
+			stage = more
+			continue
+		}
+		if len(stage) == 0 || stage[0] == reportMark { // cut short
+			return 0, 0, b, false
+		}
+		break
+	}
+	for len(stage) > 0 && stage[0] != pidMark { // Go, breaking down
+		stage = stage[1:]
+	}
+	if len(stage) < pidLen {
 		return 0, 0, b, false
 	}
-	v := int32(binary.LittleEndian.Uint32(b))
+	v := int32(binary.LittleEndian.Uint32(stage[1:]))
+	rest = append(b[:len(b)-len(stage):len(b)-len(stage)], stage[pidLen:]...)
 	if v <= 0 {
-		return 0, syscall.Errno(-v), b[pidLen:], true
+		return 0, syscall.Errno(-v), rest, true
 	}
-	return int(v), 0, b[pidLen:], true
+	return int(v), 0, rest, true
 }
 
 // Main serves until the daemon closes the socket or is gone. It does not
@@ -142,7 +163,7 @@ func serve(request []byte, fds []int) {
 	if e != 0 {
 		answer = -int32(e)
 	}
-	b := binary.LittleEndian.AppendUint32(nil, uint32(answer))
+	b := binary.LittleEndian.AppendUint32([]byte{pidMark}, uint32(answer))
 	do(unix.SYS_WRITE, uintptr(fds[program+1]), uintptr(unsafe.Pointer(&b[0])), pidLen, 0, 0, 0)
 }
 
