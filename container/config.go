@@ -44,6 +44,10 @@ const (
 	defaultPath = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 )
 
+// specVersion is the one that all runtimes in use take: crun before 1.9 refuses
+// newer ones, though it knows what is in them, and nothing newer is used.
+const specVersion = "1.0.2"
+
 // Capabilities that a container's root keeps: Docker's default list.
 var capabilities = []string{
 	"CAP_AUDIT_WRITE", "CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_FOWNER", "CAP_FSETID", "CAP_KILL", "CAP_MKNOD",
@@ -71,7 +75,7 @@ func (c *Config) spec(dir, cgroup string, filter *specs.LinuxSeccomp) *specs.Spe
 		wd = "/"
 	}
 	s := &specs.Spec{
-		Version:  specs.Version,
+		Version:  specVersion,
 		Hostname: c.Hostname,
 		Root:     &specs.Root{Readonly: c.ReadOnly},
 		Process: &specs.Process{

@@ -8,7 +8,6 @@ import (
 	"io/fs"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
@@ -183,34 +182,6 @@ func TestNativeSaysWhatFailed(t *testing.T) {
 				t.Errorf("error %q", err)
 			}
 		})
-	}
-}
-
-func TestNativeManyLayers(t *testing.T) {
-	b := newBuilder(t)
-	n := b.native(t)
-	root := t.TempDir()
-	var lower []string
-	for i := range 100 {
-		dir := filepath.Join(root, strings.Repeat("l", 70), strings.Repeat("d", 64)+itoa(int64(i)))
-		if err := os.MkdirAll(dir, 0o755); err != nil {
-			t.Fatal(err)
-		}
-		os.WriteFile(dir+"/top", []byte(itoa(int64(i))), 0o644)
-		os.WriteFile(dir+"/f"+itoa(int64(i)), nil, 0o644)
-		lower = append(lower, dir)
-	}
-	bundle := b.bundle(t, &Config{Hostname: "box"}, "cat /top >&3; echo >&3; /bin/busybox ls / | /bin/busybox grep -c '^f' >&3; echo > /new")
-	bundle.Rootfs.Lower = append(lower, b.lower...)
-	bundle.Rootfs.Volatile = true
-	if len(bundle.Rootfs.MountOptions()) < 8192 {
-		t.Fatal("the options fit into a page")
-	}
-	if out, _ := output(t, n, bundle); out != "0\n100\n" {
-		t.Errorf("output %q", out)
-	}
-	if _, err := os.Stat(bundle.Rootfs.Upper + "/new"); err != nil {
-		t.Error(err)
 	}
 }
 

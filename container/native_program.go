@@ -214,14 +214,12 @@ func (t *translation) root(at string, b *Bundle) error {
 			return unsupported("root propagation " + m)
 		}
 	}
-	if len(b.Rootfs.Lower) == 0 {
-		return mayfly.Errorf(mayfly.Invalid, "the container has no root filesystem")
-	}
 	p.Propagate(flags)
-	p.Overlay(setup.Overlay{
-		At: at, Data: b.Rootfs.MountOptions(), Lower: b.Rootfs.Lower,
-		Upper: b.Rootfs.Upper, Work: b.Rootfs.Work, Volatile: b.Rootfs.Volatile,
-	})
+	data, dir, err := b.Rootfs.mountData(b.Dir)
+	if err != nil {
+		return err
+	}
+	p.Overlay(at, dir, data)
 	mounts := make([]mountSpec, 0, len(s.Mounts))
 	dev := true // whether /dev is ours to fill
 	for _, m := range s.Mounts {

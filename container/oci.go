@@ -56,10 +56,6 @@ func withoutUnified(path, dir string) (string, error) {
 	return wrapper, writeFile(wrapper, []byte(script), 0o700)
 }
 
-// specVersion is the one that all runtimes in use take: crun before 1.9 refuses
-// newer ones, though it knows what is in them.
-const specVersion = "1.0.2"
-
 // Name is the runtime's.
 func (o *OCI) Name() string { return o.name }
 
@@ -75,14 +71,13 @@ func (o *OCI) Create(ctx context.Context, b *Bundle) (_ *Child, err error) {
 	if err := os.Mkdir(root, 0o755); err != nil {
 		return nil, err
 	}
-	if err := unix.Mount("overlay", root, "overlay", 0, b.Rootfs.MountOptions()); err != nil {
+	if err := b.Rootfs.mount(root, b.Dir); err != nil {
 		return nil, fmt.Errorf("mount root: %w", err)
 	}
 	if err := checkRoot(root); err != nil {
 		return nil, err
 	}
 	b.Spec.Root.Path = root
-	b.Spec.Version = specVersion
 	if err := os.WriteFile(b.Dir+"/config.json", mustJSON(b.Spec), 0o600); err != nil {
 		return nil, err
 	}

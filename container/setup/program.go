@@ -96,21 +96,10 @@ func (p *Program) Loopback() { p.op(opLoopback) }
 // Propagate sets the propagation flags (MS_SLAVE and so on) of the host's root.
 func (p *Program) Propagate(flags uint64) { p.op(opPropagate).u64(flags) }
 
-// Overlay is a root filesystem to be. It is mounted with Data when mount(2) can
-// take that, which is a page, and else layer by layer.
-type Overlay struct {
-	At       string // existing directory of the host
-	Data     string
-	Lower    []string // topmost first
-	Upper    string
-	Work     string
-	Volatile bool
-}
-
-// Overlay mounts the container's root. Paths of later steps are beneath it.
-func (p *Program) Overlay(o Overlay) {
-	p.op(opOverlay).str(o.At).str(o.Data).list(o.Lower).str(o.Upper).str(o.Work).flag(o.Volatile)
-}
+// Overlay mounts the container's root at an existing directory of the host,
+// with data for mount(2), whose relative paths start at dir. Paths of later
+// steps are beneath it.
+func (p *Program) Overlay(at, dir, data string) { p.op(opOverlay).str(at).str(dir).str(data) }
 
 // Enter makes a directory of the container current. With plain set it must
 // be reached without any symbolic link.
