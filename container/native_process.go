@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"path"
+	"slices"
 	"strings"
 	"sync"
 
@@ -16,6 +17,10 @@ import (
 // process adds the steps from limits to execve.
 func (n *Native) process(t *translation, s *specs.Spec) error {
 	p, proc := &t.program, s.Process
+	if !slices.ContainsFunc(proc.Rlimits, func(l specs.POSIXRlimit) bool { return l.Type == "RLIMIT_NOFILE" }) {
+		files := n.server.limit()
+		p.Rlimit(unix.RLIMIT_NOFILE, files.Cur, files.Max)
+	}
 	for _, l := range proc.Rlimits {
 		resource, ok := rlimit(l.Type)
 		if !ok {

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"runtime"
 	"sync"
 	"syscall"
 
@@ -19,6 +20,10 @@ type setupServer struct {
 	mu     sync.Mutex
 	socket int // -1 when closed
 	pid    int
+
+	// Files is how many open files a child of the daemon may have. Soft is what
+	// it was before Go raised it (package syscall), so stages must set it back.
+	files unix.Rlimit
 }
 
 var errServerClosed = errors.New("the native driver is closed")
@@ -42,16 +47,60 @@ func (s *setupServer) start() error {
 	}
 	defer null.Close()
 	fd := null.Fd()
-	pid, err := syscall.ForkExec(s.init, []string{setup.Name}, &syscall.ProcAttr{
+	attr := &syscall.ProcAttr{
 		Dir: "/", Env: setup.Env(), Files: []uintptr{fd, fd, fd, uintptr(pair[1])},
-		Sys: &syscall.SysProcAttr{Setsid: true},
-	})
+		Sys: &syscall.SysProcAttr{Setsid: true, Ptrace: true},
+	}
+	runtime.LockOSThread() // a tracer is a thread
+	defer runtime.UnlockOSThread()
+	pid, err := syscall.ForkExec(s.init, []string{setup.Name}, attr)
+	traced := err == nil
+	if errors.Is(err, unix.EPERM) { // not for us to trace
+		attr.Sys.Ptrace = false
+		pid, err = syscall.ForkExec(s.init, []string{setup.Name}, attr)
+	}
 	if err != nil {
 		unix.Close(pair[0])
 		return fmt.Errorf("start %s: %w", s.init, err)
 	}
 	s.socket, s.pid = pair[0], pid
+	if !traced {
+		return unix.Getrlimit(unix.RLIMIT_NOFILE, &s.files)
+	}
+	return s.readLimit()
+}
+
+// readLimit reads the limit of open files that the server has been given. It
+// has stopped before its first instruction, so its own Go has raised nothing.
+func (s *setupServer) readLimit() error {
+	var status unix.WaitStatus
+	var err error
+	for {
+		if _, err = unix.Wait4(s.pid, &status, 0, nil); err != unix.EINTR {
+			break
+		}
+	}
+	if err == nil && !status.Stopped() {
+		err = fmt.Errorf("it ended with status %#x", uint32(status))
+	}
+	if err == nil {
+		err = unix.Prlimit(s.pid, unix.RLIMIT_NOFILE, nil, &s.files)
+	}
+	if err == nil {
+		err = unix.PtraceDetach(s.pid)
+	}
+	if err != nil {
+		unix.Kill(s.pid, unix.SIGKILL)
+		return errors.Join(fmt.Errorf("start %s: %w", s.init, err), s.stop())
+	}
 	return nil
+}
+
+// limit is the limit of open files that containers inherit.
+func (s *setupServer) limit() unix.Rlimit {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.files
 }
 
 // stop closes the socket, at which the process ends, and reaps it.
