@@ -6,6 +6,12 @@
 // container/wire has the protocol.
 //
 // It links as little as it can, for it stands in every waiting sandbox.
+//
+// As for the directives: Go would read the cgroup's processor limit for its
+// number of threads, which is one in any case, and keep two files open for it.
+//
+//go:debug containermaxprocs=0
+//go:debug updatemaxprocs=0
 package main
 
 import (
