@@ -3,6 +3,7 @@ package container
 import (
 	"bytes"
 	"context"
+	"fmt"
 	"io"
 	"os"
 	"os/exec"
@@ -11,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
 	"github.com/mayfly-run/mayfly"
 	"go.uber.org/goleak"
 )
@@ -130,6 +132,61 @@ func TestSandboxRunsOneProgram(t *testing.T) {
 		t.Errorf("log %q %v", log.String(), err)
 	}
 	s.Remove()
+}
+
+// TestWaitingInitHoldsFewFiles counts what stands open in every waiting sandbox,
+// whoever made it.
+func TestWaitingInitHoldsFewFiles(t *testing.T) {
+	native := func(h *Host) (Driver, error) { return NewNative(h.init, NativeOptions{}) }
+	crun := func(h *Host) (Driver, error) { return NewOCI("crun", h.dir+".runtime") }
+	runc := func(h *Host) (Driver, error) { return h.driver, nil }
+	for name, driver := range map[string]func(*Host) (Driver, error){"native": native, "crun": crun, "runc": runc} {
+		t.Run(name, func(t *testing.T) {
+			h, c := newHost(t)
+			var err error
+			if h.driver, err = driver(h); err != nil {
+				t.Fatal(err)
+			}
+			if n, ok := h.driver.(*Native); ok {
+				defer n.Close()
+			}
+			s, err := h.Create(t.Context(), mayfly.NewID(), c)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer s.Remove()
+			var pid int
+			data, err := os.ReadFile(s.dir + "/" + pidName)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, err := fmt.Sscan(string(data), &pid); err != nil {
+				t.Fatal(err)
+			}
+			fds := fmt.Sprintf("/proc/%d/fd", pid)
+			entries, err := os.ReadDir(fds)
+			if err != nil {
+				t.Fatal(err)
+			}
+			have := make(map[string]int)
+			for _, e := range entries {
+				to, err := os.Readlink(fds + "/" + e.Name())
+				if err != nil {
+					t.Fatal(err)
+				}
+				to, _, _ = strings.Cut(strings.TrimPrefix(to, s.dir+"/"), ":[")
+				have[to]++
+			}
+			want := map[string]int{
+				"/dev/null": 3, logName0: 1, logName1: 1, exitsName: 1,
+				"socket":     2, // to listen on, and the daemon's
+				"anon_inode": 2, // Go's poller: epoll and eventfd
+			}
+			if d := cmp.Diff(want, have); d != "" {
+				t.Errorf("open files differ (-want +have):\n%s", d)
+			}
+		})
+	}
 }
 
 func TestProgramThatIsNotThere(t *testing.T) {
