@@ -48,7 +48,6 @@ func HasLog(dir string) bool {
 
 // logReader reads the two segments of a log in the order of their numbers.
 type logReader struct {
-	dir     string
 	files   [2]*os.File
 	at      int    // index in files of the segment being read
 	segment uint64 // its number; 0 before the first
@@ -56,7 +55,7 @@ type logReader struct {
 }
 
 func openLog(dir string) (*logReader, error) {
-	r := &logReader{dir: dir}
+	r := &logReader{}
 	for i, name := range []string{logName0, logName1} {
 		f, err := os.Open(dir + "/" + name)
 		if errors.Is(err, fs.ErrNotExist) && i > 0 {
@@ -216,8 +215,12 @@ func (r *logReader) follow(ctx context.Context, o mayfly.LogOptions, ended <-cha
 	}
 	notes := os.NewFile(uintptr(fd), "inotify")
 	defer notes.Close()
-	for _, name := range []string{logName0, logName1} {
-		if _, err := unix.InotifyAddWatch(fd, r.dir+"/"+name, unix.IN_MODIFY); err != nil {
+	for _, f := range r.files {
+		if f == nil {
+			continue
+		}
+		// By descriptor, for the files may be moved meanwhile.
+		if _, err := unix.InotifyAddWatch(fd, fdPath(f), unix.IN_MODIFY); err != nil {
 			return fmt.Errorf("follow log: %w", err)
 		}
 	}

@@ -2,7 +2,9 @@ package node
 
 import (
 	"context"
+	"errors"
 	"io"
+	"io/fs"
 	"os"
 	"sync"
 
@@ -101,7 +103,10 @@ func (n *Node) InstanceLogs(ctx context.Context, space, ref string, o mayfly.Log
 // SandboxLogs passes on the log of the sandbox that served a run.
 func (n *Node) SandboxLogs(ctx context.Context, id string, o mayfly.LogOptions, each func(mayfly.LogEntry) error) error {
 	if s := n.host.Get(id); s != nil {
-		return container.ReadLog(ctx, s.Dir(), o, s.Ended(), each)
+		err := container.ReadLog(ctx, s.Dir(), o, s.Ended(), each)
+		if !errors.Is(err, fs.ErrNotExist) { // it was moved just now
+			return err
+		}
 	}
 	return n.logs.read(ctx, id, o, each)
 }

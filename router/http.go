@@ -120,6 +120,9 @@ func (t *connTransport) RoundTrip(req *http.Request) (*http.Response, error) {
 	go func() {
 		defer close(t.sent)
 		w := bufio.NewWriterSize(conn, 4096)
+		if req.Body != nil {
+			req.Body = &headFirst{ReadCloser: req.Body, w: w}
+		}
 		err := req.Write(w)
 		if err == nil {
 			err = w.Flush()
@@ -148,6 +151,20 @@ func (t *connTransport) RoundTrip(req *http.Request) (*http.Response, error) {
 	}
 	resp.Body = &body{ReadCloser: resp.Body, t: t, br: br, stop: stop, reusable: !resp.Close && !req.Close}
 	return resp, nil
+}
+
+// headFirst sends the request's head before it waits for the body, which may
+// not come before the program has answered.
+type headFirst struct {
+	io.ReadCloser
+	w *bufio.Writer
+}
+
+func (h *headFirst) Read(p []byte) (int, error) {
+	if err := h.w.Flush(); err != nil {
+		return 0, err
+	}
+	return h.ReadCloser.Read(p)
 }
 
 // readResponse passes over what comes before the answer proper.

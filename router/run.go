@@ -93,6 +93,7 @@ func (r *Router) perform(ctx context.Context, x *run, w *answer, req *http.Reque
 	if err != nil {
 		return 0, x.crowded(ctx, err)
 	}
+	http.NewResponseController(w.ResponseWriter).EnableFullDuplex() // HTTP/2 is always, and says so with an error
 	x.lease = lease
 	x.handed = time.Now()
 	x.set(func(rec *mayfly.Run) {

@@ -1,0 +1,168 @@
+package e2e
+
+import (
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/mayfly-run/mayfly"
+	nodes "github.com/mayfly-run/mayfly/node"
+)
+
+func (n *node) runDetached(name string, command ...string) mayfly.Instance {
+	n.t.Helper()
+	in, err := n.CreateInstance(n.t.Context(), mayfly.InstanceSpec{Name: name, Image: "app", Process: mayfly.Process{Command: command}}, "")
+	if err != nil {
+		n.t.Fatal(err)
+	}
+	if err := n.StartInstance(n.t.Context(), in.ID); err != nil {
+		n.t.Fatal(err)
+	}
+	return in
+}
+
+func (n *node) log(ref string) string {
+	n.t.Helper()
+	var b strings.Builder
+	err := n.InstanceLogs(n.t.Context(), ref, mayfly.LogOptions{Tail: -1}, func(e mayfly.LogEntry) error {
+		b.Write(e.Data)
+		return nil
+	})
+	if err != nil {
+		n.t.Fatal(err)
+	}
+	return b.String()
+}
+
+// TestDaemonKilled: what ran goes on, with its log whole and its exit known,
+// whether it ended before, while or after there was no daemon.
+func TestDaemonKilled(t *testing.T) {
+	n := start(t)
+	n.deploy(mayfly.Workload{Name: "web"})
+	n.runDetached("before", "sh", "-c", "echo first; exit 3")
+	if in, err := n.WaitInstance(t.Context(), "before"); err != nil || in.Exit.Code != 3 {
+		t.Fatalf("%+v, %v", in, err)
+	}
+	n.runDetached("while", "sh", "-c", "for i in 1 2 3 4 5 6 7 8; do echo line $i; sleep 0.1; done; exit 4")
+	n.runDetached("after", "sh", "-c", "i=0; while [ ! -e /stop ]; do i=$((i+1)); echo $i; sleep 0.05; [ $i = 60 ] && exit 5; done")
+	n.kill()
+	time.Sleep(time.Second) // for what ends while nobody watches
+	n.up()
+	for name, code := range map[string]int{"before": 3, "while": 4, "after": 5} {
+		in, err := n.WaitInstance(t.Context(), name)
+		if err != nil || in.Exit == nil || in.Exit.Code != code || in.Exit.Reason != mayfly.ExitedNonZero {
+			t.Errorf("%s: %+v, %v", name, in.Exit, err)
+		}
+	}
+	if got, want := n.log("while"), "line 1\nline 2\nline 3\nline 4\nline 5\nline 6\nline 7\nline 8\n"; got != want {
+		t.Errorf("log %q", got)
+	}
+	var want strings.Builder
+	for i := range 60 {
+		fmt.Fprintln(&want, i+1)
+	}
+	if got := n.log("after"); got != want.String() {
+		t.Errorf("log %q", got)
+	}
+	if status, _, _ := n.get("web", "/touch"); status != 200 {
+		t.Errorf("the function answers %d", status)
+	}
+}
+
+// TestDaemonUpgraded: SIGTERM ends calls and waiting sandboxes, and nothing
+// else.
+func TestDaemonUpgraded(t *testing.T) {
+	n := start(t)
+	n.deploy(mayfly.Workload{Name: "web"})
+	n.runDetached("on", "sleep", "1000")
+	called := make(chan error, 1)
+	go func() {
+		resp, err := n.request(t.Context(), "GET", "web", "/sleep?for=1m", nil)
+		if err == nil {
+			_, err = io.ReadAll(resp.Body)
+			resp.Body.Close()
+		}
+		called <- err
+	}()
+	for runs, _ := n.ListRuns(t.Context(), "web", 1); len(runs) == 0 || runs[0].Instance == ""; {
+		runs, _ = n.ListRuns(t.Context(), "web", 1)
+	}
+	n.stop()
+	<-called
+	if left := n.sandboxes(); len(left) != 1 {
+		t.Errorf("sandboxes left: %v", left)
+	}
+	n.up()
+	in, err := n.GetInstance(t.Context(), "on")
+	if err != nil || in.State != mayfly.Running {
+		t.Errorf("%+v, %v", in, err)
+	}
+	if err := n.StopInstance(t.Context(), "on", 0); err != nil {
+		t.Error(err)
+	}
+}
+
+func (n *node) sandboxes() []string {
+	entries, err := os.ReadDir(n.dir + "/data/sandboxes")
+	if err != nil {
+		n.t.Fatal(err)
+	}
+	var names []string
+	for _, e := range entries {
+		names = append(names, e.Name())
+	}
+	return names
+}
+
+// TestNothingIsLeftOver: after many runs, and a kill -9 among them, the kernel
+// and the disk hold what they held before.
+func TestNothingIsLeftOver(t *testing.T) {
+	n := start(t)
+	n.deploy(mayfly.Workload{Name: "cat", Protocol: mayfly.Stdio, Process: mayfly.Process{Command: []string{"cat"}}})
+	n.get("cat", "/")
+	n.stop()
+	n.up()
+	before := n.leftovers()
+	for round := range 3 {
+		for range 100 {
+			if status, body, _ := n.post("cat", "/", strings.NewReader("x")); status != 200 {
+				t.Fatalf("%d %s", status, body)
+			}
+		}
+		if round == 1 {
+			n.kill()
+		} else {
+			n.stop()
+		}
+		n.up()
+	}
+	n.stop()
+	n.up()
+	if after := n.leftovers(); after != before {
+		t.Errorf("before\n%s\nafter\n%s", before, after)
+	}
+}
+
+// leftovers counts what containers are made of.
+func (n *node) leftovers() string {
+	token := nodes.Token(n.dir + "/data")
+	mounts, err := os.ReadFile("/proc/self/mountinfo")
+	if err != nil {
+		n.t.Fatal(err)
+	}
+	cgroups := 0
+	filepath.WalkDir("/sys/fs/cgroup", func(path string, d os.DirEntry, err error) error {
+		if err == nil && d.IsDir() && strings.Contains(path, "mayfly-"+token+"/") {
+			cgroups++
+		}
+		return nil
+	})
+	ports, _ := filepath.Glob("/sys/class/net/mf-" + token + "/brif/*")
+	warm := 8 // namespaces that wait hang on the bridge
+	return fmt.Sprintf("mounts %d, cgroups %d, cables over those waiting %v, sandboxes %v",
+		strings.Count(string(mounts), n.dir), cgroups, len(ports) > warm, n.sandboxes())
+}
