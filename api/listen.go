@@ -29,15 +29,36 @@ type listener struct {
 }
 
 func listen(address, group string, log *slog.Logger) (listener, error) {
+	u, err := parseAddress(address)
+	if err != nil {
+		return listener{}, err
+	}
+	if u.Scheme == "unix" {
+		return listenUnix(u.Path, group, log)
+	}
+	return listenTCP(u.Hostname(), u.Port())
+}
+
+// CheckAddress says whether Open could serve at an address: unix:///path, or
+// http:// with a loopback host and a port. It looks at nothing but the text.
+func CheckAddress(address string) error {
+	_, err := parseAddress(address)
+	return err
+}
+
+func parseAddress(address string) (*url.URL, error) {
 	u, err := url.Parse(address)
 	switch {
 	case err != nil:
 	case u.Scheme == "unix" && u.Host == "" && filepath.IsAbs(u.Path):
-		return listenUnix(u.Path, group, log)
+		if len(u.Path) > maxSocketPath {
+			return nil, mayfly.Errorf(mayfly.Invalid, "the socket path %s is longer than %d bytes", u.Path, maxSocketPath)
+		}
+		return u, nil
 	case u.Scheme == "http" && u.Port() != "" && strings.Trim(u.Path, "/") == "":
-		return listenTCP(u.Hostname(), u.Port())
+		return u, CheckLoopback(net.JoinHostPort(u.Hostname(), u.Port()))
 	}
-	return listener{}, mayfly.Errorf(mayfly.Invalid, "cannot serve the API at %q", address).
+	return nil, mayfly.Errorf(mayfly.Invalid, "cannot serve the API at %q", address).
 		WithHint("use unix:///path/of/the.sock or http://127.0.0.1:port")
 }
 
@@ -57,9 +78,6 @@ func CheckLoopback(address string) error {
 }
 
 func listenTCP(host, port string) (listener, error) {
-	if err := CheckLoopback(net.JoinHostPort(host, port)); err != nil {
-		return listener{}, err
-	}
 	if host == "localhost" {
 		host = "127.0.0.1"
 	}
@@ -77,9 +95,6 @@ func listenTCP(host, port string) (listener, error) {
 // set nobody but root can connect: that takes write permission, which no usual
 // umask leaves to others.
 func listenUnix(path, group string, log *slog.Logger) (listener, error) {
-	if len(path) > maxSocketPath {
-		return listener{}, mayfly.Errorf(mayfly.Invalid, "the socket path %s is longer than %d bytes", path, maxSocketPath)
-	}
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 		return listener{}, mayfly.Errorf(mayfly.Invalid, "make the socket's directory: %w", err)
 	}

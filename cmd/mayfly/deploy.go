@@ -26,7 +26,9 @@ func manifestFiles() []string {
 
 var errUnread = errors.New("nobody reads any more")
 
-func isUnread(err error) bool { return errors.Is(err, errUnread) }
+// isUnread says whether err only tells that the reader has gone. net/http
+// closes a body that it could not send.
+func isUnread(err error) bool { return errors.Is(err, errUnread) || errors.Is(err, io.ErrClosedPipe) }
 
 func (c *cli) deploy() *cobra.Command {
 	var file string

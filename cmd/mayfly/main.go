@@ -22,11 +22,13 @@ import (
 // version is set by the linker.
 var version = "devel"
 
-func main() { os.Exit(run(os.Args[1:])) }
+func main() {
+	c := &cli{stdin: os.Stdin, stdout: os.Stdout, stderr: os.Stderr}
+	os.Exit(c.run(os.Args[1:]))
+}
 
 // run runs one command and returns the exit status.
-func run(args []string) int {
-	c := &cli{stdin: os.Stdin, stdout: os.Stdout, stderr: os.Stderr}
+func (c *cli) run(args []string) int {
 	root := c.root()
 	root.SetArgs(args)
 	ctx, stop := c.interruptible(context.Background())

@@ -157,7 +157,7 @@ func (s *seconds) Set(text string) error {
 	}
 	d, err := time.ParseDuration(text)
 	if err != nil || d < 0 {
-		return errors.New("give a time, such as 10s or 1m")
+		return errors.New("give a time, such as 30s or 5m")
 	}
 	*s.value = d
 	return nil
@@ -243,6 +243,9 @@ shown.`,
 				}
 				return err
 			})
+			if len(found) == 0 {
+				return err
+			}
 			return errors.Join(printJSON(c.stdout, found), err)
 		},
 	}

@@ -61,6 +61,21 @@ mayfly down stops them too.`,
 	return cmd
 }
 
+// check refuses what cannot be served before anything is made.
+func (f *upFlags) check() error {
+	if f.http != "" {
+		if err := api.CheckLoopback(f.http); err != nil {
+			return err
+		}
+	}
+	for _, address := range f.api {
+		if err := api.CheckAddress(address); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 func newLog(w io.Writer, level string) (*slog.Logger, error) {
 	var l slog.Level
 	if err := l.UnmarshalText([]byte(level)); err != nil {
@@ -94,6 +109,9 @@ func (n *node) close() error {
 // runNode opens a node, serves it, and closes it when ctx ends, when it is
 // told to go down or when a part of it fails.
 func runNode(ctx context.Context, f upFlags, log *slog.Logger, ready io.Writer) (err error) {
+	if err := f.check(); err != nil {
+		return err
+	}
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
 	n, err := openNode(ctx, f, log)
@@ -157,9 +175,6 @@ func runAll(ctx context.Context, loops ...func(context.Context) error) error {
 }
 
 func listenHTTP(address string) (net.Listener, error) {
-	if err := api.CheckLoopback(address); err != nil {
-		return nil, err
-	}
 	l, err := net.Listen("tcp", address)
 	if err != nil {
 		return nil, mayfly.Errorf(mayfly.Conflict, "serve functions: %w", err).WithHint("choose another address with --http")
