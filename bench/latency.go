@@ -107,7 +107,7 @@ func (b *bench) prepare(ctx context.Context, d *daemon, p program, reused bool) 
 
 // rounds times every contender in turn. The first rounds do not count.
 func (b *bench) rounds(ctx context.Context, all []*contender) error {
-	warm, count := pick(b, 3, 1), pick(b, 300, 3)
+	warm, count := pick(b, 3, 1), pick(b, 200, 3)
 	for i := range warm + count {
 		for j := range all {
 			c := all[(i+j)%len(all)]

@@ -156,6 +156,9 @@ func (b *bench) open(ctx context.Context) error {
 			b.say("remove %s: %v", dir, err)
 		}
 	})
+	if b.binary, err = keepBinary(b.binary, dir); err != nil {
+		return err
+	}
 	if b.material, err = makeMaterial(dir); err != nil {
 		return fmt.Errorf("make images: %w", err)
 	}
@@ -166,6 +169,16 @@ func (b *bench) open(ctx context.Context) error {
 	}
 	b.rivals, err = b.openRivals(ctx)
 	return err
+}
+
+// keepBinary copies the program, so that a build meanwhile changes nothing.
+func keepBinary(path, dir string) (string, error) {
+	text, err := os.ReadFile(path)
+	if err != nil {
+		return "", fmt.Errorf("%w; make build makes it", err)
+	}
+	kept := filepath.Join(dir, "mayfly")
+	return kept, os.WriteFile(kept, text, 0o755)
 }
 
 func (b *bench) onClose(f func()) { b.closers = append(b.closers, f) }

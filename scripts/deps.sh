@@ -11,6 +11,8 @@ test="$run gcc=gcc libc6-dev=libc6-dev mmdebstrap=mmdebstrap busybox-static=busy
  crun=crun runc=runc nftables=nft iptables=iptables docker-registry=docker-registry
  qemu-system-x86=qemu-system-x86_64 zstd=zstd xz-utils=xz gzip=gzip tar=tar nodejs=node
  tmux=tmux e2fsprogs=mke2fs attr=setfattr procps=ps git=git"
+# docker.io and podman are compared with only where somebody has installed them:
+# either brings services that a bench must not put on a machine unasked.
 bench="$test"
 
 case ${1-} in

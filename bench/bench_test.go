@@ -1,0 +1,127 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+)
+
+// TestQuick runs every part with small counts: the bench works, and leaves
+// nothing behind. What it measures is not looked at.
+func TestQuick(t *testing.T) {
+	if os.Getuid() != 0 {
+		t.Skip("needs root")
+	}
+	if testing.Short() {
+		t.Skip("starts daemons; -short")
+	}
+	dir := t.TempDir()
+	binary := filepath.Join(dir, "mayfly")
+	build := exec.Command("go", "build", "-o", binary, "../cmd/mayfly")
+	build.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := build.CombinedOutput(); err != nil {
+		t.Fatalf("build mayfly: %v\n%s", err, out)
+	}
+	t.Setenv("TMPDIR", t.TempDir())
+	out := filepath.Join(dir, "results.json")
+	if err := run(context.Background(), options{quick: true, binary: binary, out: out}); err != nil {
+		t.Fatal(err)
+	}
+	text, err := os.ReadFile(out)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var r Results
+	if err := json.Unmarshal(text, &r); err != nil {
+		t.Fatal(err)
+	}
+	for _, what := range []string{"fork+exec", poolHit, poolMiss, reused} {
+		if r.latency("static", what) == nil {
+			t.Errorf("no latency of %s", what)
+		}
+	}
+	if r.Burst == nil || r.Burst.Lost+r.Burst.Hung+r.Burst.Other != 0 {
+		t.Errorf("burst: %+v", r.Burst)
+	}
+	if r.Memory == nil || r.Leftovers == nil || r.highest(freshRate) == 0 || len(r.Load) != 2 {
+		t.Errorf("a part is missing: %s", text)
+	}
+	left, err := filepath.Glob(os.Getenv("TMPDIR") + "/*")
+	if err != nil || len(left) != 0 {
+		t.Errorf("left over: %v, %v", left, err)
+	}
+}
+
+func TestQuantileIsAMeasuredValue(t *testing.T) {
+	var s sample
+	for i := range 200 {
+		s = append(s, time.Duration(200-i)*time.Millisecond)
+	}
+	for _, c := range []struct {
+		q    float64
+		want time.Duration
+	}{{0, 1}, {0.5, 100}, {0.99, 198}, {1, 200}} {
+		if got := s.quantile(c.q); got != c.want*time.Millisecond {
+			t.Errorf("quantile %v is %v, not %d ms", c.q, got, c.want)
+		}
+	}
+	if got := (sample{}).quantile(0.5); got != 0 {
+		t.Errorf("quantile of nothing is %v", got)
+	}
+}
+
+func TestGoalsAreJudgedByWhatWasMeasured(t *testing.T) {
+	r := Results{
+		Latency: []LatencyRow{
+			{Program: "static", What: "crun run", P50: 15},
+			{Program: "static", What: "docker run --rm", P50: 250},
+			{Program: "static", What: poolHit, P50: 2.8},
+			{Program: "static", What: poolMiss, P50: 11},
+		},
+		Rate:  []RateRow{{What: "crun run", Clients: 4, PerSecond: 100}, {What: freshRate, Clients: 4, PerSecond: 150}},
+		Load:  []LoadRow{{Arrivals: "even", P99: 15}, {Arrivals: "random", P99: 99}},
+		Burst: &BurstRow{Requests: 500, OK: 499, Lost: 1},
+		Leftovers: &LeftoverRow{Runs: 10000, Kinds: []Kind{
+			{What: "mounts", Before: 3, After: 2}, {What: "files", Before: 1, After: 4}, {What: "logs", After: 9, Kept: true},
+		}},
+	}
+	r.judge()
+	want := []Goal{
+		{Value: 2.8, Bound: 3, Met: true},
+		{Value: 11, Bound: 10, Met: false},
+		{Value: 2.8, Bound: 2.5, Met: false},
+		{Value: 150, Bound: 150, Met: true},
+		{Value: 15, Bound: 15, Met: true},
+		{Value: 1, Bound: 0, Met: false},
+		{Value: 3, Bound: 0, Met: false},
+	}
+	if len(r.Goals) != len(want) {
+		t.Fatalf("%d goals, not %d: %+v", len(r.Goals), len(want), r.Goals)
+	}
+	for i, w := range want {
+		if g := r.Goals[i]; g.Value != w.Value || g.Bound != w.Bound || g.Met != w.Met {
+			t.Errorf("goal %d is %+v, not %+v", i, g, w)
+		}
+	}
+}
+
+func TestQuoteReplacesWhatIsBetweenTheMarks(t *testing.T) {
+	r := Results{Latency: []LatencyRow{{Program: "static", What: poolHit, P50: 1.5, P99: 2.25}}}
+	r.judge()
+	got, err := quote("head\n"+readmeBegin+"\nold\n"+readmeEnd+"\ntail\n", &r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !strings.HasPrefix(got, "head\n"+readmeBegin+"\n") || !strings.HasSuffix(got, readmeEnd+"\ntail\n") ||
+		strings.Contains(got, "old") || !strings.Contains(got, "| mayfly, pool hit | 1.5 (2.2) |") {
+		t.Errorf("it became %q", got)
+	}
+	if _, err := quote("no marks", &r); err == nil {
+		t.Error("a page without marks was accepted")
+	}
+}
