@@ -33,6 +33,14 @@ func TestPackagesUnderCgroup2(t *testing.T) {
 		Files:    map[string]string{"/usr/lib/x86_64-linux-gnu/xtables": "/usr/lib/x86_64-linux-gnu/xtables"},
 		Modules:  []string{"iptable_filter", "iptable_nat", "xt_conntrack", "xt_addrtype", "xt_comment", "xt_MASQUERADE", "xt_nat", "xt_tcpudp"},
 	}
+	// The whole platform: make init has put init where cmd/mayfly embeds it.
+	platform := vm.Options{
+		Programs: []string{"sh", "busybox"},
+		Files:    map[string]string{build(t, "cmd/mayfly"): "/mayfly", build(t, "e2e/app"): "/app"},
+		Env:      []string{"MAYFLY_BINARY=/mayfly", "MAYFLY_APP=/app"},
+		Memory:   2048,
+		Disk:     1024,
+	}
 	slow := containers // emulation takes a minute for each driver
 	slow.Timeout = 10 * time.Minute
 	cases := []struct {
@@ -47,6 +55,7 @@ func TestPackagesUnderCgroup2(t *testing.T) {
 		{"container/seccomp", vm.Options{}, []string{"-test.run=Install|KernelVersions"}},
 		{"container/cgroup", vm.Options{Programs: []string{"sh", "busybox"}}, nil},
 		{"container", containers, nil},
+		{"e2e", platform, []string{"-test.run=Functions|DaemonKilled"}},
 		{"container/containertest", slow, []string{"-test.run=(Drivers|Escapes)/^native$"}},
 	}
 	for _, c := range cases {
