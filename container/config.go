@@ -112,6 +112,9 @@ func (c *Config) spec(dir, cgroup string, filter *specs.LinuxSeccomp) *specs.Spe
 	return s
 }
 
+// etcFiles are a sandbox's own files of /etc.
+var etcFiles = [...]string{"resolv.conf", "hosts", "hostname"}
+
 // environment is the programs' environment, with what every program expects.
 func (c *Config) environment() []string {
 	have := make(map[string]bool, len(c.Env))
@@ -156,7 +159,7 @@ func (c *Config) mounts(dir string) []specs.Mount {
 		{Destination: "/dev/shm", Type: "tmpfs", Source: "shm", Options: []string{"nosuid", "noexec", "nodev", "mode=1777", "size=65536k"}},
 		bind(dir+"/run", runDir, "ro", "nosuid", "nodev"),
 	}
-	for _, f := range []string{"resolv.conf", "hosts", "hostname"} {
+	for _, f := range etcFiles {
 		m = append(m, bind(dir+"/"+f, "/etc/"+f))
 	}
 	for _, v := range c.Mounts {

@@ -43,6 +43,7 @@ type Host struct {
 	driver Driver
 	opts   Options
 	filter *specs.LinuxSeccomp
+	points string // makePoints' layer
 	boot   string // the kernel's boot_id
 	memory int64  // of the machine, in bytes
 
@@ -84,6 +85,10 @@ func Open(dir, init string, driver Driver, opts Options) (*Host, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("open sandboxes: %w", err)
 	}
+	points := init + ".points"
+	if err := makePoints(points); err != nil {
+		return nil, fmt.Errorf("make mount points: %w", err)
+	}
 	boot, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
 	if err != nil {
 		return nil, err
@@ -102,6 +107,7 @@ func Open(dir, init string, driver Driver, opts Options) (*Host, error) {
 		boot:      strings.TrimSpace(string(boot)),
 		dir:       dir,
 		init:      init,
+		points:    points,
 		driver:    driver,
 		opts:      opts,
 		filter:    seccomp.Default(capabilities, runtime.GOARCH),
@@ -163,7 +169,7 @@ func (h *Host) Create(ctx context.Context, id string, c Config) (_ *Sandbox, err
 		ID:     id,
 		Dir:    s.dir,
 		Spec:   c.spec(s.dir, s.state.Cgroup, h.filter),
-		Rootfs: Rootfs{Lower: c.Lower, Upper: s.dir + "/upper", Work: s.dir + "/work", Volatile: c.Volatile},
+		Rootfs: Rootfs{Lower: h.layers(c.Lower), Upper: s.dir + "/upper", Work: s.dir + "/work", Volatile: c.Volatile},
 		NetNS:  c.NetNS,
 		Files:  files,
 	})

@@ -297,12 +297,17 @@ func BenchmarkNative(b *testing.B) {
 		slices.Sort(creates)
 		b.Logf("Create alone: p50 %v", creates[len(creates)/2])
 	}()
+	points := bu.dir + "/points" // as Host has it
+	if err := makePoints(points); err != nil {
+		b.Fatal(err)
+	}
 	benchmarkWorkers(b, func(b *testing.B) func() {
 		bundles := make(chan *Bundle, b.N)
 		for range b.N { // an upper directory that was used before takes longer to mount
 			bundle := bu.bundle(b, &Config{Hostname: "box"}, "")
 			bundle.Spec.Process.Args = []string{"/bin/busybox", "true"}
 			bundle.Rootfs.Volatile = true
+			bundle.Rootfs.Lower = append(bundle.Rootfs.Lower[:1:1], points)
 			bundles <- bundle
 		}
 		return func() {

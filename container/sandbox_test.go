@@ -94,6 +94,27 @@ func newHost(t testing.TB) (*Host, Config) {
 	return h, Config{Hostname: "box", Lower: []string{busyboxRoot(t)}}
 }
 
+// withEachDriver runs a test with a host of its own for each driver.
+func withEachDriver(t *testing.T, test func(t *testing.T, h *Host, c Config)) {
+	for name, driver := range map[string]func(*Host) (Driver, error){
+		"native": func(h *Host) (Driver, error) { return NewNative(h.init, NativeOptions{}) },
+		"crun":   func(h *Host) (Driver, error) { return NewOCI("crun", h.dir+".runtime") },
+		"runc":   func(h *Host) (Driver, error) { return h.driver, nil },
+	} {
+		t.Run(name, func(t *testing.T) {
+			h, c := newHost(t)
+			var err error
+			if h.driver, err = driver(h); err != nil {
+				t.Fatal(err)
+			}
+			if n, ok := h.driver.(*Native); ok {
+				defer n.Close()
+			}
+			test(t, h, c)
+		})
+	}
+}
+
 func TestSandboxRunsOneProgram(t *testing.T) {
 	h, c := newHost(t)
 	ctx := context.Background()
@@ -137,56 +158,43 @@ func TestSandboxRunsOneProgram(t *testing.T) {
 // TestWaitingInitHoldsFewFiles counts what stands open in every waiting sandbox,
 // whoever made it.
 func TestWaitingInitHoldsFewFiles(t *testing.T) {
-	native := func(h *Host) (Driver, error) { return NewNative(h.init, NativeOptions{}) }
-	crun := func(h *Host) (Driver, error) { return NewOCI("crun", h.dir+".runtime") }
-	runc := func(h *Host) (Driver, error) { return h.driver, nil }
-	for name, driver := range map[string]func(*Host) (Driver, error){"native": native, "crun": crun, "runc": runc} {
-		t.Run(name, func(t *testing.T) {
-			h, c := newHost(t)
-			var err error
-			if h.driver, err = driver(h); err != nil {
-				t.Fatal(err)
-			}
-			if n, ok := h.driver.(*Native); ok {
-				defer n.Close()
-			}
-			s, err := h.Create(t.Context(), mayfly.NewID(), c)
+	withEachDriver(t, func(t *testing.T, h *Host, c Config) {
+		s, err := h.Create(t.Context(), mayfly.NewID(), c)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer s.Remove()
+		var pid int
+		data, err := os.ReadFile(s.dir + "/" + pidName)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := fmt.Sscan(string(data), &pid); err != nil {
+			t.Fatal(err)
+		}
+		fds := fmt.Sprintf("/proc/%d/fd", pid)
+		entries, err := os.ReadDir(fds)
+		if err != nil {
+			t.Fatal(err)
+		}
+		have := make(map[string]int)
+		for _, e := range entries {
+			to, err := os.Readlink(fds + "/" + e.Name())
 			if err != nil {
 				t.Fatal(err)
 			}
-			defer s.Remove()
-			var pid int
-			data, err := os.ReadFile(s.dir + "/" + pidName)
-			if err != nil {
-				t.Fatal(err)
-			}
-			if _, err := fmt.Sscan(string(data), &pid); err != nil {
-				t.Fatal(err)
-			}
-			fds := fmt.Sprintf("/proc/%d/fd", pid)
-			entries, err := os.ReadDir(fds)
-			if err != nil {
-				t.Fatal(err)
-			}
-			have := make(map[string]int)
-			for _, e := range entries {
-				to, err := os.Readlink(fds + "/" + e.Name())
-				if err != nil {
-					t.Fatal(err)
-				}
-				to, _, _ = strings.Cut(strings.TrimPrefix(to, s.dir+"/"), ":[")
-				have[to]++
-			}
-			want := map[string]int{
-				"/dev/null": 3, logName0: 1, logName1: 1, exitsName: 1,
-				"socket":     2, // to listen on, and the daemon's
-				"anon_inode": 2, // Go's poller: epoll and eventfd
-			}
-			if d := cmp.Diff(want, have); d != "" {
-				t.Errorf("open files differ (-want +have):\n%s", d)
-			}
-		})
-	}
+			to, _, _ = strings.Cut(strings.TrimPrefix(to, s.dir+"/"), ":[")
+			have[to]++
+		}
+		want := map[string]int{
+			"/dev/null": 3, logName0: 1, logName1: 1, exitsName: 1,
+			"socket":     2, // to listen on, and the daemon's
+			"anon_inode": 2, // Go's poller: epoll and eventfd
+		}
+		if d := cmp.Diff(want, have); d != "" {
+			t.Errorf("open files differ (-want +have):\n%s", d)
+		}
+	})
 }
 
 func TestProgramThatIsNotThere(t *testing.T) {
