@@ -9,6 +9,7 @@ import (
 	"log"
 	"net/http"
 	"os"
+	"runtime"
 	"strconv"
 	"time"
 )
@@ -46,6 +47,7 @@ func main() {
 				b[i] = byte(i)
 			}
 			all = append(all, b)
+			runtime.KeepAlive(all)
 		}
 	})
 	http.HandleFunc("/headers", func(w http.ResponseWriter, r *http.Request) { r.Header.Write(w) })
