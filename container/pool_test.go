@@ -122,6 +122,8 @@ func TestPoolBurstIsServedInParallelWithinItsBound(t *testing.T) {
 			all.Go(func() { get(t, p) })
 		}
 		all.Wait()
+		w.mu.Lock()
+		defer w.mu.Unlock()
 		if w.most != 4 {
 			t.Errorf("%d were made at once, not 4", w.most)
 		}
