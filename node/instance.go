@@ -22,6 +22,7 @@ type instance struct {
 	start   container.Program
 	stdin   *stdinPipe // nil unless somebody may write to it
 	removed bool
+	watched bool // under the node's mu, not this one
 
 	recorded chan struct{} // closed when its end is on record
 }
@@ -54,18 +55,34 @@ func (n *Node) CreateInstance(ctx context.Context, spec mayfly.InstanceSpec) (ma
 		Timeout: spec.Timeout, AutoRemove: spec.AutoRemove,
 	}
 	in := newInstance(store.Instance{Instance: rec})
-	if in.Revision, err = n.store.PutInstance(ctx, rec); err != nil {
+	if err := n.make(ctx, in, spec); err != nil {
 		return none, err
-	}
-	n.mu.Lock()
-	n.instances[id] = in
-	n.mu.Unlock()
-	if err := n.furnish(ctx, in, spec); err != nil {
-		return none, errors.Join(err, n.forget(context.WithoutCancel(ctx), in))
 	}
 	in.mu.Lock()
 	defer in.mu.Unlock()
 	return in.Instance.Instance, nil
+}
+
+// make records an instance and furnishes it. Whoever finds it meanwhile waits
+// for in.mu, and sees it whole or ended.
+func (n *Node) make(ctx context.Context, in *instance, spec mayfly.InstanceSpec) (err error) {
+	in.mu.Lock()
+	if in.Revision, err = n.store.PutInstance(ctx, in.Instance.Instance); err != nil {
+		in.mu.Unlock()
+		return err
+	}
+	n.mu.Lock()
+	n.instances[in.ID] = in
+	n.mu.Unlock()
+	if err = n.furnish(ctx, in, spec); err == nil {
+		in.mu.Unlock()
+		return nil
+	}
+	in.State = mayfly.Exited
+	in.Exit = &mayfly.Exit{Code: 125, Reason: mayfly.Rejected, Detail: err.Error(), Time: time.Now()}
+	close(in.recorded)
+	in.mu.Unlock()
+	return errors.Join(err, n.forget(context.WithoutCancel(ctx), in))
 }
 
 func checkSpec(spec *mayfly.InstanceSpec) error {
@@ -111,7 +128,7 @@ func checkMounts(mounts []mayfly.Mount) error {
 	return nil
 }
 
-// furnish makes the sandbox of an instance that was recorded.
+// furnish makes the sandbox of an instance that was recorded. in.mu is held.
 func (n *Node) furnish(ctx context.Context, in *instance, spec mayfly.InstanceSpec) error {
 	t, err := n.template(ctx, in.Digest, in.ID, asked{
 		Process: spec.Process, Resources: spec.Resources, mounts: spec.Mounts, ports: spec.Ports,
@@ -127,8 +144,6 @@ func (n *Node) furnish(ctx context.Context, in *instance, spec mayfly.InstanceSp
 	if err != nil {
 		return err
 	}
-	in.mu.Lock()
-	defer in.mu.Unlock()
 	in.sandbox = s
 	in.start = container.Program{Argv: t.argv, Dir: t.config.WorkDir, Env: s.Env()}
 	if spec.Stdin {
@@ -210,8 +225,11 @@ func (n *Node) enforce(ctx context.Context, s *container.Sandbox, deadline time.
 // watchLocked has an instance's end recorded. n.mu is held. Before Run nothing
 // is watched; begin makes up for it.
 func (n *Node) watchLocked(in *instance) {
+	if in.watched {
+		return
+	}
 	s := in.sandbox
-	n.goTaskLocked(func(ctx context.Context) {
+	in.watched = n.goTaskLocked(func(ctx context.Context) {
 		if in.Timeout > 0 && in.State == mayfly.Running { // adopted
 			n.goTask(func(ctx context.Context) { n.enforce(ctx, s, in.Started.Add(in.Timeout)) })
 		}

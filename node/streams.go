@@ -94,8 +94,11 @@ func (n *Node) InstanceLogs(ctx context.Context, space, ref string, o mayfly.Log
 		return err
 	}
 	var ended <-chan struct{} = closedChan()
-	if in.sandbox != nil {
-		ended = in.sandbox.Ended()
+	in.mu.Lock()
+	s := in.sandbox
+	in.mu.Unlock()
+	if s != nil {
+		ended = s.Ended()
 	}
 	return container.ReadLog(ctx, n.host.Dir(in.ID), o, ended, each)
 }
