@@ -1,0 +1,232 @@
+package main
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/rogpeppe/go-internal/testscript"
+	"go.uber.org/goleak"
+
+	"github.com/mayfly-run/mayfly"
+)
+
+func TestMain(m *testing.M) {
+	testscript.Main(checked{m}, map[string]func(){"mayfly": main, "http": httpMain})
+}
+
+// checked runs the tests, ends the daemon that they shared, and looks for
+// goroutines that are left.
+type checked struct{ *testing.M }
+
+func (c checked) Run() int {
+	code := c.M.Run()
+	errs := []error{shared.close()}
+	if code == 0 {
+		errs = append(errs, goleak.Find())
+	}
+	if err := errors.Join(errs...); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	return code
+}
+
+// TestScripts runs testdata/script. A script that needs a node says `daemon`.
+// What a script can say beyond the words of testscript:
+//
+//	daemon                    use the daemon that all share; the image bb is busybox
+//	status CODE PROGRAM...    the program ends with that exit status
+//	fails CODE TEXT ARG...    mayfly ARG... ends so, with that one line and nothing else
+//	until REGEXP PROGRAM...   run the program until its stdout matches; with ! no more
+//	capture NAME              the last stdout, trimmed, as a variable
+//	freeport NAME             a port that nothing listens on, as a variable
+//	runid                     the first run of the last stdout, JSON, as RUN
+//	term                      SIGTERM to the last background program
+//	http [-X M] [-d BODY] URL a web request: prints status, our headers and body
+func TestScripts(t *testing.T) {
+	testscript.Run(t, testscript.Params{
+		Dir:                "testdata/script",
+		Setup:              setUp,
+		Condition:          condition,
+		RequireUniqueNames: true,
+		Cmds: map[string]func(*testscript.TestScript, bool, []string){
+			"daemon": useDaemon, "status": checkStatus, "fails": fails, "until": until,
+			"capture": capture, "freeport": freePort, "term": terminate, "runid": runID,
+		},
+	})
+}
+
+func setUp(env *testscript.Env) error {
+	here, err := os.Getwd()
+	if err != nil {
+		return err
+	}
+	env.Setenv("EXAMPLES", filepath.Join(here, "../../examples"))
+	env.Setenv("MAYFLY_HOST", "unix:///nowhere/mayfly.sock")
+	return nil
+}
+
+func condition(name string) (bool, error) {
+	if name == "root" {
+		return os.Geteuid() == 0, nil
+	}
+	_, err := exec.LookPath(name)
+	return err == nil, nil
+}
+
+func useDaemon(ts *testscript.TestScript, _ bool, _ []string) {
+	d, err := shared.get()
+	ts.Check(err)
+	ts.Setenv("MAYFLY_HOST", d.host())
+	ts.Setenv("FUNCTIONS", d.functions)
+}
+
+func exitCode(err error) int {
+	var exit *exec.ExitError
+	switch {
+	case err == nil:
+		return 0
+	case errors.As(err, &exit):
+		return exit.ExitCode()
+	}
+	return -1
+}
+
+func checkStatus(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) < 2 {
+		ts.Fatalf("usage: status CODE PROGRAM...")
+	}
+	if got := exitCode(ts.Exec(args[1], args[2:]...)); strconv.Itoa(got) != args[0] {
+		ts.Fatalf("exit status %d instead of %s", got, args[0])
+	}
+}
+
+func fails(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) < 2 {
+		ts.Fatalf("usage: fails CODE TEXT ARG...")
+	}
+	checkStatus(ts, false, append([]string{args[0], "mayfly"}, args[2:]...))
+	if got := ts.ReadFile("stderr"); got != "mayfly: "+args[1]+"\n" {
+		ts.Fatalf("got:  %swant: mayfly: %s", got, args[1])
+	}
+	if got := ts.ReadFile("stdout"); got != "" {
+		ts.Fatalf("there is text on stdout: %s", got)
+	}
+}
+
+func until(ts *testscript.TestScript, neg bool, args []string) {
+	if len(args) < 2 {
+		ts.Fatalf("usage: until REGEXP PROGRAM...")
+	}
+	want := regexp.MustCompile("(?m)" + args[0])
+	for limit := time.Now().Add(20 * time.Second); time.Now().Before(limit); {
+		_ = ts.Exec(args[1], args[2:]...) // it may have to come into being first
+		if want.MatchString(ts.ReadFile("stdout")) != neg {
+			return
+		}
+	}
+	ts.Fatalf("%s did not print %s", args[1], args[0])
+}
+
+func capture(ts *testscript.TestScript, _ bool, args []string) {
+	ts.Setenv(args[0], strings.TrimSpace(ts.ReadFile("stdout")))
+}
+
+func freePort(ts *testscript.TestScript, _ bool, args []string) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	ts.Check(err)
+	defer l.Close()
+	_, port, err := net.SplitHostPort(l.Addr().String())
+	ts.Check(err)
+	ts.Setenv(args[0], port)
+}
+
+func terminate(ts *testscript.TestScript, _ bool, _ []string) {
+	all := ts.BackgroundCmds()
+	ts.Check(all[len(all)-1].Process.Signal(syscall.SIGTERM))
+}
+
+func runID(ts *testscript.TestScript, _ bool, _ []string) {
+	var runs []mayfly.Run
+	ts.Check(json.Unmarshal([]byte(ts.ReadFile("stdout")), &runs))
+	ts.Setenv("RUN", runs[0].ID)
+}
+
+// httpMain is the program http of the scripts.
+func httpMain() {
+	method, body := "GET", ""
+	args := os.Args[1:]
+	for len(args) > 1 {
+		switch args[0] {
+		case "-X":
+			method = args[1]
+		case "-d":
+			method, body = "POST", args[1]
+		}
+		args = args[2:]
+	}
+	if err := request(method, args[0], body); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+}
+
+func request(method, url, body string) error {
+	req, err := http.NewRequest(method, url, strings.NewReader(body))
+	if err != nil {
+		return err
+	}
+	resp, err := (&http.Client{Timeout: time.Minute}).Do(req)
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	fmt.Println(resp.StatusCode)
+	for _, name := range []string{"Content-Type", "X-Mayfly-Run", "Server-Timing"} {
+		fmt.Printf("%s: %s\n", name, resp.Header.Get(name))
+	}
+	_, err = io.Copy(os.Stdout, resp.Body)
+	return err
+}
+
+// shared is the daemon of all scripts. The first that wants it starts it.
+var shared sharedDaemon
+
+type sharedDaemon struct {
+	once sync.Once
+	d    *testDaemon
+	err  error
+}
+
+func (s *sharedDaemon) get() (*testDaemon, error) {
+	s.once.Do(func() {
+		if s.d, s.err = newTestDaemon(); s.err == nil {
+			s.err = s.d.start()
+		}
+		if s.err == nil {
+			_, s.err = s.d.mayfly("images", "import", s.d.path("busybox"), "--name", "bb")
+		}
+	})
+	return s.d, s.err
+}
+
+func (s *sharedDaemon) close() error {
+	if s.d == nil {
+		return nil
+	}
+	return s.d.close()
+}
