@@ -158,6 +158,7 @@ func (s *stage) exec(paths, argv, env []cstr) (string, syscall.Errno) {
 		env[s.homeAt] = s.home
 	}
 	args, vars := pointers(argv), pointers(env)
+	heedSignals()
 	s.b[0] = Executing
 	if s.filter != nil {
 		if e := seccomp(s.filter, s.flags); e != 0 {
@@ -177,6 +178,17 @@ func (s *stage) exec(paths, argv, env []cstr) (string, syscall.Errno) {
 		}
 	}
 	return " " + argv[0].String(), e
+}
+
+// heedSignals undoes that the daemon was started with signals ignored, as
+// nohup(1) does: execve(2) would hand that on to the container.
+func heedSignals() {
+	var deflt [4]uintptr // struct sigaction with SIG_DFL
+	for sig := uintptr(1); sig < 32; sig++ {
+		if sig != uintptr(unix.SIGKILL) && sig != uintptr(unix.SIGSTOP) {
+			do(unix.SYS_RT_SIGACTION, sig, uintptr(unsafe.Pointer(&deflt)), 0, 8, 0, 0)
+		}
+	}
 }
 
 // pointers makes what execve wants: pointers that end with NULL.
