@@ -54,7 +54,7 @@ func TestPackagesUnderCgroup2(t *testing.T) {
 		{"image", vm.Options{Disk: 512}, nil},
 		{"container/seccomp", vm.Options{}, []string{"-test.run=Install|KernelVersions"}},
 		{"container/cgroup", vm.Options{Programs: []string{"sh", "busybox"}}, nil},
-		{"container", containers, nil},
+		{"container", slow, nil},
 		{"e2e", platform, []string{"-test.run=Functions|DaemonKilled"}},
 		{"container/containertest", slow, []string{"-test.run=(Drivers|Escapes)/^native$"}},
 	}
