@@ -36,6 +36,10 @@ func (b *bench) rate(ctx context.Context) error {
 			r.row.Clients = clients
 			r.row.PerSecond = float64(int(float64(r.row.Count)/r.took.Seconds()*10)) / 10
 			r.row.Seconds = float64(int(r.took.Seconds()*10)) / 10
+			r.row.Drain = round3(r.drain.Seconds())
+			if r.row.Count > 0 {
+				r.row.CPU = ms(r.used / time.Duration(r.row.Count))
+			}
 			b.results.Rate = append(b.results.Rate, r.row)
 		}
 	}
@@ -47,7 +51,10 @@ type runner struct {
 	row    RateRow
 	once   func(ctx context.Context) error
 	settle func(ctx context.Context) error
+	cpu    func() (time.Duration, error) // that it has used so far
 	took   time.Duration
+	drain  time.Duration // part of took
+	used   time.Duration // processor time
 }
 
 func (b *bench) runners(d *daemon) []*runner {
@@ -62,12 +69,14 @@ func (b *bench) runners(d *daemon) []*runner {
 			row:    RateRow{What: r.name},
 			once:   func(ctx context.Context) error { return b.run(ctx, r, static, "r"+number.next()) },
 			settle: func(context.Context) error { return nil },
+			cpu:    childrenCPU,
 		})
 	}
 	return append(all, &runner{
 		row:    RateRow{What: freshRate},
 		once:   func(ctx context.Context) error { return d.call(ctx, "static") },
 		settle: d.settle,
+		cpu:    d.totalCPU,
 	})
 }
 
@@ -78,6 +87,10 @@ const freshRate = "mayfly, fresh containers"
 // counted against anybody: the first part only brings it to a steady state.
 func (b *bench) slice(ctx context.Context, r *runner, clients int) error {
 	if _, err := crowd(ctx, r.once, clients, pick(b, time.Second, 100*time.Millisecond)); err != nil {
+		return err
+	}
+	used, err := r.cpu()
+	if err != nil {
 		return err
 	}
 	begun := time.Now()
@@ -91,8 +104,10 @@ func (b *bench) slice(ctx context.Context, r *runner, clients int) error {
 	}
 	r.row.Count += n
 	r.took += time.Since(begun)
-	r.row.Drain += float64((time.Since(begun) - asked).Milliseconds()) / 1000
-	return nil
+	r.drain += time.Since(begun) - asked
+	now, err := r.cpu()
+	r.used += now - used
+	return err
 }
 
 // crowd has clients call once again and again for a while, and returns how

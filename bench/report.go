@@ -24,10 +24,10 @@ func (r *Results) table(w io.Writer) error {
 		fmt.Fprintf(t, "%s\t%.2f\t%.2f\t%.2f\t%d\t\n", l.What, l.P50, l.P99, l.Min, l.Runs)
 	}
 	if len(r.Rate) > 0 {
-		fmt.Fprint(t, "\nper second\tclients\t/s\tcount\tafterwards s\t\n")
+		fmt.Fprint(t, "\nper second\tclients\t/s\tcount\tafterwards s\tCPU ms each\t\n")
 	}
 	for _, l := range r.Rate {
-		fmt.Fprintf(t, "%s\t%d\t%.1f\t%d\t%.2f\t\n", l.What, l.Clients, l.PerSecond, l.Count, l.Drain)
+		fmt.Fprintf(t, "%s\t%d\t%.1f\t%d\t%.2f\t%.2f\t\n", l.What, l.Clients, l.PerSecond, l.Count, l.Drain, l.CPU)
 	}
 	if len(r.Load) > 0 {
 		fmt.Fprint(t, "\nhalf the highest rate\t/s\tp50 ms\tp99 ms\tfailed\t\n")
@@ -137,10 +137,11 @@ func (r *Results) markdown() string {
 }
 
 func (r *Results) markdownGoals(b *strings.Builder) {
-	b.WriteString("\nFresh containers of the static program per second:\n\n| clients | 1 | 4 | 16 |\n|---|---:|---:|---:|\n")
+	b.WriteString("\nFresh containers of the static program per second:\n\n| clients | 1 | 4 | 16 | CPU ms each |\n|---|---:|---:|---:|---:|\n")
 	for _, what := range []string{"fork+exec", "crun run", "runc run", freshRate} {
 		if r.highest(what) > 0 {
-			fmt.Fprintf(b, "| %s | %.0f | %.0f | %.0f |\n", what, r.perSecond(what, 1), r.perSecond(what, 4), r.perSecond(what, mostRooms))
+			fmt.Fprintf(b, "| %s | %.0f | %.0f | %.0f | %.1f |\n",
+				what, r.perSecond(what, 1), r.perSecond(what, 4), r.perSecond(what, mostRooms), r.cpu(what, 4))
 		}
 	}
 	b.WriteString("\n| what it is to reach | bound | measured | |\n|---|---:|---:|---|\n")

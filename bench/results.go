@@ -62,6 +62,7 @@ type RateRow struct {
 	Count     int     `json:"count"`
 	Seconds   float64 `json:"seconds"`
 	Drain     float64 `json:"drainSeconds"` // part of Seconds in which nobody asked
+	CPU       float64 `json:"cpuMs"`        // processor time for each, without the clients'
 }
 
 // LoadRow is pool hits at a rate that does not depend on the answers.
@@ -193,6 +194,16 @@ func (r *Results) perSecond(what string, clients int) float64 {
 	for _, row := range r.Rate {
 		if row.What == what && row.Clients == clients {
 			return row.PerSecond
+		}
+	}
+	return 0
+}
+
+// cpu returns the processor time for each container, or 0.
+func (r *Results) cpu(what string, clients int) float64 {
+	for _, row := range r.Rate {
+		if row.What == what && row.Clients == clients {
+			return row.CPU
 		}
 	}
 	return 0

@@ -98,16 +98,6 @@ func (b *bench) openRivals(ctx context.Context) ([]*rival, error) {
 	return all, nil
 }
 
-// rival returns the one of that name, or nil.
-func (b *bench) rival(name string) *rival {
-	for _, r := range b.rivals {
-		if r.name == name {
-			return r
-		}
-	}
-	return nil
-}
-
 // openRuntime makes a bundle for each program from the runtime's own default
 // configuration, with limits on memory and processes.
 func (b *bench) openRuntime(ctx context.Context, name string) (*rival, error) {
