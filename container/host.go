@@ -31,6 +31,10 @@ type Options struct {
 	// Cgroup is the parent of every container's cgroup, "/mayfly" if empty.
 	Cgroup string
 
+	// Volatile is a directory for a tmpfs, on which sandboxes are made that
+	// need not survive a power cut. Empty: they are made like others.
+	Volatile string
+
 	// Released is called, off the path of any run, with sandboxes whose
 	// processes are gone, for what their Maker gave them to be taken back.
 	Released func(ctx context.Context, ids []string)
@@ -48,6 +52,9 @@ type Host struct {
 	memory int64  // of the machine, in bytes
 
 	cgroups *cgroup.Host
+
+	volatile     string // "" without one
+	volatileInit string
 
 	mu        sync.Mutex
 	sandboxes map[string]*Sandbox
@@ -101,7 +108,7 @@ func Open(dir, init string, driver Driver, opts Options) (*Host, error) {
 	if err := unix.Sysinfo(&info); err != nil {
 		return nil, err
 	}
-	return &Host{
+	h := &Host{
 		cgroups:   cgroups,
 		memory:    int64(info.Totalram) * int64(info.Unit),
 		boot:      strings.TrimSpace(string(boot)),
@@ -113,29 +120,18 @@ func Open(dir, init string, driver Driver, opts Options) (*Host, error) {
 		filter:    seccomp.Default(capabilities, runtime.GOARCH),
 		sandboxes: make(map[string]*Sandbox),
 		wake:      make(chan struct{}, 1),
-	}, nil
+	}
+	if opts.Volatile != "" {
+		h.volatile = opts.Volatile
+		if h.volatileInit, err = mountVolatile(opts.Volatile, init); err != nil {
+			return nil, err
+		}
+	}
+	return h, nil
 }
 
 // Driver is the one that makes this host's containers.
 func (h *Host) Driver() Driver { return h.driver }
-
-// Dir is where the sandbox of that id lies, or would.
-func (h *Host) Dir(id string) string { return filepath.Join(h.dir, id) }
-
-// Left lists the sandboxes that an earlier daemon left in the directory.
-func (h *Host) Left() ([]string, error) {
-	entries, err := os.ReadDir(h.dir)
-	if err != nil {
-		return nil, err
-	}
-	var ids []string
-	for _, e := range entries {
-		if e.IsDir() {
-			ids = append(ids, e.Name())
-		}
-	}
-	return ids, nil
-}
 
 // Get returns a sandbox that was created or adopted and not yet removed, or
 // nil.
@@ -147,7 +143,8 @@ func (h *Host) Get(id string) *Sandbox {
 
 // Create makes a sandbox. On an error nothing is left of it.
 func (h *Host) Create(ctx context.Context, id string, c Config) (_ *Sandbox, err error) {
-	s := &Sandbox{ID: id, Address: c.Address, Ports: c.Ports, User: c.User, host: h, dir: filepath.Join(h.dir, id), env: c.environment(), ended: make(chan struct{}), buried: make(chan struct{})}
+	dir, init := h.place(id, c.Volatile)
+	s := &Sandbox{ID: id, Address: c.Address, Ports: c.Ports, User: c.User, host: h, dir: dir, env: c.environment(), ended: make(chan struct{}), buried: make(chan struct{})}
 	s.state = state{ID: id, Cgroup: h.opts.Cgroup + "/" + id, Address: c.Address, Ports: c.Ports, Driver: h.driver.Name(), LogMax: c.LogMax, Boot: h.boot}
 	if s.state.LogMax == 0 {
 		s.state.LogMax = 16 << 20
@@ -160,7 +157,7 @@ func (h *Host) Create(ctx context.Context, id string, c Config) (_ *Sandbox, err
 			h.discard(s)
 		}
 	}()
-	files, err := h.furnish(s, &c)
+	files, err := h.furnish(s, &c, init)
 	defer closeAll(files)
 	if err != nil {
 		return nil, fmt.Errorf("furnish sandbox: %w", err)
@@ -188,7 +185,7 @@ func (h *Host) Create(ctx context.Context, id string, c Config) (_ *Sandbox, err
 
 // furnish fills a sandbox's directory and returns the descriptors for init, in
 // the order that package wire gives.
-func (h *Host) furnish(s *Sandbox, c *Config) ([]*os.File, error) {
+func (h *Host) furnish(s *Sandbox, c *Config, init string) ([]*os.File, error) {
 	for _, d := range []string{"/upper", "/work", "/run"} {
 		if err := os.Mkdir(s.dir+d, 0o755); err != nil {
 			return nil, err
@@ -197,7 +194,7 @@ func (h *Host) furnish(s *Sandbox, c *Config) ([]*os.File, error) {
 	if err := likeRoot(s.dir+"/upper", c.Lower); err != nil {
 		return nil, err
 	}
-	if err := os.Link(h.init, s.dir+"/run/init"); err != nil {
+	if err := os.Link(init, s.dir+"/run/init"); err != nil {
 		return nil, err
 	}
 	text := map[string][]byte{
@@ -251,7 +248,7 @@ func likeRoot(upper string, lower []string) error {
 // meanwhile is returned ended, with its exit. An error of kind NotFound means
 // that it had not come to be: Discard it.
 func (h *Host) Adopt(id string) (*Sandbox, error) {
-	s := &Sandbox{ID: id, host: h, dir: filepath.Join(h.dir, id), ended: make(chan struct{}), buried: make(chan struct{})}
+	s := &Sandbox{ID: id, host: h, dir: h.Dir(id), ended: make(chan struct{}), buried: make(chan struct{})}
 	data, err := os.ReadFile(s.dir + "/state.json")
 	if errors.Is(err, fs.ErrNotExist) || err == nil && json.Unmarshal(data, &s.state) != nil {
 		return nil, mayfly.Errorf(mayfly.NotFound, "sandbox %s was never made", id)
@@ -278,7 +275,7 @@ func (h *Host) Discard(id string) error {
 		s.Remove()
 		return nil
 	}
-	s := &Sandbox{ID: id, host: h, dir: filepath.Join(h.dir, id)}
+	s := &Sandbox{ID: id, host: h, dir: h.Dir(id)}
 	if data, err := os.ReadFile(s.dir + "/state.json"); err == nil {
 		json.Unmarshal(data, &s.state)
 	}

@@ -452,8 +452,8 @@ func (s *Sandbox) KeepLog(dir string) error {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return err
 	}
-	err := os.Rename(s.dir+"/"+logName0, dir+"/"+logName0)
-	return errors.Join(err, os.Rename(s.dir+"/"+logName1, dir+"/"+logName1))
+	err := move(s.dir+"/"+logName1, dir+"/"+logName1)
+	return errors.Join(err, move(s.dir+"/"+logName0, dir+"/"+logName0))
 }
 
 // Dir is where the sandbox's log lies, for ReadLog.

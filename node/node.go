@@ -112,7 +112,7 @@ func Open(ctx context.Context, dir string, p Parts, o Options) (*Node, error) {
 		return nil, err
 	}
 	n.host, err = container.Open(dir+"/sandboxes", init, driver, container.Options{
-		Log: o.Log, Cgroup: "/mayfly-" + n.token, Released: n.released,
+		Log: o.Log, Cgroup: "/mayfly-" + n.token, Volatile: dir + "/volatile", Released: n.released,
 	})
 	if err != nil {
 		return nil, err
@@ -215,8 +215,11 @@ func (n *Node) goTaskLocked(f func(ctx context.Context)) bool {
 	return true
 }
 
-// Close lets go of the network. Run must have returned.
-func (n *Node) Close() error { return n.net.Close() }
+// Close lets go of the network and of the memory that sandboxes waited in. Run
+// must have returned.
+func (n *Node) Close() error {
+	return errors.Join(n.net.Close(), n.host.Close())
+}
 
 // released takes back what sandboxes that ended were given.
 func (n *Node) released(ctx context.Context, ids []string) {

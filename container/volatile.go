@@ -1,0 +1,105 @@
+package container
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"golang.org/x/sys/unix"
+)
+
+// Sandboxes that need not survive a power cut live in memory: a disk's
+// filesystem spends more on making and deleting their files than the kernel
+// spends on the container. What a container writes there counts against its
+// own memory limit.
+
+// mountVolatile makes dir a tmpfs, unless an earlier daemon has, and returns
+// the path of a copy of init on it, for sandboxes to link to.
+func mountVolatile(dir, init string) (string, error) {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return "", err
+	}
+	var st unix.Statfs_t
+	if err := unix.Statfs(dir, &st); err != nil {
+		return "", err
+	}
+	if filesystem(dir) == filesystem(filepath.Dir(dir)) || st.Type != unix.TMPFS_MAGIC {
+		if err := unix.Mount("mayfly", dir, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV, "mode=700"); err != nil {
+			return "", fmt.Errorf("mount %s: %w", dir, err)
+		}
+	}
+	binary, err := os.ReadFile(init)
+	if err != nil {
+		return "", err
+	}
+	return InstallInit(dir, binary)
+}
+
+// place is where a new sandbox goes.
+func (h *Host) place(id string, volatile bool) (dir, init string) {
+	if volatile && h.volatile != "" {
+		return filepath.Join(h.volatile, id), h.volatileInit
+	}
+	return filepath.Join(h.dir, id), h.init
+}
+
+// Dir is where the sandbox of that id lies, or would.
+func (h *Host) Dir(id string) string {
+	if h.volatile != "" {
+		if _, err := os.Lstat(filepath.Join(h.volatile, id)); err == nil {
+			return filepath.Join(h.volatile, id)
+		}
+	}
+	return filepath.Join(h.dir, id)
+}
+
+// Left lists the sandboxes that an earlier daemon left.
+func (h *Host) Left() ([]string, error) {
+	var ids []string
+	for _, dir := range []string{h.dir, h.volatile} {
+		if dir == "" {
+			continue
+		}
+		entries, err := os.ReadDir(dir)
+		if err != nil {
+			return nil, err
+		}
+		for _, e := range entries {
+			if e.IsDir() {
+				ids = append(ids, e.Name())
+			}
+		}
+	}
+	return ids, nil
+}
+
+// Close lets go of the memory that volatile sandboxes lived in. Run has
+// returned, and they are removed.
+func (h *Host) Close() error {
+	if h.volatile == "" {
+		return nil
+	}
+	return unix.Unmount(h.volatile, unix.MNT_DETACH)
+}
+
+// move renames a file, or copies it where that leads to another filesystem.
+func move(from, to string) error {
+	err := os.Rename(from, to)
+	if !errors.Is(err, unix.EXDEV) {
+		return err
+	}
+	in, err := os.Open(from)
+	if err != nil {
+		return err
+	}
+	defer in.Close()
+	out, err := os.OpenFile(to, os.O_CREATE|os.O_EXCL|os.O_WRONLY, fs.FileMode(0o600))
+	if err != nil {
+		return err
+	}
+	_, err = io.Copy(out, in)
+	return errors.Join(err, out.Close(), os.Remove(from))
+}
