@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"strconv"
 	"sync"
@@ -61,7 +62,20 @@ func (r *Router) serve(w http.ResponseWriter, req *http.Request, rel *mayfly.Rel
 	if out.wrote {
 		panic(http.ErrAbortHandler) // half an answer must not look whole
 	}
-	problem(w, x.explain(err), x.record.ID)
+	err = x.explain(err)
+	if mayfly.KindOf(err) == mayfly.TooLarge {
+		drain(w, req.Body)
+	}
+	problem(w, err, x.record.ID)
+}
+
+// drain reads on for a while what a client still sends, because one that is
+// cut off while it writes does not see the answer.
+func drain(w http.ResponseWriter, body io.Reader) {
+	const most, longest = 16 << 20, 2 * time.Second
+	if http.NewResponseController(w).SetReadDeadline(time.Now().Add(longest)) == nil {
+		io.CopyN(io.Discard, body, most)
+	}
 }
 
 func errDeadline(timeout time.Duration) error {
