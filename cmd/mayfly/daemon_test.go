@@ -12,6 +12,9 @@ import (
 	"path/filepath"
 	"regexp"
 	"strings"
+
+	"github.com/google/nftables"
+	"github.com/vishvananda/netlink"
 )
 
 // testDaemon is a real node with a directory of its own: the program as users
@@ -19,6 +22,7 @@ import (
 type testDaemon struct {
 	dir       string
 	functions string // address, http://127.0.0.1:port
+	bridge    string // mf- and what the node's table of rules is called after
 	cmd       *exec.Cmd
 }
 
@@ -97,7 +101,10 @@ func (d *testDaemon) busybox() error {
 	return nil
 }
 
-var servingFunctions = regexp.MustCompile(`msg="serving functions" address=(\S+)`)
+var (
+	servingFunctions = regexp.MustCompile(`msg="serving functions" address=(\S+)`)
+	choseBridge      = regexp.MustCompile(`bridge=(mf-\S+)`)
+)
 
 // start starts the daemon, as often as it has ended, and returns when it is
 // ready.
@@ -126,6 +133,9 @@ func (d *testDaemon) start() error {
 		return errors.Join(fmt.Errorf("mayfly up said %q: %s", line, text), d.cmd.Process.Kill(), d.cmd.Wait())
 	}
 	d.functions = string(found[1])
+	if found := choseBridge.FindSubmatch(text); found != nil {
+		d.bridge = string(found[1])
+	}
 	return nil
 }
 
@@ -151,7 +161,25 @@ func (d *testDaemon) close() error {
 		}
 		errs = append(errs, d.cmd.Wait())
 	}
-	return errors.Join(append(errs, d.panics(), os.RemoveAll(d.dir))...)
+	return errors.Join(append(errs, d.panics(), d.removeBridge(), os.RemoveAll(d.dir))...)
+}
+
+// removeBridge takes away what a node keeps for its next start.
+func (d *testDaemon) removeBridge() error {
+	name, ok := strings.CutPrefix(d.bridge, "mf-")
+	if !ok {
+		return nil
+	}
+	link, err := netlink.LinkByName(d.bridge)
+	if err == nil {
+		err = netlink.LinkDel(link)
+	}
+	conn, connErr := nftables.New()
+	if connErr != nil {
+		return errors.Join(err, connErr)
+	}
+	conn.DelTable(&nftables.Table{Family: nftables.TableFamilyIPv4, Name: "mayfly-" + name})
+	return errors.Join(err, conn.Flush())
 }
 
 // panics returns what the daemon wrote of panics: net/http takes them for the
