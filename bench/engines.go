@@ -42,7 +42,7 @@ func (b *bench) openPodman(ctx context.Context) (*rival, error) {
 	if err != nil {
 		return nil, err
 	}
-	dir := filepath.Join(b.dir, "podman")
+	dir := filepath.Join(b.dir, "p") // it refuses longer ones
 	engine := []string{
 		path, "--root", dir + "/root", "--runroot", dir + "/run", "--tmpdir", dir + "/tmp",
 		"--cgroup-manager", "cgroupfs", "--events-backend", "file", "--runtime", "runc",

@@ -84,14 +84,16 @@ func (d *daemon) available(ctx context.Context) (int64, error) {
 
 // sandboxes is how many sandboxes the daemon has.
 func (d *daemon) sandboxes() int {
-	entries, err := os.ReadDir(d.dir + "/sandboxes")
-	if err != nil {
-		return 0
-	}
 	n := 0
-	for _, e := range entries {
-		if e.IsDir() {
-			n++
+	for _, sub := range []string{"/sandboxes", "/volatile"} {
+		entries, err := os.ReadDir(d.dir + sub)
+		if err != nil {
+			continue
+		}
+		for _, e := range entries {
+			if e.IsDir() {
+				n++
+			}
 		}
 	}
 	return n

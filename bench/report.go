@@ -56,7 +56,7 @@ func (r *Results) rest(t io.Writer) {
 			m.IdleRSS, m.Waiting, m.Come, m.Go, m.RSSGrowth)
 	}
 	if l := r.Leftovers; l != nil {
-		fmt.Fprintf(t, "\nafter %d runs (daemon %.1f MB)\tbefore\tafter\t\n", l.Runs, l.RSSAfter)
+		fmt.Fprintf(t, "\nafter %d runs (daemon %.1f MB, at rest after %.1f s)\tbefore\tafter\t\n", l.Runs, l.RSSAfter, l.Rest)
 		for _, k := range l.Kinds {
 			note := ""
 			if k.Kept {

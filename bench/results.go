@@ -99,7 +99,8 @@ type MemoryRow struct {
 // LeftoverRow is what there is after many runs that was not there before.
 type LeftoverRow struct {
 	Runs     int     `json:"runs"`
-	RSSAfter float64 `json:"rssAfter"` // of the daemon, MB
+	RSSAfter float64 `json:"rssAfter"`    // of the daemon, MB
+	Rest     float64 `json:"restSeconds"` // from deleting the function until nothing was removed any more
 	Kinds    []Kind  `json:"kinds"`
 }
 

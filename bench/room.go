@@ -53,6 +53,17 @@ func (r *rooms) close() { close(r.jobs) }
 // unlocked.
 func (r *rooms) open(ns string, opened chan<- string) {
 	runtime.LockOSThread()
+	if unix.Gettid() == unix.Getpid() { // /proc/self would show the room
+		elsewhere := make(chan struct{})
+		go func() {
+			runtime.LockOSThread()
+			close(elsewhere)
+			r.open(ns, opened)
+		}()
+		<-elsewhere // not here, while we hold this thread
+		runtime.UnlockOSThread()
+		return
+	}
 	if err := enter(ns); err != nil {
 		r.err = fmt.Errorf("make a mount namespace: %w", err)
 	}
