@@ -108,8 +108,9 @@ func quote(page string, r *Results) (string, error) {
 func (r *Results) markdown() string {
 	var b strings.Builder
 	m := r.Machine
-	fmt.Fprintf(&b, "`make bench` on %s: %s, %d cores, kernel %s, cgroups %s. One run, interleaved; Mayfly over HTTP, with\n"+
-		"network, limits and seccomp on. p50 (p99) in milliseconds:\n\n", r.Date.Format("2 January 2006"), m.CPU, m.Cores, m.Kernel, m.Cgroups)
+	fmt.Fprintf(&b, "`make bench` on %s: %s, %d cores, kernel %s, cgroups %s, load averages %s\n"+
+		"before and %s after. One run, interleaved; Mayfly over HTTP, with network, limits and seccomp on. p50 (p99) in\n"+
+		"milliseconds:\n\n", r.Date.Format("2 January 2006"), m.CPU, m.Cores, m.Kernel, m.Cgroups, m.LoadBegin, m.LoadEnd)
 	var names []string
 	seen := map[string]bool{}
 	head, line := "| |", "|---|"
@@ -140,8 +141,12 @@ func (r *Results) markdownGoals(b *strings.Builder) {
 	b.WriteString("\nFresh containers of the static program per second:\n\n| clients | 1 | 4 | 16 | CPU ms each |\n|---|---:|---:|---:|---:|\n")
 	for _, what := range []string{"fork+exec", "crun run", "runc run", freshRate} {
 		if r.highest(what) > 0 {
-			fmt.Fprintf(b, "| %s | %.0f | %.0f | %.0f | %.1f |\n",
-				what, r.perSecond(what, 1), r.perSecond(what, 4), r.perSecond(what, mostRooms), r.cpu(what, 4))
+			cpu := "not measured"
+			if used := r.cpu(what, 4); used > 0 {
+				cpu = fmt.Sprintf("%.1f", used)
+			}
+			fmt.Fprintf(b, "| %s | %.0f | %.0f | %.0f | %s |\n",
+				what, r.perSecond(what, 1), r.perSecond(what, 4), r.perSecond(what, mostRooms), cpu)
 		}
 	}
 	b.WriteString("\n| what it is to reach | bound | measured | |\n|---|---:|---:|---|\n")
