@@ -29,11 +29,15 @@ func Hostile(t *testing.T, p Programs, maker Maker) {
 		t.Fatal(err)
 	}
 	stop := b.run(host)
+	if s, err := host.Create(t.Context(), mayfly.NewID(), b.Config); err == nil { // what the driver opens once
+		s.Remove()
+		<-s.Ended()
+	}
 	descriptors := openDescriptors(t)
 	for _, how := range []string{"closes", "exits", "garbage", "huge", "descriptors before the greeting", "silent"} {
 		t.Run(how, func(t *testing.T) {
 			c := b.Config
-			c.Env = []string{"HOSTILE=" + how}
+			c.Files = map[string][]byte{"hostile": []byte(how)}
 			if s, err := host.Create(t.Context(), mayfly.NewID(), c); err == nil {
 				if how != "descriptors before the greeting" { // it does greet
 					t.Error("there is a sandbox")
@@ -55,7 +59,7 @@ func Hostile(t *testing.T, p Programs, maker Maker) {
 // abuse asks a hostile init for everything that there is to ask.
 func (b *Bed) abuse(t *testing.T, host *container.Host, how string) {
 	c := b.Config
-	c.Env = []string{"HOSTILE=" + how}
+	c.Files = map[string][]byte{"hostile": []byte(how)}
 	s, err := host.Create(t.Context(), mayfly.NewID(), c)
 	if err != nil {
 		t.Fatal(err)

@@ -12,8 +12,8 @@ import (
 )
 
 func main() {
-	if how := os.Getenv("HOSTILE"); how != "" && os.Getpid() == 1 {
-		hostile(how)
+	if how, err := os.ReadFile("/run/mayfly/hostile"); err == nil && os.Getpid() == 1 {
+		hostile(string(how))
 	}
 	if len(os.Args) < 2 {
 		fail("usage: inside COMMAND [ARGUMENT...]")
