@@ -218,7 +218,11 @@ func (n *Node) goTaskLocked(f func(ctx context.Context)) bool {
 // Close lets go of the network and of the memory that sandboxes waited in. Run
 // must have returned.
 func (n *Node) Close() error {
-	return errors.Join(n.net.Close(), n.host.Close())
+	err := errors.Join(n.net.Close(), n.host.Close())
+	if n.stopped { // nothing is left that needs the bridge
+		err = errors.Join(err, network.Destroy(n.token))
+	}
+	return err
 }
 
 // released takes back what sandboxes that ended were given.
