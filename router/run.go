@@ -62,19 +62,20 @@ func (r *Router) serve(w http.ResponseWriter, req *http.Request, rel *mayfly.Rel
 	if out.wrote {
 		panic(http.ErrAbortHandler) // half an answer must not look whole
 	}
-	err = x.explain(err)
-	if mayfly.KindOf(err) == mayfly.TooLarge {
+	if tooLarge := new(http.MaxBytesError); errors.As(err, &tooLarge) {
 		drain(w, req.Body)
 	}
-	problem(w, err, x.record.ID)
+	problem(w, x.explain(err), x.record.ID)
 }
 
 // drain reads on for a while what a client still sends, because one that is
 // cut off while it writes does not see the answer.
 func drain(w http.ResponseWriter, body io.Reader) {
 	const most, longest = 16 << 20, 2 * time.Second
-	if http.NewResponseController(w).SetReadDeadline(time.Now().Add(longest)) == nil {
+	c := http.NewResponseController(w)
+	if c.SetReadDeadline(time.Now().Add(longest)) == nil {
 		io.CopyN(io.Discard, body, most)
+		c.SetReadDeadline(time.Time{})
 	}
 }
 

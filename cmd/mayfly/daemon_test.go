@@ -13,8 +13,7 @@ import (
 	"regexp"
 	"strings"
 
-	"github.com/google/nftables"
-	"github.com/vishvananda/netlink"
+	"github.com/mayfly-run/mayfly/network"
 )
 
 // testDaemon is a real node with a directory of its own: the program as users
@@ -170,16 +169,7 @@ func (d *testDaemon) removeBridge() error {
 	if !ok {
 		return nil
 	}
-	link, err := netlink.LinkByName(d.bridge)
-	if err == nil {
-		err = netlink.LinkDel(link)
-	}
-	conn, connErr := nftables.New()
-	if connErr != nil {
-		return errors.Join(err, connErr)
-	}
-	conn.DelTable(&nftables.Table{Family: nftables.TableFamilyIPv4, Name: "mayfly-" + name})
-	return errors.Join(err, conn.Flush())
+	return network.Destroy(name)
 }
 
 // panics returns what the daemon wrote of panics: net/http takes them for the
