@@ -41,6 +41,11 @@ func (n *Node) CreateInstance(ctx context.Context, spec mayfly.InstanceSpec) (ma
 	if err := checkSpec(&spec); err != nil {
 		return none, err
 	}
+	select {
+	case <-n.begun: // until then the instances are those of earlier daemons
+	case <-ctx.Done():
+		return none, context.Cause(ctx)
+	}
 	img, err := n.images.Get(ctx, spec.Image)
 	if err != nil {
 		return none, err
@@ -229,8 +234,9 @@ func (n *Node) watchLocked(in *instance) {
 		return
 	}
 	s := in.sandbox
+	adopted := in.State == mayfly.Running
 	in.watched = n.goTaskLocked(func(ctx context.Context) {
-		if in.Timeout > 0 && in.State == mayfly.Running { // adopted
+		if in.Timeout > 0 && adopted {
 			n.goTask(func(ctx context.Context) { n.enforce(ctx, s, in.Started.Add(in.Timeout)) })
 		}
 		select {
