@@ -183,7 +183,7 @@ func TestSameAsRunc(t *testing.T) {
 			}
 			different := 0
 			for i := range theirs {
-				if theirs[i] != ours[i] {
+				if allowed(theirs[i]) != allowed(ours[i]) {
 					if different++; different <= 20 {
 						t.Errorf("runc: %s\nours: %s", theirs[i], ours[i])
 					}
@@ -264,4 +264,17 @@ func (o oracle) run(t testing.TB, profile *specs.LinuxSeccomp, argv ...string) s
 		t.Fatalf("%s: %v\n%s", strings.Join(cmd.Args, " "), err, &stderr)
 	}
 	return strings.TrimSpace(stdout.String())
+}
+
+// allowed makes one of the two answers that getpriority and setpriority give
+// when the filter lets them through: whether there is a process 7 at this moment
+// is chance.
+func allowed(line string) string {
+	call, noProcess := strings.CutSuffix(line, ": errno 3")
+	for _, priority := range []string{"amd64 0x8c ", "amd64 0x8d ", "i386 0x60 ", "i386 0x61 "} {
+		if noProcess && strings.HasPrefix(call, priority) {
+			return call + ": ok"
+		}
+	}
+	return line
 }

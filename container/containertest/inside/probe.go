@@ -30,7 +30,7 @@ func probe() {
 		"files":      descriptors(),
 		"process":    process(),
 		"network":    interfaces(),
-		"routes":     lines("/proc/net/route"),
+		"routes":     routes(),
 		"devices":    devices(),
 		"mknod":      makeDevices(),
 		"namespaces": namespaces(),
@@ -126,6 +126,15 @@ func process() []string {
 		"label " + strings.Join(lines("/proc/self/attr/current"), ""),
 		"command of init " + strings.Join(lines("/proc/1/cmdline"), ""),
 	}
+}
+
+func routes() (all []string) {
+	for _, line := range lines("/proc/net/route") {
+		if !strings.HasPrefix(line, "mf") {
+			all = append(all, line)
+		}
+	}
+	return all
 }
 
 func interfaces() (all []string) {
