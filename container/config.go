@@ -2,6 +2,7 @@ package container
 
 import (
 	"os"
+	"strconv"
 	"strings"
 
 	"github.com/mayfly-run/mayfly"
@@ -167,7 +168,7 @@ func (c *Config) mounts(dir string) []specs.Mount {
 		case v.Type == "tmpfs":
 			o := []string{"nosuid", "nodev", "mode=1777"}
 			if v.Size > 0 {
-				o = append(o, "size="+itoa(v.Size))
+				o = append(o, "size="+strconv.FormatInt(v.Size, 10))
 			}
 			m = append(m, specs.Mount{Destination: v.Target, Type: "tmpfs", Source: "tmpfs", Options: o})
 		case v.ReadOnly:

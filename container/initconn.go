@@ -2,6 +2,7 @@ package container
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"io"
@@ -82,7 +83,7 @@ const greetTimeout = 10 * time.Second
 // earlier daemon's connections to the same init are most unlikely to be.
 func newBase() uint32 {
 	var b [4]byte
-	fillRandom(b[:])
+	rand.Read(b[:])
 	return uint32(b[0]&0x7f)<<24 | uint32(b[1])<<16 | uint32(b[2])<<8 | 1
 }
 

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -30,11 +31,11 @@ func TestManyLayers(t *testing.T) {
 		root := t.TempDir()
 		var lower []string
 		for i := range c.layers {
-			dir := filepath.Join(root, c.prefix+itoa(int64(i)))
+			dir := filepath.Join(root, c.prefix+strconv.Itoa(i))
 			if err := os.MkdirAll(dir, 0o755); err != nil {
 				t.Fatal(err)
 			}
-			for name, data := range map[string]string{"top": itoa(int64(i)), "f" + itoa(int64(i)): ""} {
+			for name, data := range map[string]string{"top": strconv.Itoa(i), "f" + strconv.Itoa(i): ""} {
 				if err := os.WriteFile(dir+"/"+name, []byte(data), 0o644); err != nil {
 					t.Fatal(err)
 				}

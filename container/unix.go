@@ -1,11 +1,9 @@
 package container
 
 import (
-	"crypto/rand"
 	"fmt"
 	"net"
 	"os"
-	"strconv"
 
 	"golang.org/x/sys/unix"
 )
@@ -70,7 +68,3 @@ func waitPidfd(f *os.File) error {
 		return err == nil && n > 0
 	})
 }
-
-func itoa(n int64) string { return strconv.FormatInt(n, 10) }
-
-func fillRandom(b []byte) { rand.Read(b) }

@@ -16,6 +16,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -258,7 +259,7 @@ func (n *Node) recover(ctx context.Context) error {
 			return fmt.Errorf("adopt instance %s: %w", rec.ID, err)
 		}
 		in.sandbox = s
-		if a, err := parseAddr(s.Address); err == nil {
+		if a, err := netip.ParseAddr(s.Address); err == nil {
 			held = append(held, network.Held{ID: rec.ID, Address: a, Ports: s.Ports})
 		}
 	}

@@ -162,5 +162,3 @@ func (n *Node) resolv(mode string) ([]byte, error) {
 		return network.HostResolv()
 	}
 }
-
-func parseAddr(s string) (netip.Addr, error) { return netip.ParseAddr(s) }

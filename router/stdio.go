@@ -60,7 +60,7 @@ func (x *run) stdio(ctx context.Context, w *answer, req *http.Request) (int, err
 	if in != nil {
 		in.SetWriteDeadline(time.Unix(1, 0)) // it may not have read it all
 	}
-	if ferr := <-fed; err == nil && status == 0 || ferr != nil {
+	if ferr := <-fed; ferr != nil {
 		err = errors.Join(err, ferr)
 	}
 	return status, err
