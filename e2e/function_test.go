@@ -149,40 +149,50 @@ func (n *node) leaves(function string) {
 	}
 	cancel()
 	resp.Body.Close()
-	if r := n.runOf(resp.Header.Get("X-Mayfly-Run")); r.Exit.Reason != mayfly.Cancelled {
-		n.t.Errorf("the run ended as %+v", r.Exit)
+	if r := n.runOf(resp.Header.Get("X-Mayfly-Run")); r.Exit.Reason != mayfly.Cancelled || r.Exit.Detail != "the client left" || r.Status != 200 {
+		n.t.Errorf("the run ended with status %d as %+v", r.Status, r.Exit)
 	}
 }
 
 func (n *node) reasons() {
 	n.deploy(mayfly.Workload{Name: "quick", Timeout: 300 * time.Millisecond})
+	n.deploy(mayfly.Workload{Name: "patient", Timeout: 300 * time.Millisecond, Protocol: mayfly.Stdio, Process: mayfly.Process{Command: []string{"cat"}}})
 	n.deploy(mayfly.Workload{Name: "fails", Protocol: mayfly.Stdio, Process: mayfly.Process{Command: []string{"sh", "-c", "echo half; echo why >&2; exit 5"}}})
 	n.deploy(mayfly.Workload{Name: "nowhere", Protocol: mayfly.Stdio, Process: mayfly.Process{Command: []string{"no-such-program"}}})
 	n.deploy(mayfly.Workload{Name: "count", Protocol: mayfly.Stdio, Process: mayfly.Process{Command: []string{"wc", "-c"}}, MaxBody: 1 << 20})
+	stalled := func() io.Reader {
+		r, w := io.Pipe()
+		n.t.Cleanup(func() { w.Close() })
+		return r
+	}
 	for _, tt := range []struct {
 		function, path string
 		body           io.Reader
 		status         int
 		text           string
 		reason         mayfly.Reason
+		detail         string // on record
 		log            string
 	}{
-		{"web", "/touch", nil, 200, "", mayfly.Succeeded, ""},
-		{"web", "/status?code=404", nil, 404, "", mayfly.ExitedNonZero, ""},
-		{"web", "/exit", nil, 502, "exit code 7", mayfly.ExitedNonZero, "leaving"},
-		{"web", "/eat", nil, 502, "ran out of memory", mayfly.OutOfMemory, ""},
-		{"quick", "/sleep?for=1m", nil, 504, "timeout of 300ms", mayfly.DeadlinePassed, "sleeping"},
-		{"fails", "/", nil, 502, "exit code 5", mayfly.ExitedNonZero, "why"},
-		{"nowhere", "/", nil, 502, "cannot execute no-such-program", mayfly.ExitedNonZero, ""},
-		{"cat", "/", strings.NewReader(strings.Repeat("x", 2<<20)), 413, "takes 1048576 at most", mayfly.Rejected, ""},
-		{"count", "/", io.MultiReader(strings.NewReader(strings.Repeat("x", 2<<20))), 413, "1048576 bytes", mayfly.ExitedNonZero, ""},
+		{"web", "/touch", nil, 200, "", mayfly.Succeeded, "", ""},
+		{"web", "/status?code=404", nil, 404, "", mayfly.ExitedNonZero, "status 404", ""},
+		{"web", "/exit", nil, 502, "exit code 7", mayfly.ExitedNonZero, "", "leaving"},
+		{"web", "/exit?code=0", nil, 502, "ended before it had answered", mayfly.ExitedNonZero, "before it had answered", ""},
+		{"web", "/eat", nil, 502, "ran out of memory", mayfly.OutOfMemory, "memory limit", ""},
+		{"quick", "/sleep?for=1m", nil, 504, "timeout of 300ms", mayfly.DeadlinePassed, "timeout of 300ms", "sleeping"},
+		{"quick", "/count", stalled(), 504, "timeout of 300ms", mayfly.DeadlinePassed, "timeout of 300ms", ""},
+		{"patient", "/", stalled(), 504, "timeout of 300ms", mayfly.DeadlinePassed, "timeout of 300ms", ""},
+		{"fails", "/", nil, 502, "exit code 5", mayfly.ExitedNonZero, "", "why"},
+		{"nowhere", "/", nil, 502, "cannot execute no-such-program", mayfly.ExitedNonZero, "cannot execute no-such-program", ""},
+		{"cat", "/", strings.NewReader(strings.Repeat("x", 2<<20)), 413, "takes 1048576 at most", mayfly.Rejected, "takes 1048576 at most", ""},
+		{"count", "/", io.MultiReader(strings.NewReader(strings.Repeat("x", 2<<20))), 413, "1048576 bytes", mayfly.Rejected, "1048576 bytes", ""},
 	} {
 		status, body, id := n.post(tt.function, tt.path, tt.body)
 		if status != tt.status || !strings.Contains(body, tt.text) {
 			n.t.Errorf("%s%s: %d %s", tt.function, tt.path, status, body)
 		}
-		if r := n.runOf(id); r.Exit.Reason != tt.reason {
-			n.t.Errorf("%s%s ended as %+v", tt.function, tt.path, r.Exit)
+		if r := n.runOf(id); r.Exit.Reason != tt.reason || r.Status != tt.status || !strings.Contains(r.Exit.Detail, tt.detail) {
+			n.t.Errorf("%s%s ended with status %d as %+v", tt.function, tt.path, r.Status, r.Exit)
 		}
 		if log := n.runLog(id); !strings.Contains(log, tt.log) {
 			n.t.Errorf("%s%s logged %q", tt.function, tt.path, log)

@@ -2,7 +2,6 @@ package e2e
 
 import (
 	"fmt"
-	"io"
 	"os"
 	"path/filepath"
 	"strings"
@@ -79,24 +78,36 @@ func TestDaemonUpgraded(t *testing.T) {
 	n := start(t)
 	n.deploy(mayfly.Workload{Name: "web"})
 	n.runDetached("on", "sleep", "1000")
-	called := make(chan error, 1)
+	type answer struct {
+		status int
+		run    string
+	}
+	called := make(chan answer, 1)
 	go func() {
 		resp, err := n.request(t.Context(), "GET", "web", "/sleep?for=1m", nil)
-		if err == nil {
-			_, err = io.ReadAll(resp.Body)
-			resp.Body.Close()
+		if err != nil {
+			t.Error(err)
+			close(called)
+			return
 		}
-		called <- err
+		resp.Body.Close()
+		called <- answer{resp.StatusCode, resp.Header.Get("X-Mayfly-Run")}
 	}()
 	for runs, _ := n.ListRuns(t.Context(), "web", 1); len(runs) == 0 || runs[0].Instance == ""; {
 		runs, _ = n.ListRuns(t.Context(), "web", 1)
 	}
 	n.stop()
-	<-called
+	told := <-called
+	if told.status != 503 {
+		t.Errorf("the call was answered with %d", told.status)
+	}
 	if left := n.sandboxes(); len(left) != 1 {
 		t.Errorf("sandboxes left: %v", left)
 	}
 	n.up()
+	if r := n.runOf(told.run); r.Status != 503 || r.Exit.Reason != mayfly.Cancelled || r.Exit.Detail != "the daemon is stopping" {
+		t.Errorf("the call is on record with status %d as %+v", r.Status, r.Exit)
+	}
 	in, err := n.GetInstance(t.Context(), "on")
 	if err != nil || in.State != mayfly.Running {
 		t.Errorf("%+v, %v", in, err)

@@ -38,18 +38,20 @@ func (x *run) http(ctx context.Context, w *answer, req *http.Request) (status in
 		ErrorHandler: func(_ http.ResponseWriter, _ *http.Request, e error) { err = e },
 	}
 	defer func() {
-		if v := recover(); v != nil {
-			err = errCutOff
-			x.end(ctx, status, x.died(err))
-			x.lease.GiveUp(false)
+		if v := recover(); v == http.ErrAbortHandler {
+			err = x.died(errCutOff)
+		} else if v != nil {
 			panic(v)
 		}
 	}()
 	proxy.ServeHTTP(w, req)
-	if err != nil && ctx.Err() == nil {
-		return 0, x.died(err)
+	if ctx.Err() != nil && (err != nil || status == http.StatusSwitchingProtocols) {
+		return status, context.Cause(ctx)
 	}
-	return status, err
+	if err != nil {
+		return status, x.died(err)
+	}
+	return status, nil
 }
 
 var errCutOff = errors.New("the function's answer broke off")
@@ -72,7 +74,11 @@ func (x *run) died(err error) error {
 	}
 	select {
 	case <-main.Done():
-		return &exitError{exit: x.exitOf(main)}
+		e := x.exitOf(main)
+		if e.Reason == mayfly.Succeeded {
+			e.Reason, e.Detail = mayfly.ExitedNonZero, "it ended before it had answered"
+		}
+		return &exitError{exit: e}
 	case <-t.C:
 		return mayfly.Errorf(mayfly.Failed, "function %s broke the connection off: %w", x.record.Workload, err)
 	}

@@ -1,10 +1,12 @@
 package router
 
 import (
+	"bufio"
 	"context"
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"strconv"
 	"sync"
@@ -48,24 +50,24 @@ func (r *Router) serve(w http.ResponseWriter, req *http.Request, rel *mayfly.Rel
 	out := &answer{ResponseWriter: w, run: x}
 	r.begin(x)
 	defer r.finish(x)
-	defer func() {
-		if v := recover(); v != nil { // the connection is to be cut
-			x.end(ctx, 0, fmt.Errorf("the answer was cut off"))
-			panic(v)
-		}
-	}()
 	status, err := r.perform(ctx, x, out, req)
-	x.end(ctx, status, err)
-	if err == nil || errors.Is(context.Cause(ctx), context.Canceled) {
+	if err == nil {
+		x.end(status, answeredWith(status))
 		return
 	}
-	if out.wrote {
+	exit, told := x.explain(ctx, err)
+	if out.status != 0 || told == errClientLeft {
+		x.end(out.status, exit)
 		panic(http.ErrAbortHandler) // half an answer must not look whole
 	}
+	x.end(mayfly.KindOf(told).Status(), exit)
 	if tooLarge := new(http.MaxBytesError); errors.As(err, &tooLarge) {
 		drain(w, req.Body)
 	}
-	problem(w, x.explain(err), x.record.ID)
+	if ctx.Err() != nil {
+		w.Header().Set("Connection", "close") // the rest of the body was not read
+	}
+	problem(w, told, x.record.ID)
 }
 
 // drain reads on for a while what a client still sends, because one that is
@@ -98,6 +100,9 @@ func (r *Router) perform(ctx context.Context, x *run, w *answer, req *http.Reque
 	// before the next request on the connection.
 	req = req.WithContext(ctx)
 	req.Body = http.MaxBytesReader(w.ResponseWriter, req.Body, maxBody)
+	control := http.NewResponseController(w.ResponseWriter)
+	// A client that neither sends on nor leaves must not outlast the deadline.
+	defer context.AfterFunc(ctx, func() { control.SetReadDeadline(time.Unix(1, 0)) })()
 	l := r.limit(x.release)
 	if err := l.acquire(ctx, wl.Concurrency, r.opts.MaxQueue); err != nil {
 		return 0, x.crowded(ctx, err)
@@ -108,15 +113,15 @@ func (r *Router) perform(ctx context.Context, x *run, w *answer, req *http.Reque
 	if err != nil {
 		return 0, x.crowded(ctx, err)
 	}
-	http.NewResponseController(w.ResponseWriter).EnableFullDuplex() // HTTP/2 is always, and says so with an error
+	control.EnableFullDuplex() // HTTP/2 is always, and says so with an error
 	x.lease = lease
 	x.handed = time.Now()
 	x.set(func(rec *mayfly.Run) {
 		rec.Instance = lease.ID
 		rec.Sandbox = x.handed.Sub(x.accepted) - rec.Queue
 	})
+	defer lease.GiveUp(false) // unless it was before
 	if err := lease.PutFile("run.json", x.identity()); err != nil {
-		lease.GiveUp(false)
 		return 0, err
 	}
 	var status int
@@ -129,7 +134,8 @@ func (r *Router) perform(ctx context.Context, x *run, w *answer, req *http.Reque
 		status, err = x.http(ctx, w, req)
 	}
 	if ctx.Err() != nil {
-		lease.Blame(x.reason(ctx))
+		reason, cause := endOf(ctx)
+		lease.Blame(reason, cause.Error())
 	}
 	lease.GiveUp(err == nil && ctx.Err() == nil)
 	return status, err
@@ -144,61 +150,65 @@ func (x *run) crowded(ctx context.Context, err error) error {
 	return err
 }
 
-// reason is why a run whose context has ended did not succeed.
-func (x *run) reason(ctx context.Context) (mayfly.Reason, string) {
-	if mayfly.KindOf(context.Cause(ctx)) == mayfly.TimedOut {
-		return mayfly.DeadlinePassed, context.Cause(ctx).Error()
+// endOf is why a context ended: the deadline, the node's end, or else that the
+// client left.
+func endOf(ctx context.Context) (mayfly.Reason, error) {
+	cause := context.Cause(ctx)
+	switch mayfly.KindOf(cause) {
+	case mayfly.TimedOut:
+		return mayfly.DeadlinePassed, cause
+	case mayfly.Unavailable:
+		return mayfly.Cancelled, cause
+	default:
+		return mayfly.Cancelled, errClientLeft
 	}
-	return mayfly.Cancelled, errClientLeft.Error()
 }
 
-// end records how the run ended.
-func (x *run) end(ctx context.Context, status int, err error) {
+// answeredWith is the end of a run that was answered by its function.
+func answeredWith(status int) mayfly.Exit {
 	e := mayfly.Exit{Reason: mayfly.Succeeded, Time: time.Now()}
-	var xe *exitError
-	switch {
-	case err == nil && status >= 400:
+	if status >= 400 {
 		e.Reason, e.Detail = mayfly.ExitedNonZero, "it answered with status "+strconv.Itoa(status)
-	case err == nil:
-	case x.lease == nil && ctx.Err() == nil:
-		e.Reason, e.Detail = mayfly.Rejected, err.Error()
-	case ctx.Err() != nil:
-		e.Reason, e.Detail = x.reason(ctx)
-	case errors.As(err, &xe):
-		e = xe.exit
-	default:
-		e.Reason, e.Detail = mayfly.ExitedNonZero, err.Error()
 	}
+	return e
+}
+
+// explain makes an error into the run's end and what the client is told.
+func (x *run) explain(ctx context.Context, err error) (mayfly.Exit, error) {
+	e := mayfly.Exit{Reason: mayfly.ExitedNonZero, Time: time.Now()}
+	if x.lease == nil {
+		e.Reason = mayfly.Rejected
+	}
+	var me *mayfly.Error
+	var tooLarge *http.MaxBytesError
+	var xe *exitError
+	told := err
+	switch {
+	case ctx.Err() != nil && mayfly.KindOf(err) != mayfly.Busy:
+		e.Reason, told = endOf(ctx)
+	case errors.As(err, &tooLarge):
+		e.Reason = mayfly.Rejected
+		told = mayfly.Errorf(mayfly.TooLarge, "the body is larger than the %d bytes that function %s takes", tooLarge.Limit, x.release.Workload.Name)
+	case errors.As(err, &xe):
+		return xe.exit, mayfly.Errorf(mayfly.Failed, "function %s %s", x.release.Workload.Name, xe.Error()).WithHint("see mayfly logs %s", x.record.ID)
+	case errors.As(err, &me):
+		told = me
+	default:
+		x.router.opts.Log.Error("serve run", "run", x.record.ID, "workload", x.release.Workload.Name, "err", err)
+	}
+	e.Detail = told.Error()
+	return e, told
+}
+
+// end records how the run ended, and the status that its client was given, 0
+// when that was none.
+func (x *run) end(status int, e mayfly.Exit) {
 	x.set(func(rec *mayfly.Run) {
-		if rec.Exit != nil {
-			return
-		}
 		rec.Status, rec.Exit = status, &e
 		if !x.handed.IsZero() {
 			rec.Handler = e.Time.Sub(x.handed)
 		}
 	})
-}
-
-// explain makes an error into what the client is told.
-func (x *run) explain(err error) error {
-	var me *mayfly.Error
-	var tooLarge *http.MaxBytesError
-	var xe *exitError
-	switch {
-	case errors.As(err, &tooLarge):
-		return mayfly.Errorf(mayfly.TooLarge, "the body is larger than the %d bytes that function %s takes", tooLarge.Limit, x.release.Workload.Name)
-	case errors.As(err, &xe):
-		text := fmt.Sprintf("function %s %s", x.release.Workload.Name, xe.Error())
-		return mayfly.Errorf(mayfly.Failed, "%s", text).WithHint("see mayfly logs %s", x.record.ID)
-	case errors.Is(err, context.DeadlineExceeded):
-		return errDeadline(x.deadline.Sub(x.accepted))
-	case errors.As(err, &me):
-		return me
-	default:
-		x.router.opts.Log.Error("serve run", "run", x.record.ID, "workload", x.release.Workload.Name, "err", err)
-		return err
-	}
 }
 
 // exitError is a program that ended otherwise than well.
@@ -253,13 +263,13 @@ func (r *Router) limit(rel *mayfly.Release) *limit {
 // out, and knows whether it did.
 type answer struct {
 	http.ResponseWriter
-	run   *run
-	wrote bool
+	run    *run
+	status int // 0 until the head is out
 }
 
 func (a *answer) WriteHeader(status int) {
-	if !a.wrote && status >= 200 {
-		a.wrote = true
+	if a.status == 0 && status >= 200 {
+		a.status = status
 		x := a.run
 		x.mu.Lock()
 		rec := x.record
@@ -272,10 +282,20 @@ func (a *answer) WriteHeader(status int) {
 }
 
 func (a *answer) Write(b []byte) (int, error) {
-	if !a.wrote {
+	if a.status == 0 {
 		a.WriteHeader(http.StatusOK)
 	}
 	return a.ResponseWriter.Write(b)
+}
+
+// Hijack implements http.Hijacker, for a connection that goes on in another
+// protocol.
+func (a *answer) Hijack() (net.Conn, *bufio.ReadWriter, error) {
+	conn, rw, err := http.NewResponseController(a.ResponseWriter).Hijack()
+	if err == nil {
+		a.status = http.StatusSwitchingProtocols
+	}
+	return conn, rw, err
 }
 
 // Unwrap lets http.ResponseController reach the connection.

@@ -102,7 +102,7 @@ func (x *run) relay(ctx context.Context, w *answer, out *os.File, main *containe
 	buf := make([]byte, 32<<10)
 	var first time.Time
 	for {
-		if !w.wrote && !first.IsZero() {
+		if w.status == 0 && !first.IsZero() {
 			out.SetReadDeadline(first.Add(holdTime))
 		}
 		n, err := out.Read(buf)
@@ -117,7 +117,7 @@ func (x *run) relay(ctx context.Context, w *answer, out *os.File, main *containe
 		if late {
 			out.SetReadDeadline(time.Time{})
 		}
-		if w.wrote || late || held.Len() >= holdBytes {
+		if w.status != 0 || late || held.Len() >= holdBytes {
 			out.SetReadDeadline(time.Time{})
 			if err := begin(); err != nil {
 				return 0, err
@@ -139,7 +139,7 @@ func (x *run) relay(ctx context.Context, w *answer, out *os.File, main *containe
 	if e := x.exitOf(main); e.Reason != mayfly.Succeeded {
 		return 0, &exitError{exit: e}
 	}
-	if !w.wrote {
+	if w.status == 0 {
 		w.Header().Set("Content-Length", strconv.Itoa(held.Len()))
 		if err := begin(); err != nil {
 			return 0, err

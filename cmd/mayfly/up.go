@@ -186,12 +186,14 @@ func listenHTTP(address string) (net.Listener, error) {
 // end comes is ended: its containers go with it.
 func serveHTTP(l net.Listener, handler http.Handler, log *slog.Logger) func(context.Context) error {
 	return func(ctx context.Context) error {
+		base, end := context.WithCancelCause(context.WithoutCancel(ctx))
+		defer end(nil)
 		srv := &http.Server{
 			Handler:           handler,
 			ReadHeaderTimeout: 10 * time.Second,
 			IdleTimeout:       2 * time.Minute,
 			MaxHeaderBytes:    64 << 10,
-			BaseContext:       func(net.Listener) context.Context { return ctx },
+			BaseContext:       func(net.Listener) context.Context { return base },
 			ErrorLog:          slog.NewLogLogger(log.Handler(), slog.LevelDebug),
 		}
 		served := make(chan error, 1)
@@ -200,6 +202,7 @@ func serveHTTP(l net.Listener, handler http.Handler, log *slog.Logger) func(cont
 		case err := <-served:
 			return fmt.Errorf("serve functions: %w", err)
 		case <-ctx.Done():
+			end(mayfly.Errorf(mayfly.Unavailable, "the daemon is stopping"))
 		}
 		limit, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
 		defer cancel()

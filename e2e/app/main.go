@@ -35,8 +35,11 @@ func main() {
 		case <-r.Context().Done():
 		}
 	})
-	http.HandleFunc("/exit", func(http.ResponseWriter, *http.Request) {
+	http.HandleFunc("/exit", func(_ http.ResponseWriter, r *http.Request) {
 		fmt.Fprintln(os.Stderr, "leaving")
+		if r.URL.Query().Get("code") == "0" {
+			os.Exit(0)
+		}
 		os.Exit(7)
 	})
 	http.HandleFunc("/eat", func(http.ResponseWriter, *http.Request) {
@@ -49,6 +52,10 @@ func main() {
 			all = append(all, b)
 			runtime.KeepAlive(all)
 		}
+	})
+	http.HandleFunc("/count", func(w http.ResponseWriter, r *http.Request) {
+		n, _ := io.Copy(io.Discard, r.Body)
+		fmt.Fprintln(w, n)
 	})
 	http.HandleFunc("/headers", func(w http.ResponseWriter, r *http.Request) { r.Header.Write(w) })
 	log.Fatal(http.ListenAndServe(":"+os.Getenv("PORT"), nil))
