@@ -12,6 +12,7 @@ import (
 // Pooled is what a Pool keeps waiting: a sandbox, or something around one.
 type Pooled interface {
 	Ended() <-chan struct{}
+	Memory() int64 // bytes that it takes while it waits
 	Remove()
 }
 
@@ -24,16 +25,18 @@ type Maker[S Pooled] interface {
 // PoolOptions tune a Pool. The zero value is fit for production.
 type PoolOptions struct {
 	Max      int           // most that wait unused; 32 if zero, none if negative
+	Reuse    bool          // what is handed out comes back, so none is made but for callers who wait
 	Idle     time.Duration // without a Get for so long, none is kept; 5 min if zero
 	MaxQueue int           // callers of Get that may wait at once; 1000 if zero
 	Making   chan struct{} // a slot for each sandbox being made, shared by the pools of a node; required
 	Budget   *Budget       // memory for what waits, shared by the pools of a node; nil: no limit
-	Cost     int64         // bytes that one waiting sandbox takes from Budget
+	Cost     int64         // bytes that one waiting sandbox takes from Budget at least
 }
 
 // Pool keeps sandboxes of one release waiting: as many as arrive in the time
 // that it takes to make one, none when nobody asks. Each is handed out once,
-// unless it is given back.
+// unless it is given back. Where they are to be given back (Reuse), one is made
+// when there is none, and another only when somebody has waited for a while.
 //
 // Everything that the pool does by itself happens in Run; Get without it
 // blocks.
@@ -43,20 +46,37 @@ type Pool[S Pooled] struct {
 	wake  chan struct{}
 
 	mu      sync.Mutex
-	idle    []S // the newest last
-	waiters []chan result[S]
+	idle    []shelved[S] // the newest last
+	waiters []waiter[S]
 	making  int
+	lent    int  // handed out, and neither given back nor gone
 	failed  bool // the last try; nothing is made for the shelf until the next Get
 	closed  bool
 	last    time.Time // of the last Get
 	rate    float64   // Gets per second, smoothed
 	cost    float64   // seconds to make one, smoothed
+	size    int64     // bytes that the last one took
+}
+
+// shelved is a sandbox that waits, and what it took from the budget.
+type shelved[S Pooled] struct {
+	s    S
+	size int64
+}
+
+type waiter[S Pooled] struct {
+	given chan result[S]
+	since time.Time
 }
 
 type result[S Pooled] struct {
 	s   S
 	err error
 }
+
+// patience is how long a caller waits for a sandbox to come back before
+// another is made.
+const patience = 10 * time.Millisecond
 
 // NewPool returns an empty pool.
 func NewPool[S Pooled](m Maker[S], o PoolOptions) *Pool[S] {
@@ -69,7 +89,7 @@ func NewPool[S Pooled](m Maker[S], o PoolOptions) *Pool[S] {
 	if o.MaxQueue == 0 {
 		o.MaxQueue = 1000
 	}
-	return &Pool[S]{maker: m, opts: o, wake: make(chan struct{}, 1)}
+	return &Pool[S]{maker: m, opts: o, wake: make(chan struct{}, 1), size: o.Cost}
 }
 
 // Get hands out a sandbox: one that waits, or else the first of those being
@@ -78,8 +98,10 @@ func NewPool[S Pooled](m Maker[S], o PoolOptions) *Pool[S] {
 func (p *Pool[S]) Get(ctx context.Context) (S, error) {
 	var none S
 	p.mu.Lock()
-	p.arrived(time.Now())
+	now := time.Now()
+	p.arrived(now)
 	if s, ok := p.take(); ok {
+		p.lent++
 		p.mu.Unlock()
 		p.signal()
 		return s, nil
@@ -90,7 +112,7 @@ func (p *Pool[S]) Get(ctx context.Context) (S, error) {
 		return none, mayfly.Errorf(mayfly.Busy, "%d calls are waiting for a sandbox already", n)
 	}
 	w := make(chan result[S], 1)
-	p.waiters = append(p.waiters, w)
+	p.waiters = append(p.waiters, waiter[S]{w, now})
 	p.mu.Unlock()
 	p.signal()
 	select {
@@ -106,7 +128,7 @@ func (p *Pool[S]) Get(ctx context.Context) (S, error) {
 func (p *Pool[S]) abandon(w chan result[S], err error) error {
 	p.mu.Lock()
 	for i, v := range p.waiters {
-		if v == w {
+		if v.given == w {
 			p.waiters = append(p.waiters[:i], p.waiters[i+1:]...)
 			break
 		}
@@ -122,36 +144,46 @@ func (p *Pool[S]) abandon(w chan result[S], err error) error {
 	return err
 }
 
-// Put gives a sandbox to whoever waits longest, or else to the shelf.
+// Put gives a sandbox back: to whoever waits longest, or else to the shelf, as
+// far as that may be.
 func (p *Pool[S]) Put(s S) {
 	p.mu.Lock()
-	defer p.mu.Unlock()
-	if p.closed {
-		s.Remove()
-		return
-	}
+	p.lent--
 	p.put(s)
+	p.mu.Unlock()
+	p.signal()
+}
+
+// Gone says that a sandbox that was handed out will not be given back.
+func (p *Pool[S]) Gone() {
+	p.mu.Lock()
+	p.lent--
+	p.mu.Unlock()
+	p.signal()
 }
 
 func (p *Pool[S]) put(s S) {
 	if len(p.waiters) > 0 {
-		p.waiters[0] <- result[S]{s: s}
+		p.lent++
+		p.waiters[0].given <- result[S]{s: s}
 		p.waiters = p.waiters[1:]
 		return
 	}
-	if !p.opts.Budget.take(p.opts.Cost) {
+	p.size = max(s.Memory(), p.opts.Cost)
+	if p.closed || len(p.idle) >= p.opts.Max || !p.opts.Budget.take(p.size) {
 		s.Remove()
 		return
 	}
-	p.idle = append(p.idle, s)
+	p.idle = append(p.idle, shelved[S]{s, p.size})
 }
 
 // take removes the newest living sandbox from the shelf.
 func (p *Pool[S]) take() (s S, ok bool) {
 	for len(p.idle) > 0 {
-		s = p.idle[len(p.idle)-1]
+		last := p.idle[len(p.idle)-1]
 		p.idle = p.idle[:len(p.idle)-1]
-		p.opts.Budget.give(p.opts.Cost)
+		p.opts.Budget.give(last.size)
+		s = last.s
 		select {
 		case <-s.Ended():
 			s.Remove()
@@ -182,19 +214,25 @@ func (p *Pool[S]) target(now time.Time) int {
 		return 0
 	}
 	rate := p.rate * math.Exp(-now.Sub(p.last).Seconds())
-	if p.opts.Max < 0 {
-		return 0
-	}
-	return min(1+int(rate*p.cost*1.5), p.opts.Max)
+	return max(min(1+int(rate*p.cost*1.5), p.opts.Max), 0)
 }
 
-// Warm has one sandbox made as if somebody had asked, and kept for Idle.
-func (p *Pool[S]) Warm() {
-	p.mu.Lock()
-	p.last = time.Now()
-	p.failed = false
-	p.mu.Unlock()
-	p.signal()
+// wanted is how many more should be made now.
+func (p *Pool[S]) wanted(now time.Time, target int) int {
+	want := len(p.waiters)
+	switch {
+	case p.opts.Reuse:
+		want = 0
+		for want < len(p.waiters) && now.Sub(p.waiters[want].since) >= patience {
+			want++
+		}
+		if p.lent == 0 {
+			want = max(want, min(len(p.waiters), 1))
+		}
+	case !p.failed && p.opts.Budget.room(p.size):
+		want += target - len(p.idle)
+	}
+	return want - p.making
 }
 
 // Waiting is how many are on the shelf.
@@ -237,11 +275,7 @@ func (p *Pool[S]) balance(ctx context.Context, makers *sync.WaitGroup, timer *ti
 	defer p.mu.Unlock()
 	now := time.Now()
 	target := p.target(now)
-	want := len(p.waiters) - p.making
-	if !p.failed && p.opts.Budget.room(p.opts.Cost) {
-		want = len(p.waiters) + target - len(p.idle) - p.making
-	}
-	for range min(want, cap(p.opts.Making)-p.making) {
+	for range min(p.wanted(now, target), cap(p.opts.Making)-p.making) {
 		p.making++
 		makers.Add(1)
 		go func() {
@@ -256,6 +290,12 @@ func (p *Pool[S]) balance(ctx context.Context, makers *sync.WaitGroup, timer *ti
 	}
 	if len(p.idle) > 0 {
 		timer.Reset(p.opts.Idle - now.Sub(p.last) + time.Millisecond)
+	}
+	for _, w := range p.waiters {
+		if left := patience - now.Sub(w.since); p.opts.Reuse && left > 0 {
+			timer.Reset(left)
+			break
+		}
 	}
 }
 
@@ -281,7 +321,7 @@ func (p *Pool[S]) makeOne(ctx context.Context) {
 	default:
 		p.failed = true
 		if len(p.waiters) > 0 {
-			p.waiters[0] <- result[S]{err: err}
+			p.waiters[0].given <- result[S]{err: err}
 			p.waiters = p.waiters[1:]
 		}
 	}
@@ -301,7 +341,7 @@ func (p *Pool[S]) close() {
 		s.Remove()
 	}
 	for _, w := range p.waiters {
-		w <- result[S]{err: mayfly.Errorf(mayfly.Unavailable, "the node is shutting down")}
+		w.given <- result[S]{err: mayfly.Errorf(mayfly.Unavailable, "the node is shutting down")}
 	}
 	p.waiters = nil
 }

@@ -19,14 +19,17 @@ type thing struct {
 	once    sync.Once
 	removed atomic.Bool
 	handed  atomic.Int32
+	memory  int64
 }
 
 func (s *thing) Ended() <-chan struct{} { return s.ended }
+func (s *thing) Memory() int64          { return s.memory }
 func (s *thing) Remove()                { s.removed.Store(true); s.once.Do(func() { close(s.ended) }) }
 
 type workshop struct {
-	takes time.Duration
-	err   error
+	takes  time.Duration
+	err    error
+	memory int64 // of each
 
 	mu   sync.Mutex
 	made []*thing
@@ -46,9 +49,15 @@ func (w *workshop) Make(ctx context.Context) (*thing, error) {
 	if w.err != nil {
 		return nil, w.err
 	}
-	s := &thing{ended: make(chan struct{})}
+	s := &thing{ended: make(chan struct{}), memory: w.memory}
 	w.made = append(w.made, s)
 	return s, nil
+}
+
+func (w *workshop) count() int {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return len(w.made)
 }
 
 // inPool runs f with a pool over w in a bubble of fake time.
@@ -206,17 +215,103 @@ func TestPoolStaysWithinItsBudget(t *testing.T) {
 	}
 }
 
-func TestPoolReusesWhatIsPutBack(t *testing.T) {
-	w := &workshop{takes: time.Millisecond}
-	inPool(t, w, PoolOptions{}, func(p *Pool[*thing]) {
-		s, err := p.Get(context.Background())
-		if err != nil {
-			t.Fatal(err)
+func TestPoolBudgetsWhatEachReallyTakes(t *testing.T) {
+	b := NewBudget(100)
+	w := &workshop{takes: 100 * time.Millisecond, memory: 30}
+	inPool(t, w, PoolOptions{Budget: b, Cost: 4}, func(p *Pool[*thing]) {
+		for range 50 {
+			get(t, p)
+			time.Sleep(5 * time.Millisecond)
 		}
 		time.Sleep(time.Second)
-		p.Put(s)
-		if again := get(t, p); again != s {
-			t.Error("the newest is not used first")
+		if n := p.Waiting(); n != 3 {
+			t.Errorf("%d wait of 30 bytes each in a budget of 100", n)
+		}
+		made := w.count()
+		time.Sleep(time.Minute)
+		if n := w.count(); n != made {
+			t.Errorf("%d more were made for which there is no room", n-made)
+		}
+	})
+	if !b.room(100) {
+		t.Error("the budget was not given back whole")
+	}
+}
+
+func TestPoolKeepsNoneWhereNoneShallWait(t *testing.T) {
+	for _, reuse := range []bool{false, true} {
+		inPool(t, &workshop{takes: time.Millisecond}, PoolOptions{Max: -1, Reuse: reuse}, func(p *Pool[*thing]) {
+			s := get(t, p)
+			p.Put(s)
+			if p.Waiting() != 0 || !s.removed.Load() {
+				t.Error("what was put back is kept")
+			}
+			get(t, p)
+			time.Sleep(time.Second)
+			if n := p.Waiting(); n != 0 {
+				t.Errorf("%d wait", n)
+			}
+		})
+	}
+}
+
+// borrow takes what may be handed out more than once.
+func borrow(t *testing.T, p *Pool[*thing]) *thing {
+	s := get(t, p)
+	s.handed.Store(1)
+	return s
+}
+
+func TestPoolReusesWhatIsPutBack(t *testing.T) {
+	w := &workshop{takes: 20 * time.Millisecond}
+	inPool(t, w, PoolOptions{Reuse: true, Idle: time.Minute}, func(p *Pool[*thing]) {
+		first := borrow(t, p)
+		for range 10 {
+			time.Sleep(time.Second)
+			p.Put(first)
+			if s := borrow(t, p); s != first {
+				t.Error("another one was handed out")
+			}
+		}
+		time.AfterFunc(patience/2, func() { p.Put(first) })
+		if s := borrow(t, p); s != first {
+			t.Error("the caller did not wait for the one that came back soon")
+		}
+		time.Sleep(time.Second)
+		if n := w.count(); n != 1 {
+			t.Errorf("%d were made for one caller at a time", n)
+		}
+		p.Put(first)
+		time.Sleep(61 * time.Second)
+		if !first.removed.Load() {
+			t.Error("it is kept though nobody has asked for a minute")
+		}
+	})
+}
+
+func TestPoolMakesMoreForThoseWhoWait(t *testing.T) {
+	w := &workshop{takes: 20 * time.Millisecond}
+	inPool(t, w, PoolOptions{Reuse: true}, func(p *Pool[*thing]) {
+		first := borrow(t, p)
+		var all sync.WaitGroup
+		for range 3 {
+			all.Go(func() { p.Put(borrow(t, p)) })
+		}
+		all.Wait()
+		if n := w.count(); n < 2 || n > 4 {
+			t.Errorf("%d were made for four callers at a time", n)
+		}
+		first.Remove()
+		p.Gone()
+		for range p.Waiting() {
+			s := borrow(t, p)
+			s.Remove()
+			p.Gone()
+		}
+		start := time.Now()
+		borrow(t, p)
+		if d := time.Since(start); d != w.takes {
+			t.Errorf("the first was there after %v", d)
 		}
 	})
 }

@@ -7,6 +7,8 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"os"
+	"path/filepath"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -44,8 +46,11 @@ func TestFunctions(t *testing.T) {
 				t.Errorf("%q after %v", body, calls)
 			}
 		}
-		if len(calls) > 2 { // one, and one that was made while it was busy
+		if len(calls) != 1 {
 			t.Errorf("eight calls in turn had %d containers", len(calls))
+		}
+		if kept := n.waitingFor("kept"); kept != 1 {
+			t.Errorf("%d containers are kept for calls in turn", kept)
 		}
 	})
 	t.Run("BodiesStreamBothWays", func(t *testing.T) { n.with(t).streams("web") })
@@ -88,6 +93,40 @@ func TestFunctions(t *testing.T) {
 			t.Errorf("the release before answers %d", status)
 		}
 	})
+}
+
+// waitingFor counts the containers of a function, by what they are told about
+// themselves.
+func (n *node) waitingFor(function string) int {
+	n.t.Helper()
+	told, err := filepath.Glob(n.dir + "/data/volatile/*/run/self.json")
+	if err != nil {
+		n.t.Fatal(err)
+	}
+	count := 0
+	for _, path := range told {
+		if text, _ := os.ReadFile(path); strings.Contains(string(text), fmt.Sprintf(`"workload":%q`, function)) {
+			count++
+		}
+	}
+	return count
+}
+
+func TestNoneWaitsWhereNoneShall(t *testing.T) {
+	n := start(t, "--waiting", "-1")
+	n.deploy(mayfly.Workload{Name: "web"})
+	n.deploy(mayfly.Workload{Name: "kept", Isolation: mayfly.IsolationInstance})
+	none := func() {
+		for n.waitingFor("web") > 0 || n.waitingFor("kept") > 0 { // they are taken down off the path
+		}
+	}
+	none()
+	for _, f := range []string{"web", "kept"} {
+		if status, body, _ := n.get(f, "/touch"); status != 200 {
+			t.Errorf("%d %s", status, body)
+		}
+	}
+	none()
 }
 
 // with lets a subtest fail in its own name.

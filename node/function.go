@@ -6,6 +6,7 @@ import (
 	"net"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 
@@ -36,6 +37,9 @@ type function struct {
 	pool     *container.Pool[*ready]
 	cancel   context.CancelFunc
 	begun    chan struct{} // closed when cancel is set
+
+	mu     sync.Mutex
+	newest weight // of the last new sandbox that was weighed
 }
 
 // ready is a sandbox that can serve a run at once.
@@ -43,7 +47,32 @@ type ready struct {
 	*container.Sandbox
 	port uint16   // that its program listens on; 0 when it is started for the run
 	conn net.Conn // to that port, unused; or nil
+	weight
 }
+
+// weight is how many bytes a sandbox was found to take, and when.
+type weight struct {
+	bytes int64
+	found time.Time
+}
+
+// weighEvery bounds how often a sandbox is weighed, because the kernel sums up
+// statistics for it. Those of one release are alike until they have served.
+const weighEvery = time.Second
+
+// weigh finds out how much memory a sandbox takes.
+func (r *ready) weigh() {
+	if time.Since(r.found) < weighEvery {
+		return
+	}
+	r.found = time.Now()
+	if st, err := r.Stats(); err == nil {
+		r.bytes = st.Memory
+	}
+}
+
+// Memory is what a sandbox takes while it waits, in bytes.
+func (r *ready) Memory() int64 { return r.bytes }
 
 // Remove throws a sandbox away that served nobody.
 func (r *ready) Remove() {
@@ -54,12 +83,11 @@ func (r *ready) Remove() {
 }
 
 const (
-	functionPort    = 8080             // $PORT, in a network of its own
-	startTimeout    = 30 * time.Second // until a program must listen
-	functionMemory  = 512 << 20        // bytes, where the manifest says nothing
-	functionPids    = 512
-	waitingCost     = 4 << 20  // bytes of memory that a waiting sandbox is taken to use
-	waitingCostHTTP = 24 << 20 // the same with the program already started
+	functionPort   = 8080             // $PORT, in a network of its own
+	startTimeout   = 30 * time.Second // until a program must listen
+	functionMemory = 512 << 20        // bytes, where the manifest says nothing
+	functionPids   = 512
+	waitingMemory  = 4 << 20 // bytes that a waiting sandbox takes at least, the kernel's share included
 )
 
 // listens reports whether the program runs before there is a run, and waits
@@ -87,9 +115,12 @@ func (n *Node) Take(ctx context.Context, rel *mayfly.Release) (*container.Lease,
 	l = container.NewLease(r.Sandbox, func(healthy bool) {
 		<-n.running
 		if healthy && f.release.Workload.Isolation == mayfly.IsolationInstance {
-			f.pool.Put(&ready{Sandbox: r.Sandbox, port: r.port, conn: l.Conn})
+			r.conn = l.Conn
+			r.weigh()
+			f.pool.Put(r)
 			return
 		}
+		f.pool.Gone()
 		if l.Conn != nil {
 			l.Conn.Close()
 		}
@@ -155,12 +186,9 @@ func (n *Node) newFunction(ctx context.Context, rel *mayfly.Release) (*function,
 			WithHint("set command: in the manifest")
 	}
 	f := &function{node: n, release: rel, template: t, begun: make(chan struct{})}
-	cost := int64(waitingCost)
-	if listens(w.Protocol) {
-		cost = waitingCostHTTP
-	}
 	f.pool = container.NewPool(f, container.PoolOptions{
-		Max: n.opts.MaxWaiting, Idle: n.opts.PoolIdle, Making: n.making, Budget: n.budget, Cost: cost,
+		Max: n.opts.MaxWaiting, Idle: n.opts.PoolIdle, Reuse: w.Isolation == mayfly.IsolationInstance,
+		Making: n.making, Budget: n.budget, Cost: waitingMemory,
 	})
 	return f, nil
 }
@@ -187,14 +215,23 @@ func (f *function) Make(ctx context.Context) (*ready, error) {
 		return nil, err
 	}
 	r.Sandbox = s
-	if r.port == 0 {
-		return r, nil
+	if r.port != 0 {
+		if err := f.listen(ctx, r); err != nil {
+			s.Remove()
+			return nil, err
+		}
 	}
-	if err := f.listen(ctx, r); err != nil {
-		s.Remove()
-		return nil, err
-	}
+	f.weigh(r)
 	return r, nil
+}
+
+// weigh weighs a new sandbox, unless another one was weighed just now.
+func (f *function) weigh(r *ready) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	r.weight = f.newest
+	r.weigh()
+	f.newest = r.weight
 }
 
 // port is where the program is to listen.
