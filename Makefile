@@ -17,7 +17,7 @@ SOAK        ?= 10m
 
 STATIC  = CGO_ENABLED=0 GOOS=linux
 INIT    = cmd/mayfly/init/mayfly-init
-LDINIT  = -trimpath -ldflags '-s -w'
+LDINIT  = -trimpath -ldflags '-s -w -E main.entry'
 LDMAIN  = -trimpath -ldflags '-s -w -X main.version=$(VERSION)'
 
 .PHONY: help

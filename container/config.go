@@ -82,7 +82,6 @@ func (c *Config) spec(dir, cgroup string, filter *specs.LinuxSeccomp) *specs.Spe
 		Process: &specs.Process{
 			Args:            []string{initPath},
 			Cwd:             wd,
-			Env:             []string{"GOMAXPROCS=1"}, // init's; programs get theirs with a Start
 			User:            specs.User{UID: c.User.UID, GID: c.User.GID, AdditionalGids: c.User.Groups},
 			Capabilities:    caps,
 			NoNewPrivileges: true,

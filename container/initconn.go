@@ -269,9 +269,9 @@ func (c *initConn) read() (wire.Type, uint32, []byte, error) {
 	if err := c.fill(wire.HeaderLen); err != nil {
 		return 0, 0, nil, err
 	}
-	t, number, n, err := wire.Header(c.in)
-	if err != nil {
-		return 0, 0, nil, err
+	t, number, n, ok := wire.Header(c.in)
+	if !ok {
+		return 0, 0, nil, wire.ErrMalformed
 	}
 	if err := c.fill(wire.HeaderLen + n); err != nil {
 		return 0, 0, nil, err

@@ -40,7 +40,7 @@ func TestMain(m *testing.M) {
 		panic(err)
 	}
 	binary, app = dir+"/mayfly", dir+"/app"
-	build(dir+"/mayfly-init", "-ldflags", "-s -w", "github.com/mayfly-run/mayfly/cmd/mayfly-init")
+	build(dir+"/mayfly-init", "-ldflags", "-s -w -E main.entry", "github.com/mayfly-run/mayfly/cmd/mayfly-init")
 	overlay := fmt.Sprintf(`{"Replace":{%q:%q}}`, initPath(), dir+"/mayfly-init")
 	if err := os.WriteFile(dir+"/overlay.json", []byte(overlay), 0o600); err != nil {
 		panic(err)

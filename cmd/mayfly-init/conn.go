@@ -1,171 +1,377 @@
 package main
 
 import (
-	"errors"
-	"io"
-	"os"
-	"sync"
+	"encoding/binary"
 	"syscall"
+	"unsafe"
 
 	"github.com/mayfly-run/mayfly/container/wire"
+	"golang.org/x/sys/unix"
 )
 
 // conn is one connection of the daemon's.
 type conn struct {
-	file *os.File
-	raw  syscall.RawConn
+	used     bool
+	greeted  bool // wants to hear of exits
+	attached bool // has become the log's: it gets output and nothing else
+	broken   bool // to be closed when the turn ends
+	fd       int
 
-	in    []byte // received, not yet taken
-	start int
-	fds   []int // received, not yet taken
+	n     int // bytes received and not yet taken
+	small [4096]byte
+	big   []byte // instead of small, for a frame that does not fit there
 
-	mu sync.Mutex // one frame at a time goes out
+	fds  [16]int // received and not yet taken
+	nfds int
+
+	sent int // attached: how much it has of the log's chunk
 }
 
-func newConn(fd int) (*conn, error) {
-	f := os.NewFile(uintptr(fd), "control")
-	raw, err := f.SyscallConn()
-	if err != nil {
-		f.Close()
-		return nil, err
+func accept() {
+	fd, errno := sys(unix.SYS_ACCEPT4, wire.ListenFD, 0, 0, unix.SOCK_CLOEXEC, 0, 0)
+	if errno != 0 {
+		return
 	}
-	return &conn{file: f, raw: raw}, nil
+	for i := range in.conns {
+		if c := &in.conns[i]; !c.used {
+			c.used, c.greeted, c.attached, c.broken = true, false, false, false
+			c.fd, c.n, c.nfds, c.sent = int(fd), 0, 0, 0
+			in.connsEnd = max(in.connsEnd, i+1)
+			return
+		}
+	}
+	closeFD(int(fd))
 }
 
 func (c *conn) close() {
-	c.file.Close()
-	for _, fd := range c.fds {
-		syscall.Close(fd)
+	closeFD(c.fd)
+	for _, fd := range c.fds[:c.nfds] {
+		closeFD(fd)
 	}
-	c.fds = nil
+	c.useSmall()
+	c.used = false
+	forgetDials(c)
 }
 
-// next reads one frame. The body is valid until the next call.
-func (c *conn) next() (t wire.Type, number uint32, body []byte, err error) {
-	if err := c.fill(wire.HeaderLen); err != nil {
-		return 0, 0, nil, err
+func pollConns() {
+	for i := range in.conns[:in.connsEnd] {
+		c := &in.conns[i]
+		switch {
+		case !c.used:
+		case !c.attached:
+			poll(c.fd, unix.POLLIN, forConn, i)
+		case in.log.pending > c.sent:
+			poll(c.fd, unix.POLLOUT, forConn, i)
+		default:
+			poll(c.fd, 0, forConn, i) // to hear that it is gone
+		}
 	}
-	t, number, n, err := wire.Header(c.in[c.start:])
-	if err != nil {
-		return 0, 0, nil, err
-	}
-	if err := c.fill(wire.HeaderLen + n); err != nil {
-		return 0, 0, nil, err
-	}
-	body = c.in[c.start+wire.HeaderLen : c.start+wire.HeaderLen+n]
-	c.start += wire.HeaderLen + n
-	return t, number, body, nil
 }
 
-// fill reads until n bytes are there.
-func (c *conn) fill(n int) error {
-	if c.start == len(c.in) || cap(c.in)-c.start < n {
-		rest := c.in[c.start:]
-		if want := max(n, 2048); cap(c.in) < want || cap(c.in) > 64<<10 {
-			c.in = make([]byte, 0, want)
+// ready is called when the daemon has sent something or has hung up, or, on
+// one that is attached, when it takes more.
+func (c *conn) ready() {
+	if c.attached {
+		if c.sent < in.log.pending {
+			c.sendChunk()
+			chunkSent()
+		} else {
+			c.broken = true
 		}
-		c.in = append(c.in[:0], rest...)
-		c.start = 0
+		return
 	}
-	for len(c.in)-c.start < n {
-		if err := c.receive(); err != nil {
-			return err
-		}
+	if !c.receive() || !c.serveFrames() {
+		c.broken = true
 	}
-	return nil
 }
 
-func (c *conn) receive() error {
-	var oob [64]byte // room for MaxFiles descriptors
-	var n, oobn int
-	var err error
-	rerr := c.raw.Read(func(fd uintptr) bool {
-		for {
-			n, oobn, _, _, err = syscall.Recvmsg(int(fd), c.in[len(c.in):cap(c.in)], oob[:], syscall.MSG_CMSG_CLOEXEC)
-			if err != syscall.EINTR {
-				return err != syscall.EAGAIN
-			}
-		}
-	})
-	if rerr != nil {
-		return rerr
-	}
-	if err != nil {
-		return err
-	}
-	if oobn > 0 {
-		messages, err := syscall.ParseSocketControlMessage(oob[:oobn])
-		if err != nil {
-			return err
-		}
-		for i := range messages {
-			fds, err := syscall.ParseUnixRights(&messages[i])
-			if err != nil {
-				return err
-			}
-			c.fds = append(c.fds, fds...)
+// closeBroken closes the connections that are of no more use.
+func closeBroken() {
+	for i := range in.conns[:in.connsEnd] {
+		if c := &in.conns[i]; c.used && c.broken {
+			c.close()
 		}
 	}
-	if n == 0 {
-		return io.EOF
-	}
-	c.in = c.in[:len(c.in)+n]
-	return nil
 }
 
-var errNoDescriptor = errors.New("a descriptor is missing")
+// receive reads once. It returns false at the end.
+func (c *conn) receive() bool {
+	buf := c.buffer()
+	in.iovec.Base = &buf[c.n]
+	in.iovec.SetLen(len(buf) - c.n)
+	in.message = unix.Msghdr{Iov: &in.iovec, Control: (*byte)(unsafe.Pointer(&in.control))}
+	in.message.SetIovlen(1)
+	in.message.SetControllen(int(unsafe.Sizeof(in.control)))
+	n, errno := sys(unix.SYS_RECVMSG, uintptr(c.fd), uintptr(unsafe.Pointer(&in.message)), unix.MSG_DONTWAIT|unix.MSG_CMSG_CLOEXEC, 0, 0, 0)
+	if errno == syscall.EAGAIN {
+		return true
+	}
+	if errno != 0 || n == 0 {
+		return false
+	}
+	c.n += int(n)
+	return c.takeFiles(int(in.message.Controllen))
+}
 
-// takeFile returns the next descriptor that came in.
-func (c *conn) takeFile() (int, error) {
-	if len(c.fds) == 0 {
-		return -1, errNoDescriptor
+// takeFiles keeps the descriptors of the control message (cmsg(3)), of which
+// there is one at most.
+func (c *conn) takeFiles(length int) bool {
+	head := (*unix.Cmsghdr)(unsafe.Pointer(&in.control))
+	if length < unix.SizeofCmsghdr || head.Level != unix.SOL_SOCKET || head.Type != unix.SCM_RIGHTS {
+		return true
+	}
+	fds := unsafe.Slice((*int32)(unsafe.Pointer(&in.control[unix.SizeofCmsghdr/8])), (int(head.Len)-unix.SizeofCmsghdr)/4)
+	fits := true
+	for _, fd := range fds {
+		if fits = fits && c.nfds < len(c.fds); fits {
+			c.fds[c.nfds] = int(fd)
+			c.nfds++
+		} else {
+			closeFD(int(fd))
+		}
+	}
+	return fits
+}
+
+// takeFile returns the next descriptor that came in, -1 if there is none.
+func (c *conn) takeFile() int {
+	if c.nfds == 0 {
+		return -1
 	}
 	fd := c.fds[0]
-	c.fds = c.fds[1:]
-	return fd, nil
+	copy(c.fds[:], c.fds[1:c.nfds])
+	c.nfds--
+	return fd
 }
 
-// reply sends one frame, with a descriptor unless fd is negative.
-func (c *conn) reply(t wire.Type, number uint32, body []byte, fd int) error {
-	frame := make([]byte, wire.HeaderLen, wire.HeaderLen+len(body))
-	wire.PutHeader(frame, t, number, len(body))
-	return c.write(append(frame, body...), fd)
-}
-
-func (c *conn) fail(number uint32, err error) error {
-	f := wire.Failure{Text: err.Error()}
-	var errno syscall.Errno
-	if errors.As(err, &errno) {
-		f.Errno = uint32(errno)
+func (c *conn) buffer() []byte {
+	if c.big != nil {
+		return c.big
 	}
-	return c.reply(wire.Error, number, f.Append(nil), -1)
+	return c.small[:]
 }
 
-// write sends a whole frame. It waits while the daemon does not read.
-func (c *conn) write(frame []byte, fd int) error {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	var oob []byte
+// serveFrames carries out what has come in whole. It returns false when the
+// connection is of no more use.
+func (c *conn) serveFrames() bool {
+	for c.n >= wire.HeaderLen && !c.attached && !c.broken {
+		t, number, n, ok := wire.Header(c.buffer())
+		if !ok {
+			return false
+		}
+		whole := wire.HeaderLen + n
+		if c.n < whole {
+			return c.hold(whole)
+		}
+		buf := c.buffer()
+		if !c.serve(t, number, buf[wire.HeaderLen:whole]) {
+			return false
+		}
+		copy(buf, buf[whole:c.n])
+		c.n -= whole
+		if c.n <= len(c.small) {
+			c.useSmall()
+		}
+	}
+	return true
+}
+
+// hold makes room for a frame of n bytes.
+func (c *conn) hold(n int) bool {
+	if n <= len(c.buffer()) {
+		return true
+	}
+	big := pages(n)
+	if big == nil {
+		return false
+	}
+	copy(big, c.buffer()[:c.n])
+	old := c.big
+	c.big = big
+	if old != nil {
+		freePages(old)
+	}
+	return true
+}
+
+// useSmall gives the large buffer back; what is in it fits the small one.
+func (c *conn) useSmall() {
+	if c.big == nil {
+		return
+	}
+	copy(c.small[:], c.big[:min(c.n, len(c.small))])
+	big := c.big
+	c.big = nil
+	freePages(big)
+}
+
+// serve carries out one request.
+func (c *conn) serve(t wire.Type, number uint32, body []byte) bool {
+	r := reader{body: body}
+	switch t {
+	case wire.Hello:
+		r.uint16() // the daemon's version
+		r.uint32()
+		logMax := r.uint32()
+		if r.short {
+			return false
+		}
+		return c.hello(number, logMax)
+	case wire.Start, wire.Spawn:
+		return c.start(number, body, t == wire.Start)
+	case wire.Signal:
+		k := wire.Kill{Process: r.uint32(), Signal: r.byte(), Group: r.byte() != 0}
+		if r.short {
+			return false
+		}
+		return c.answer(number, kill(k))
+	case wire.Dial:
+		port, timeout := r.uint16(), r.uint32()
+		if r.short {
+			return false
+		}
+		return c.dial(number, port, timeout)
+	case wire.Attach:
+		c.attached = c.reply(wire.Done, number, 0, -1)
+		c.sent = in.log.pending // it gets what is read from now on
+		return c.attached
+	}
+	return c.fail(number, syscall.ENOSYS, "")
+}
+
+func (c *conn) hello(number, logMax uint32) bool {
+	if logMax > 0 {
+		in.log.max = max(int(logMax), leastSegment)
+	}
+	c.greeted = true
+	main := uint32(0)
+	if in.main != nil {
+		main = in.main.number
+	}
+	b := in.frame[wire.HeaderLen:]
+	binary.BigEndian.PutUint16(b, wire.Version)
+	binary.BigEndian.PutUint32(b[2:], main)
+	binary.BigEndian.PutUint32(b[6:], 0)
+	return c.reply(wire.Hello, number, 10, -1)
+}
+
+// answer says that a request was carried out, or why not.
+func (c *conn) answer(number uint32, errno syscall.Errno) bool {
+	if errno != 0 {
+		return c.fail(number, errno, "")
+	}
+	return c.reply(wire.Done, number, 0, -1)
+}
+
+// fail refuses a request; an errno needs no text.
+func (c *conn) fail(number uint32, errno syscall.Errno, text string) bool {
+	b := in.frame[wire.HeaderLen:]
+	binary.BigEndian.PutUint32(b, uint32(errno))
+	binary.BigEndian.PutUint32(b[4:], uint32(len(text)))
+	copy(b[8:], text)
+	return c.reply(wire.Error, number, 8+len(text), -1)
+}
+
+// reply sends the frame whose body, of n bytes, is in in.frame already, with a
+// descriptor unless fd is negative. It waits while the daemon does not read.
+func (c *conn) reply(t wire.Type, number uint32, n, fd int) bool {
+	wire.PutHeader(in.frame[:], t, number, n)
+	in.message = unix.Msghdr{Iov: &in.iovec}
+	in.message.SetIovlen(1)
 	if fd >= 0 {
-		oob = syscall.UnixRights(fd)
+		*(*unix.Cmsghdr)(unsafe.Pointer(&in.control)) = unix.Cmsghdr{Level: unix.SOL_SOCKET, Type: unix.SCM_RIGHTS}
+		(*unix.Cmsghdr)(unsafe.Pointer(&in.control)).SetLen(unix.SizeofCmsghdr + 4)
+		*(*int32)(unsafe.Pointer(&in.control[unix.SizeofCmsghdr/8])) = int32(fd)
+		in.message.Control = (*byte)(unsafe.Pointer(&in.control))
+		in.message.SetControllen(unix.SizeofCmsghdr + 8)
 	}
-	for len(frame) > 0 {
-		var n int
-		var err error
-		werr := c.raw.Write(func(s uintptr) bool {
-			n, err = syscall.SendmsgN(int(s), frame, oob, nil, syscall.MSG_NOSIGNAL)
-			return err != syscall.EAGAIN
-		})
-		if werr != nil {
-			return werr
+	for b := in.frame[:wire.HeaderLen+n]; len(b) > 0; {
+		in.iovec.Base = &b[0]
+		in.iovec.SetLen(len(b))
+		sent, errno := sys(unix.SYS_SENDMSG, uintptr(c.fd), uintptr(unsafe.Pointer(&in.message)), unix.MSG_NOSIGNAL, 0, 0, 0)
+		if errno != 0 {
+			return false
 		}
-		if err == syscall.EINTR {
-			continue
-		}
-		if err != nil {
-			return err
-		}
-		frame, oob = frame[n:], nil
+		b = b[sent:]
+		in.message.Control = nil
+		in.message.SetControllen(0)
 	}
-	return nil
+	return true
+}
+
+// sendChunk passes the log's chunk, n bytes with its head, to everybody
+// attached.
+func sendChunk(n int) {
+	in.log.pending = n
+	for i := range in.conns[:in.connsEnd] {
+		if c := &in.conns[i]; c.used && c.attached && !c.broken {
+			c.sent = 0
+			c.sendChunk()
+		}
+	}
+	chunkSent()
+}
+
+// sendChunk sends as much as the connection takes now.
+func (c *conn) sendChunk() {
+	rest := in.log.chunk[c.sent:in.log.pending]
+	n, errno := sys(unix.SYS_SENDTO, uintptr(c.fd), at(rest), uintptr(len(rest)), unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL, 0, 0)
+	switch errno {
+	case 0:
+		c.sent += int(n)
+	case syscall.EAGAIN:
+	default:
+		c.broken = true
+	}
+}
+
+// chunkSent lets pipes be read again when everybody has the chunk.
+func chunkSent() {
+	for i := range in.conns[:in.connsEnd] {
+		if c := &in.conns[i]; c.used && c.attached && !c.broken && c.sent < in.log.pending {
+			return
+		}
+	}
+	in.log.pending = 0
+	for i := range in.conns[:in.connsEnd] {
+		in.conns[i].sent = 0
+	}
+}
+
+// reader reads a frame's body from the front. When that is too short it gives
+// zeroes and sets short.
+type reader struct {
+	body  []byte
+	short bool
+}
+
+func (r *reader) take(n uint32) []byte {
+	if r.short || uint64(n) > uint64(len(r.body)) {
+		r.short = true
+		return nil
+	}
+	b := r.body[:n]
+	r.body = r.body[n:]
+	return b
+}
+
+func (r *reader) byte() byte {
+	if b := r.take(1); len(b) == 1 {
+		return b[0]
+	}
+	return 0
+}
+
+func (r *reader) uint16() uint16 {
+	if b := r.take(2); len(b) == 2 {
+		return binary.BigEndian.Uint16(b)
+	}
+	return 0
+}
+
+func (r *reader) uint32() uint32 {
+	if b := r.take(4); len(b) == 4 {
+		return binary.BigEndian.Uint32(b)
+	}
+	return 0
 }

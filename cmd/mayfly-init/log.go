@@ -2,11 +2,10 @@ package main
 
 import (
 	"encoding/binary"
-	"sync"
 	"syscall"
-	"time"
 
 	"github.com/mayfly-run/mayfly/container/wire"
+	"golang.org/x/sys/unix"
 )
 
 // log keeps what the programs wrote in two files that take turns: when one is
@@ -14,64 +13,57 @@ import (
 // is always there and the space is bounded. Whoever is attached gets every
 // chunk as well; a slow reader slows the program down, it never loses a byte.
 type log struct {
-	mu       sync.Mutex
-	fds      [2]int
-	current  int
-	segment  uint64 // number of the segment in fds[current]; 0 before the first
-	size     int    // bytes in it
-	max      int    // bytes of one segment
-	dropped  uint64 // bytes that the disk did not take
-	buf      []byte
-	attached []*conn
+	fds     [2]int
+	current int
+	segment uint64 // number of the segment in fds[current]; 0 before the first
+	size    int    // bytes in it
+	max     int    // bytes of one segment
+	dropped uint64 // bytes that the disk did not take
+
+	// The newest chunk as an Output frame. While somebody attached has not
+	// all of it, pending is its length, and no pipe is read.
+	chunk   [chunkHead + readSize]byte
+	pending int
+
+	note [wire.SegmentHeadLen + wire.ChunkLen]byte
 }
 
 const (
+	chunkHead      = wire.HeaderLen + wire.ChunkLen
 	defaultSegment = 8 << 20
+	leastSegment   = 4096
 	readSize       = 64 << 10
 )
 
-func newLog(fd0, fd1 int) *log {
-	return &log{fds: [2]int{fd0, fd1}, max: defaultSegment}
+func (l *log) open(fd0, fd1 int) {
+	l.fds = [2]int{fd0, fd1}
+	l.max = defaultSegment
 }
 
-// copy reads one chunk from fd and passes it on. It reports false when fd has
-// nothing to read now.
-func (l *log) copy(fd int, stream byte) (n int, ready bool, err error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if l.buf == nil {
-		l.buf = make([]byte, wire.HeaderLen+wire.ChunkLen+readSize)
+// copy reads one chunk from a pipe that is ready and passes it on. It returns
+// false at the pipe's end.
+func (l *log) copy(fd int, stream byte) bool {
+	n, errno := sys(unix.SYS_READ, uintptr(fd), at(l.chunk[chunkHead:]), readSize, 0, 0, 0)
+	if errno == syscall.EAGAIN { // the program made it so
+		return true
 	}
-	const head = wire.HeaderLen + wire.ChunkLen
-	for {
-		n, err = syscall.Read(fd, l.buf[head:])
-		if err != syscall.EINTR {
-			break
-		}
+	if errno != 0 || n == 0 {
+		return false
 	}
-	if err == syscall.EAGAIN {
-		return 0, false, nil
-	}
-	if n <= 0 {
-		return 0, true, err
-	}
-	wire.PutHeader(l.buf, wire.Output, 0, wire.ChunkLen+n)
-	wire.PutChunk(l.buf[wire.HeaderLen:], stream, time.Now().UnixNano(), n)
-	l.append(l.buf[wire.HeaderLen : head+n])
-	l.send(l.buf[:head+n])
-	return n, true, nil
+	end := chunkHead + int(n)
+	wire.PutHeader(l.chunk[:], wire.Output, 0, end-wire.HeaderLen)
+	wire.PutChunk(l.chunk[wire.HeaderLen:], stream, wallTime(), int(n))
+	l.append(l.chunk[wire.HeaderLen:end])
+	sendChunk(end)
+	return true
 }
 
-// append writes one record to the current segment. l.mu is held.
+// append writes one record to the current segment.
 func (l *log) append(record []byte) {
 	if l.segment == 0 || l.size > 0 && l.size+len(record) > l.max {
 		l.change()
 	}
-	if l.dropped > 0 && !l.noteDropped() {
-		l.dropped += uint64(len(record))
-		return
-	}
-	if !l.write(record) {
+	if l.dropped > 0 && !l.noteDropped() || !l.write(record) {
 		l.dropped += uint64(len(record))
 	}
 }
@@ -81,22 +73,21 @@ func (l *log) append(record []byte) {
 func (l *log) change() {
 	if l.segment > 0 {
 		l.current = 1 - l.current
-		syscall.Ftruncate(l.fds[l.current], 0)
-		syscall.Seek(l.fds[l.current], 0, 0)
+		l.cut(0)
 	}
 	l.segment++
 	l.size = 0
-	var head [wire.SegmentHeadLen]byte
-	wire.PutSegmentHead(head[:], l.segment)
-	l.write(head[:])
+	head := l.note[:wire.SegmentHeadLen]
+	wire.PutSegmentHead(head, l.segment)
+	l.write(head)
 }
 
 // noteDropped records how much the disk did not take, as a chunk of stream 0.
 func (l *log) noteDropped() bool {
-	var b [wire.ChunkLen + 8]byte
-	wire.PutChunk(b[:], 0, time.Now().UnixNano(), 8)
+	b := l.note[:wire.ChunkLen+8]
+	wire.PutChunk(b, 0, wallTime(), 8)
 	binary.BigEndian.PutUint64(b[wire.ChunkLen:], l.dropped)
-	if !l.write(b[:]) {
+	if !l.write(b) {
 		return false
 	}
 	l.dropped = 0
@@ -106,50 +97,28 @@ func (l *log) noteDropped() bool {
 // write writes b whole or not at all: after a short write, on a full disk, it
 // cuts the file back to where it was.
 func (l *log) write(b []byte) bool {
-	fd := l.fds[l.current]
-	done := 0
-	for done < len(b) {
-		n, err := syscall.Write(fd, b[done:])
-		if err == syscall.EINTR {
-			continue
-		}
-		if err != nil {
-			syscall.Ftruncate(fd, int64(l.size))
-			syscall.Seek(fd, int64(l.size), 0)
-			return false
-		}
-		done += n
+	if !writeAll(l.fds[l.current], b) {
+		l.cut(l.size)
+		return false
 	}
 	l.size += len(b)
 	return true
 }
 
-// send passes a frame to everybody attached and drops those who are gone.
-func (l *log) send(frame []byte) {
-	kept := l.attached[:0]
-	for _, c := range l.attached {
-		if c.write(frame, -1) == nil {
-			kept = append(kept, c)
-		} else {
-			c.close()
+// cut shortens the current file and goes on writing there.
+func (l *log) cut(size int) {
+	fd := uintptr(l.fds[l.current])
+	sys(unix.SYS_FTRUNCATE, fd, uintptr(size), 0, 0, 0, 0)
+	sys(unix.SYS_LSEEK, fd, uintptr(size), unix.SEEK_SET, 0, 0, 0)
+}
+
+func writeAll(fd int, b []byte) bool {
+	for len(b) > 0 {
+		n, errno := sys(unix.SYS_WRITE, uintptr(fd), at(b), uintptr(len(b)), 0, 0, 0)
+		if errno != 0 {
+			return false
 		}
+		b = b[n:]
 	}
-	clear(l.attached[len(kept):])
-	l.attached = kept
-}
-
-func (l *log) attach(c *conn, number uint32) error {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if err := c.reply(wire.Done, number, nil, -1); err != nil {
-		return err
-	}
-	l.attached = append(l.attached, c)
-	return nil
-}
-
-func (l *log) setMax(n int) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.max = max(n, 4096)
+	return true
 }

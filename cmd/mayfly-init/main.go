@@ -5,57 +5,31 @@
 // is a plain fork and exec, and it goes on when the daemon is away: package
 // container/wire has the protocol.
 //
-// It links as little as it can, for it stands in every waiting sandbox.
+// It stands in every waiting sandbox and starts anew for every run, so it is
+// Go without Go's runtime: one thread and one loop, which cost a tenth of what
+// the runtime's threads, heap and signal handlers do, and need no process more
+// than one when a program has used up the container's limit. The price is that
+// nothing here may allocate, start a goroutine, use a map, or read a variable
+// of a package that is set when the program starts; bare_test.go looks through
+// the machine code for what the compiler would call. All state is in one
+// variable, and so is all memory that system calls are given.
 //
-// As for the directives: Go would read the cgroup's processor limit for its
-// number of threads, which is one in any case, and keep two files open for it.
-//
-//go:debug containermaxprocs=0
-//go:debug updatemaxprocs=0
+// The binary has another use: run as setup.Name it makes containers for the
+// native driver, with the runtime. Its first instruction, in entry_*.s, tells
+// the two apart. It is linked with -E main.entry.
 package main
 
 import (
 	"os"
-	"runtime"
-	"runtime/debug"
-	"syscall"
 
 	"github.com/mayfly-run/mayfly/container/setup"
-	"github.com/mayfly-run/mayfly/container/wire"
 )
 
+// main is where the runtime comes to.
 func main() {
 	if os.Args[0] == setup.Name {
-		setup.Main() // makes containers for the native driver and does not return
+		setup.Main() // does not return
 	}
-	runtime.GOMAXPROCS(1)
-	debug.SetGCPercent(20) // a small heap is worth more here than speed
-	if err := protect(); err != nil {
-		fatal("protect", err)
-	}
-	in := newInit(os.NewFile(wire.ExitFD, "exits"), newLog(wire.LogFD0, wire.LogFD1))
-	go in.reap()
-	if err := in.listen(wire.ListenFD); err != nil {
-		fatal("listen", err)
-	}
-}
-
-// protect keeps the container's programs, which run as the same user, from
-// reading or tracing this process, and from inheriting its descriptors.
-func protect() error {
-	const prSetDumpable = 4 // prctl(2)
-	if _, _, e := syscall.RawSyscall(syscall.SYS_PRCTL, prSetDumpable, 0, 0); e != 0 {
-		return e
-	}
-	for fd := wire.ListenFD; fd <= wire.ExitFD; fd++ {
-		syscall.CloseOnExec(fd)
-	}
-	return nil
-}
-
-// fatal ends the container with the code that the daemon knows for a defect of
-// init itself.
-func fatal(what string, err error) {
-	os.Stderr.WriteString("mayfly-init: " + what + ": " + err.Error() + "\n")
-	os.Exit(125)
+	os.Stderr.WriteString("mayfly-init: this is the first process of Mayfly's containers; link it with -E main.entry\n")
+	os.Exit(codeDefect)
 }

@@ -1,272 +1,205 @@
 package main
 
 import (
-	"errors"
-	"os"
-	"os/signal"
-	"sync"
+	"encoding/binary"
 	"syscall"
-	"time"
+	"unsafe"
 
 	"github.com/mayfly-run/mayfly/container/wire"
+	"golang.org/x/sys/unix"
 )
-
-// initd is the state of init: the programs that run and who wants to know.
-type initd struct {
-	log   *log
-	exits *os.File
-	chld  chan os.Signal
-
-	mu       sync.Mutex // held from fork to registration, so that reap finds every child
-	programs map[int]*program
-	main     *program // set once, never cleared
-	ending   bool     // the main program is dead: nothing is started any more
-	conns    map[*conn]bool
-}
 
 // program is one process that the daemon asked for.
 type program struct {
+	used   bool
+	ended  bool // collected; its status is recorded when what it wrote is in the log
 	number uint32
 	pid    int
-	pipes  sync.WaitGroup // copies to the log still under way
+	pipes  int   // that are open
+	wait   int32 // as wait4(2) gave it
+	time   int64 // of its end
+	expiry int64 // until when open pipes hold its status up
 }
 
-var (
-	errStarted = errors.New("the main program was already started")
-	errEnding  = errors.New("the container is ending")
-)
-
-func newInit(exits *os.File, l *log) *initd {
-	in := &initd{
-		log:      l,
-		exits:    exits,
-		chld:     make(chan os.Signal, 32),
-		programs: make(map[int]*program),
-		conns:    make(map[*conn]bool),
-	}
-	signal.Notify(in.chld)
-	return in
+// pipe is what a program's standard output or error goes into. It stays open
+// while anybody has its other end, be the program dead.
+type pipe struct {
+	used   bool
+	stream byte
+	fd     int
+	number uint32 // of the program
 }
 
-// join registers a control connection and returns the main program's number.
-func (in *initd) join(c *conn) uint32 {
-	in.mu.Lock()
-	defer in.mu.Unlock()
-	in.conns[c] = true
-	if in.main == nil {
-		return 0
-	}
-	return in.main.number
-}
+// orphanedPipes is how long the news of a program's end waits for others that
+// hold its standard output or error open: 1 s.
+const orphanedPipes = 1e9
 
-// leave forgets a connection and closes it, unless it is attached to the log.
-func (in *initd) leave(c *conn) {
-	in.mu.Lock()
-	delete(in.conns, c)
-	in.mu.Unlock()
-	in.log.mu.Lock()
-	defer in.log.mu.Unlock()
-	for _, a := range in.log.attached {
-		if a == c {
-			return
-		}
-	}
-	c.close()
-}
-
-// start runs a program and answers the request; a main program may be started
-// once.
-func (in *initd) start(c *conn, number uint32, p wire.Program, main bool) error {
-	stdio, err := in.streams(c, p)
-	if err != nil {
-		return err
-	}
-	defer stdio.closeChildEnds()
-	path, err := find(p.Argv[0], p.Env, p.Dir)
-	if err != nil {
-		stdio.closeOwnEnds()
-		return err
-	}
-	pr := &program{number: number}
-
-	in.mu.Lock()
-	defer in.mu.Unlock()
-	if in.ending || main && in.main != nil {
-		stdio.closeOwnEnds()
-		if in.ending {
-			return errEnding
-		}
-		return errStarted
-	}
-	pr.pid, err = syscall.ForkExec(path, p.Argv, &syscall.ProcAttr{
-		Dir:   p.Dir,
-		Env:   p.Env,
-		Files: stdio.child[:],
-		Sys:   &syscall.SysProcAttr{Setsid: true},
-	})
-	if err != nil {
-		stdio.closeOwnEnds()
-		return err
-	}
-	in.programs[pr.pid] = pr
-	if main {
-		in.main = pr
-	}
-	for i, fd := range stdio.own {
-		if fd >= 0 {
-			pr.pipes.Add(1)
-			go in.copy(pr, fd, byte(i))
-		}
-	}
-	return c.reply(wire.Done, number, nil, -1)
-}
-
-// copy passes what a program writes to the log until every writer is gone.
-func (in *initd) copy(p *program, fd int, stream byte) {
-	defer p.pipes.Done()
-	f := os.NewFile(uintptr(fd), "pipe")
-	defer f.Close()
-	raw, err := f.SyscallConn()
-	if err != nil {
-		return
-	}
-	for {
-		var n int
-		var cerr error
-		err := raw.Read(func(fd uintptr) bool {
-			var ready bool
-			n, ready, cerr = in.log.copy(int(fd), stream)
-			return ready
-		})
-		if err != nil || cerr != nil || n == 0 {
-			return
-		}
-	}
-}
-
-func (in *initd) kill(k wire.Kill) error {
-	in.mu.Lock()
-	defer in.mu.Unlock()
-	for pid, p := range in.programs {
-		if p.number == k.Process || k.Process == 0 && p == in.main {
+// kill sends a signal to a program.
+func kill(k wire.Kill) syscall.Errno {
+	for i := range in.programs[:in.programsEnd] {
+		p := &in.programs[i]
+		if p.used && !p.ended && (p.number == k.Process || k.Process == 0 && p == in.main) {
+			pid := p.pid
 			if k.Group {
 				pid = -pid
 			}
-			return syscall.Kill(pid, syscall.Signal(k.Signal))
+			_, errno := sys(unix.SYS_KILL, uintptr(pid), uintptr(k.Signal), 0, 0, 0, 0)
+			return errno
 		}
 	}
 	return syscall.ESRCH
 }
 
-// reap collects children that ended, the orphans of others included, and
-// passes on to the main program the signals that init itself is sent.
-func (in *initd) reap() {
-	for s := range in.chld {
-		switch sig := s.(syscall.Signal); sig {
-		case syscall.SIGCHLD:
-			in.collect()
-		case syscall.SIGURG, syscall.SIGPIPE, syscall.SIGTTIN, syscall.SIGTTOU:
-			// the runtime's own, and those that are about init's descriptors
-		default:
-			in.kill(wire.Kill{Signal: uint8(sig), Group: true})
-		}
+// collect takes in children that ended, the orphans of others included.
+func collect() {
+	for wait(unix.WNOHANG) {
+	}
+	if in.main != nil && in.main.ended && !in.ending {
+		end()
 	}
 }
 
-func (in *initd) collect() {
-	for {
-		in.mu.Lock()
-		var ws syscall.WaitStatus
-		pid, err := syscall.Wait4(-1, &ws, syscall.WNOHANG, nil)
-		if err == syscall.EINTR {
-			in.mu.Unlock()
-			continue
-		}
-		if err != nil || pid <= 0 {
-			in.mu.Unlock()
-			return
-		}
-		p := in.programs[pid]
-		delete(in.programs, pid)
-		main := in.main
-		in.mu.Unlock()
-		status := wire.Status{Wait: uint32(ws), Time: time.Now().UnixNano()}
-		switch {
-		case p == nil:
-		case p == main:
-			in.end(p, ws, status)
-		default:
-			go in.ended(p, status)
+// wait takes in one child. It returns false when there is none.
+func wait(options uintptr) bool {
+	pid, errno := sys(unix.SYS_WAIT4, ^uintptr(0), uintptr(unsafe.Pointer(&in.wait)), options, 0, 0, 0)
+	if errno != 0 || pid == 0 {
+		return false
+	}
+	for i := range in.programs[:in.programsEnd] {
+		if p := &in.programs[i]; p.used && !p.ended && p.pid == int(pid) {
+			p.ended, p.wait, p.time, p.expiry = true, int32(in.wait), wallTime(), monotonic()+orphanedPipes
 		}
 	}
+	return true
 }
 
-// orphanedPipes is how long the news of a program's end waits for others that
-// hold its standard output or error open.
-const orphanedPipes = time.Second
-
-func (in *initd) ended(p *program, status wire.Status) {
-	drained := make(chan struct{})
-	go func() {
-		p.pipes.Wait()
-		close(drained)
-	}()
-	select {
-	case <-drained:
-	case <-time.After(orphanedPipes):
-	}
-	in.record(p, status)
-}
-
-// end is the end of the container: the main program's status becomes init's
-// own once everybody else is dead and everything written is in the log.
-func (in *initd) end(p *program, ws syscall.WaitStatus, status wire.Status) {
-	in.mu.Lock()
+// end is the end of the container: the main program is dead, and everybody
+// else is killed. Its status becomes init's own once everything that anybody
+// wrote is in the log; settle sees to that.
+func end() {
 	in.ending = true
-	syscall.Kill(-1, syscall.SIGKILL)
-	others := make(map[*program]wire.Status)
-	for {
-		var ws syscall.WaitStatus
-		pid, err := syscall.Wait4(-1, &ws, 0, nil)
-		if err == syscall.EINTR {
-			continue
+	sys(unix.SYS_KILL, ^uintptr(0), uintptr(unix.SIGKILL), 0, 0, 0, 0)
+	for wait(0) {
+	}
+}
+
+// settle is called when a turn ends: it records the programs that have ended,
+// the main one after all others, and then ends init itself.
+func settle() {
+	t := int64(0)
+	left := 0
+	for i := range in.programs[:in.programsEnd] {
+		p := &in.programs[i]
+		if p.used && p.ended && p.pipes > 0 && t == 0 {
+			t = monotonic()
 		}
-		if err != nil {
-			break
-		}
-		if o := in.programs[pid]; o != nil {
-			others[o] = wire.Status{Wait: uint32(ws), Time: time.Now().UnixNano()}
+		switch {
+		case !p.used || p == in.main:
+		case p.over(t):
+			p.record()
+			p.used = false
+		default:
+			left++
 		}
 	}
-	in.mu.Unlock()
-	for o, s := range others {
-		o.pipes.Wait()
-		in.record(o, s)
+	if in.ending && left == 0 && in.main.over(t) && in.log.pending == 0 {
+		in.main.record()
+		exit(exitCode(in.main.wait))
 	}
-	p.pipes.Wait()
-	in.record(p, status)
-	os.Exit(exitCode(ws))
+	closeBroken()
+}
+
+// over says whether a program has ended and all it wrote is in the log, or
+// what holds its pipes open is not the program any more.
+func (p *program) over(t int64) bool {
+	return p.ended && (p.pipes == 0 || t >= p.expiry && in.log.pending == 0)
+}
+
+// nextExpiry is when to stop waiting for a program's pipes.
+func nextExpiry() int64 {
+	wake := int64(never)
+	for i := range in.programs[:in.programsEnd] {
+		if p := &in.programs[i]; p.used && p.ended && in.log.pending == 0 {
+			wake = min(wake, p.expiry)
+		}
+	}
+	return wake
 }
 
 // record puts a status on disk and then tells every connection.
-func (in *initd) record(p *program, status wire.Status) {
-	status.Process = p.number
-	body := status.Append(nil)
-	in.exits.Write(body)
-	in.mu.Lock()
-	conns := make([]*conn, 0, len(in.conns))
-	for c := range in.conns {
-		conns = append(conns, c)
-	}
-	in.mu.Unlock()
-	for _, c := range conns {
-		c.reply(wire.Exited, p.number, body, -1)
+func (p *program) record() {
+	b := in.frame[wire.HeaderLen:][:wire.StatusLen]
+	binary.BigEndian.PutUint32(b, p.number)
+	binary.BigEndian.PutUint32(b[4:], uint32(p.wait))
+	binary.BigEndian.PutUint64(b[8:], uint64(p.time))
+	writeAll(wire.ExitFD, b)
+	for i := range in.conns[:in.connsEnd] {
+		if c := &in.conns[i]; c.used && c.greeted && !c.attached && !c.reply(wire.Exited, p.number, len(b), -1) {
+			c.broken = true
+		}
 	}
 }
 
-func exitCode(ws syscall.WaitStatus) int {
+// exitCode is what a shell makes of a status of wait4(2).
+func exitCode(status int32) int {
+	ws := syscall.WaitStatus(status)
 	if ws.Signaled() {
 		return 128 + int(ws.Signal())
 	}
 	return ws.ExitStatus()
+}
+
+func pollPipes() {
+	if in.log.pending > 0 {
+		return
+	}
+	for i := range in.pipes[:in.pipesEnd] {
+		if p := &in.pipes[i]; p.used {
+			poll(p.fd, unix.POLLIN, forPipe, i)
+		}
+	}
+}
+
+// ready is called when there is something to read, or the end.
+func (p *pipe) ready() {
+	if in.log.pending > 0 || in.log.copy(p.fd, p.stream) {
+		return
+	}
+	closeFD(p.fd)
+	p.used = false
+	for i := range in.programs[:in.programsEnd] {
+		if pr := &in.programs[i]; pr.used && pr.number == p.number {
+			pr.pipes--
+		}
+	}
+}
+
+// openPipe makes a pipe for a program's output and returns the end that is the
+// program's. It belongs to init's user, who is the program's, so that the
+// program can open /dev/stdout anew.
+func openPipe(number uint32, stream byte) (int, syscall.Errno) {
+	for i := range in.pipes {
+		p := &in.pipes[i]
+		if p.used {
+			continue
+		}
+		ends := &in.option
+		if _, errno := sys(unix.SYS_PIPE2, uintptr(unsafe.Pointer(ends)), unix.O_CLOEXEC, 0, 0, 0, 0); errno != 0 {
+			return -1, errno
+		}
+		*p = pipe{used: true, stream: stream, fd: int(ends[0]), number: number}
+		in.pipesEnd = max(in.pipesEnd, i+1)
+		return int(ends[1]), 0
+	}
+	return -1, syscall.EMFILE
+}
+
+// closePipes undoes openPipe for a program that was not started.
+func closePipes(number uint32) {
+	for i := range in.pipes[:in.pipesEnd] {
+		if p := &in.pipes[i]; p.used && p.number == number {
+			closeFD(p.fd)
+			p.used = false
+		}
+	}
 }

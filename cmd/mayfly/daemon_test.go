@@ -52,7 +52,7 @@ func (d *testDaemon) build() error {
 		return err
 	}
 	for _, args := range [][]string{
-		{"build", "-trimpath", "-ldflags", "-s -w", "-o", d.path("mayfly-init"), "../mayfly-init"},
+		{"build", "-trimpath", "-ldflags", "-s -w -E main.entry", "-o", d.path("mayfly-init"), "../mayfly-init"},
 		{"build", "-trimpath", "-ldflags", "-s -w", "-overlay", d.path("overlay.json"), "-o", d.path("mayfly"), "."},
 	} {
 		cmd := exec.Command("go", args...)

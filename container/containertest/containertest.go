@@ -43,17 +43,17 @@ func Build(t testing.TB) Programs {
 	const module = "github.com/mayfly-run/mayfly/"
 	dir := t.TempDir()
 	return Programs{
-		Init:   build(t, "MAYFLY_INIT", dir+"/mayfly-init", module+"cmd/mayfly-init"),
+		Init:   build(t, "MAYFLY_INIT", dir+"/mayfly-init", module+"cmd/mayfly-init", "-E main.entry"),
 		Inside: build(t, "MAYFLY_INSIDE", dir+"/inside", module+"container/containertest/inside"),
 	}
 }
 
-func build(t testing.TB, env, out, pkg string) string {
+func build(t testing.TB, env, out, pkg string, link ...string) string {
 	t.Helper()
 	if built := os.Getenv(env); built != "" {
 		return built
 	}
-	cmd := exec.Command("go", "build", "-trimpath", "-ldflags", "-s -w", "-o", out, pkg)
+	cmd := exec.Command("go", "build", "-trimpath", "-ldflags", strings.Join(append(link, "-s -w"), " "), "-o", out, pkg)
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if said, err := cmd.CombinedOutput(); err != nil {
 		t.Fatalf("build %s: %v\n%s", pkg, err, said)

@@ -26,39 +26,14 @@ func (p Program) Append(b []byte) []byte {
 	return append(b, byte(p.Stdin), byte(p.Stdout), byte(p.Stderr))
 }
 
-// Decode reads the body of a Start or a Spawn.
-func (p *Program) Decode(b []byte) error {
-	d := decoder{b: b}
-	p.Argv, p.Env, p.Dir = d.list(), d.list(), d.string()
-	p.Stdin, p.Stdout, p.Stderr = Stream(d.byte()), Stream(d.byte()), Stream(d.byte())
-	if d.err == nil && (len(p.Argv) == 0 || p.Stdin > Passed || p.Stdout > Passed || p.Stderr > Passed) {
-		return ErrMalformed
-	}
-	return d.err
-}
-
 func (k Kill) Append(b []byte) []byte {
 	b = binary.BigEndian.AppendUint32(b, k.Process)
 	return append(b, k.Signal, flag(k.Group))
 }
 
-// Decode reads the body of a Signal.
-func (k *Kill) Decode(b []byte) error {
-	d := decoder{b: b}
-	k.Process, k.Signal, k.Group = d.uint32(), d.byte(), d.byte() != 0
-	return d.err
-}
-
 func (g Dialing) Append(b []byte) []byte {
 	b = binary.BigEndian.AppendUint16(b, g.Port)
 	return binary.BigEndian.AppendUint32(b, g.Timeout)
-}
-
-// Decode reads the body of a Dial.
-func (g *Dialing) Decode(b []byte) error {
-	d := decoder{b: b}
-	g.Port, g.Timeout = d.uint16(), d.uint32()
-	return d.err
 }
 
 func (f Failure) Append(b []byte) []byte {
@@ -160,16 +135,3 @@ func (d *decoder) bytes() []byte {
 }
 
 func (d *decoder) string() string { return string(d.bytes()) }
-
-func (d *decoder) list() []string {
-	n := d.uint32()
-	if d.err != nil || n > uint32(len(d.b)/4) { // each element has a 4-byte length
-		d.err = ErrMalformed
-		return nil
-	}
-	l := make([]string, 0, n)
-	for range n {
-		l = append(l, d.string())
-	}
-	return l
-}

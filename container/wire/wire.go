@@ -12,8 +12,8 @@
 //
 // An Attach turns its connection into a one-way stream of Output frames.
 //
-// The package imports only the standard library's small parts, because init
-// links it: no fmt, no encoding/json, no net.
+// Init runs without Go's runtime and reads what it is sent in place; of this
+// package it uses what neither allocates nor needs a variable.
 package wire
 
 import (
@@ -132,14 +132,12 @@ func PutHeader(b []byte, t Type, number uint32, n int) {
 	binary.BigEndian.PutUint32(b[5:], number)
 }
 
-// Header reads a frame's header. It returns the length of the body.
-func Header(b []byte) (t Type, number uint32, n int, err error) {
-	if len(b) < HeaderLen {
-		return 0, 0, 0, ErrMalformed
-	}
+// Header reads a frame's header, which must be there whole. It returns the
+// length of the body, and false if there can be no such frame.
+func Header(b []byte) (t Type, number uint32, n int, ok bool) {
 	l := binary.BigEndian.Uint32(b)
 	if l < 5 || l > MaxFrame {
-		return 0, 0, 0, ErrMalformed
+		return 0, 0, 0, false
 	}
-	return Type(b[4]), binary.BigEndian.Uint32(b[5:]), int(l - 5), nil
+	return Type(b[4]), binary.BigEndian.Uint32(b[5:]), int(l - 5), true
 }

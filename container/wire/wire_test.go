@@ -15,12 +15,6 @@ func TestBodiesComeBackAsTheyWere(t *testing.T) {
 		decode func([]byte) (body, error)
 	}{
 		{Greeting{Version: 3, Main: 7, LogMax: 1 << 20}, func(b []byte) (body, error) { var v Greeting; err := v.Decode(b); return v, err }},
-		{
-			Program{Argv: []string{"a", "", "ü b"}, Env: []string{"A=1"}, Dir: "/x", Stdin: Passed, Stdout: Log, Stderr: Null},
-			func(b []byte) (body, error) { var v Program; err := v.Decode(b); return v, err },
-		},
-		{Kill{Process: 9, Signal: 15, Group: true}, func(b []byte) (body, error) { var v Kill; err := v.Decode(b); return v, err }},
-		{Dialing{Port: 65535, Timeout: 1}, func(b []byte) (body, error) { var v Dialing; err := v.Decode(b); return v, err }},
 		{Failure{Errno: 2, Text: "no"}, func(b []byte) (body, error) { var v Failure; err := v.Decode(b); return v, err }},
 		{Status{Process: 1, Wait: 0x0700, Time: -5}, func(b []byte) (body, error) { var v Status; err := v.Decode(b); return v, err }},
 	}
@@ -48,26 +42,9 @@ func TestHeaderRefusesWhatIsTooLongOrTooShort(t *testing.T) {
 	var b [HeaderLen]byte
 	for _, n := range []int{-5, -1, MaxFrame} {
 		PutHeader(b[:], Start, 1, n)
-		if _, _, _, err := Header(b[:]); err != ErrMalformed {
-			t.Errorf("a body of %d bytes: %v", n, err)
+		if _, _, _, ok := Header(b[:]); ok {
+			t.Errorf("a body of %d bytes", n)
 		}
-	}
-	if _, _, _, err := Header(b[:HeaderLen-1]); err != ErrMalformed {
-		t.Errorf("a short header: %v", err)
-	}
-}
-
-func TestProgramNeedsAName(t *testing.T) {
-	var p Program
-	if err := p.Decode(Program{}.Append(nil)); err != ErrMalformed {
-		t.Errorf("an empty argv: %v", err)
-	}
-}
-
-func TestListsClaimNoMoreThanThereIs(t *testing.T) {
-	var p Program
-	if err := p.Decode([]byte("\xff\xff\xff\xff")); err != ErrMalformed {
-		t.Errorf("a list of 4 billion: %v", err)
 	}
 }
 
@@ -83,37 +60,24 @@ func TestSegmentHead(t *testing.T) {
 }
 
 // FuzzDecode: no body makes a decoder panic or take more memory than the body
-// is long, and what decodes encodes to something that decodes to the same.
+// is long.
 func FuzzDecode(f *testing.F) {
 	f.Add(byte(Hello), Greeting{Version: 1}.Append(nil))
-	f.Add(byte(Start), Program{Argv: []string{"sh"}, Env: []string{"A=b"}, Dir: "/"}.Append(nil))
 	f.Add(byte(Output), append(make([]byte, 9), 0, 0, 0, 2, 'h', 'i'))
 	f.Add(byte(Error), Failure{Errno: 2, Text: "x"}.Append(nil))
 	f.Fuzz(func(t *testing.T, kind byte, b []byte) {
 		switch Type(kind) {
-		case Start, Spawn:
-			var p, q Program
-			if p.Decode(b) == nil {
-				if err := q.Decode(p.Append(nil)); err != nil || !reflect.DeepEqual(p, q) {
-					t.Fatalf("%+v came back as %+v, %v", p, q, err)
-				}
-			}
 		case Output:
 			var c Chunk
 			if c.Decode(b) == nil && !bytes.Contains(b, c.Data) {
 				t.Fatal("data that was not in the body")
 			}
-		case Signal:
-			new(Kill).Decode(b)
-		case Dial:
-			new(Dialing).Decode(b)
 		case Error:
 			new(Failure).Decode(b)
 		case Exited:
 			new(Status).Decode(b)
 		default:
 			new(Greeting).Decode(b)
-			Header(b)
 		}
 	})
 }

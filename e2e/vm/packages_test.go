@@ -21,7 +21,7 @@ func TestPackagesUnderCgroup2(t *testing.T) {
 	// is no Go in the machine to build them with.
 	containers := vm.Options{
 		Programs: []string{"sh", "busybox", "runc", "crun"},
-		Files:    map[string]string{build(t, "cmd/mayfly-init"): "/mayfly-init", build(t, "container/containertest/inside"): "/inside"},
+		Files:    map[string]string{build(t, "cmd/mayfly-init", "-E main.entry"): "/mayfly-init", build(t, "container/containertest/inside"): "/inside"},
 		Env:      []string{"MAYFLY_INIT=/mayfly-init", "MAYFLY_INSIDE=/inside"},
 		Memory:   2048,
 		Disk:     512,
@@ -65,10 +65,10 @@ func TestPackagesUnderCgroup2(t *testing.T) {
 	}
 }
 
-func build(t *testing.T, pkg string) string {
+func build(t *testing.T, pkg string, link ...string) string {
 	t.Helper()
 	out := filepath.Join(t.TempDir(), filepath.Base(pkg))
-	cmd := exec.Command("go", "build", "-trimpath", "-ldflags", "-s -w", "-o", out, "github.com/mayfly-run/mayfly/"+pkg)
+	cmd := exec.Command("go", "build", "-trimpath", "-ldflags", strings.Join(append(link, "-s -w"), " "), "-o", out, "github.com/mayfly-run/mayfly/"+pkg)
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if said, err := cmd.CombinedOutput(); err != nil {
 		t.Fatalf("build %s: %v\n%s", pkg, err, said)
