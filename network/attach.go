@@ -16,9 +16,8 @@ import (
 type Attachment struct {
 	ID string
 
-	// NetNS is the namespace to start the container in. Nothing else holds
-	// it until a process is in it; from then on the owner may close it, and
-	// otherwise Detach does.
+	// NetNS is the namespace to start the container in. The owner may close
+	// it when a process is in it, and otherwise Detach does.
 	NetNS *os.File
 
 	Address netip.Addr    // invalid without a network
@@ -39,7 +38,15 @@ func (a *Attachment) Path() string {
 // Errors of kind Conflict name the port that is taken, and by whom, or say
 // that id is attached already; Busy means that no address is free.
 func (n *Network) Attach(ctx context.Context, id string, ports []mayfly.Port) (*Attachment, error) {
-	return n.attach(ctx, id, ports, n.takeNamespace)
+	return n.attach(ctx, id, ports, n.takeForGood)
+}
+
+// AttachSealed is Attach for a container that can pass no open file to another:
+// it shares no directory with any in which a socket could be. It must not have
+// CAP_NET_ADMIN. When nothing has happened in its namespace until Detach,
+// another container gets it.
+func (n *Network) AttachSealed(ctx context.Context, id string) (*Attachment, error) {
+	return n.attach(ctx, id, nil, n.takeNamespace)
 }
 
 // AttachNone gives container id a namespace with nothing but a loopback.
@@ -64,7 +71,12 @@ func (n *Network) attach(ctx context.Context, id string, ports []mayfly.Port, ta
 		n.abandon(id, nil, pubs)
 		return nil, err
 	}
-	att := &Attachment{ID: id, NetNS: ns.file, Address: ns.addr, Ports: slices.Clone(ports)}
+	file, err := ns.file()
+	if err != nil {
+		n.abandon(id, ns, pubs)
+		return nil, err
+	}
+	att := &Attachment{ID: id, NetNS: file, Address: ns.addr, Ports: slices.Clone(ports)}
 	if ns.addr.IsValid() {
 		att.Gateway, att.Bits = n.gateway, n.subnet.Bits()
 	}
@@ -72,7 +84,8 @@ func (n *Network) attach(ctx context.Context, id string, ports []mayfly.Port, ta
 		p.addr = ns.addr
 		att.Ports[i].Host = p.host
 	}
-	if err := n.publish(&holding{att, pubs}); err != nil {
+	if err := n.publish(&holding{att, ns, pubs}); err != nil {
+		file.Close()
 		n.abandon(id, ns, pubs)
 		return nil, err
 	}
@@ -112,8 +125,7 @@ func (n *Network) begin(id string) error {
 // abandon undoes an Attach that failed.
 func (n *Network) abandon(id string, ns *namespace, pubs []*publication) {
 	if ns != nil {
-		ns.file.Close()
-		if err := n.freeAddress(ns.addr); err != nil {
+		if err := n.letGo(ns); err != nil {
 			n.log.Warn("cannot forget the neighbour of a container that was not attached", "id", id, "err", err)
 		}
 	}
@@ -131,9 +143,10 @@ func elements(pubs []*publication) []nftables.SetElement {
 	return list
 }
 
-// Detach withdraws the ports of containers whose processes have ended, lets
-// their namespaces go and frees their addresses. The kernel takes the
-// namespaces down in its own time. An id that is not attached is passed over.
+// Detach withdraws the ports of containers whose processes have ended, all of
+// them, lets their namespaces go and frees their addresses. The kernel takes the
+// namespaces down in its own time; those of sealed containers in which nothing
+// happened are given out again. An id that is not attached is passed over.
 // The work for many ids costs little more than for one.
 func (n *Network) Detach(ctx context.Context, ids ...string) error {
 	if err := ctx.Err(); err != nil {
@@ -141,6 +154,7 @@ func (n *Network) Detach(ctx context.Context, ids ...string) error {
 	}
 	gone, pubs, err := n.withdraw(ids)
 	n.forgetFlows(pubs)
+	gone = slices.DeleteFunc(gone, n.keep)
 	var forget []step
 	for _, h := range gone {
 		if h.att.Address.IsValid() {

@@ -333,11 +333,17 @@ func attachAndDetach(t *testing.T, n *Network, worker, round, batch int) {
 	var ids []string
 	for i := range batch {
 		id := fmt.Sprintf("%d-%d-%d", worker, round, i)
-		var ports []mayfly.Port
-		if i%3 == 0 {
-			ports = []mayfly.Port{{Container: 80}, {Container: 53, Protocol: "udp", HostIP: "127.0.0.1"}}
+		var err error
+		switch i % 3 {
+		case 0:
+			ports := []mayfly.Port{{Container: 80}, {Container: 53, Protocol: "udp", HostIP: "127.0.0.1"}}
+			_, err = n.Attach(t.Context(), id, ports)
+		case 1:
+			_, err = n.Attach(t.Context(), id, nil)
+		case 2:
+			_, err = n.AttachSealed(t.Context(), id)
 		}
-		if _, err := n.Attach(t.Context(), id, ports); err != nil {
+		if err != nil {
 			t.Error(err)
 			continue
 		}
@@ -399,4 +405,19 @@ func TestManyAtOnce(t *testing.T) {
 		})
 	}
 	wg.Wait()
+}
+
+// As docker has it, any user may use any port and ping.
+func TestSettingsThatContainersFind(t *testing.T) {
+	n := open(t, "set", Options{})
+	none, err := n.AttachNone(t.Context(), "none")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, a := range []*Attachment{attach(t, n, "a"), none} {
+		got := run(t, a.NetNS, "sysctl", "-n", "net.ipv4.ip_unprivileged_port_start", "net.ipv4.ping_group_range")
+		if want := "0\n0\t2147483647\n"; got != want {
+			t.Errorf("%s: settings %q, want %q", a.ID, got, want)
+		}
+	}
 }

@@ -16,8 +16,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// daemon is a node that will be killed. It has namespaces waiting, a container
-// that runs and one that does not, says so on stdout, and waits.
+// daemon is a node that will be killed. It has namespaces waiting, one of them
+// given back, a container that runs and some that do not, says so on stdout,
+// and waits.
 func daemon() {
 	n, err := Open(context.Background(), "kill", Options{Warm: 5})
 	must(err)
@@ -26,6 +27,12 @@ func daemon() {
 	must(err)
 	_, err = n.Attach(context.Background(), "ended", []mayfly.Port{{Container: 7, Host: 9001}})
 	must(err)
+
+	for _, id := range []string{"sealed", "gave back"} {
+		_, err = n.AttachSealed(context.Background(), id)
+		must(err)
+	}
+	must(n.Detach(context.Background(), "gave back"))
 
 	runtime.LockOSThread()
 	must(unix.Setns(int(runs.NetNS.Fd()), unix.CLONE_NEWNET))

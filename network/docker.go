@@ -126,10 +126,13 @@ func (n *Network) admitDocker() {
 // admitLegacy is for Docker on iptables-legacy, whose rules only that program
 // can change.
 func (n *Network) admitLegacy(ctx context.Context) {
-	if !legacyInUse() || time.Since(n.legacySeen) < legacyEvery {
+	if time.Since(n.legacySeen) < legacyEvery {
 		return
 	}
 	n.legacySeen = time.Now()
+	if !legacyInUse() {
+		return
+	}
 	for _, dir := range []string{"-i", "-o"} {
 		rule := []string{dockerChain, dir, n.bridge, "-j", "ACCEPT"}
 		if legacy(ctx, "-C", rule...) != nil && legacy(ctx, "-S", dockerChain) == nil {

@@ -15,10 +15,35 @@ import (
 // inside is the name of a container's own interface.
 const inside = "eth0"
 
-// namespace is a network namespace that nothing but its open file holds.
+// namespace is a network namespace that nothing but its open files hold. They
+// are bare descriptors, because nothing waits for them.
 type namespace struct {
-	file *os.File
-	addr netip.Addr // invalid when there is only the loopback
+	fd    int
+	addr  netip.Addr // invalid when there is only the loopback
+	trace *trace     // nil: no other container gets it afterwards
+	used  bool       // a container has had it
+}
+
+func (ns *namespace) close() {
+	if ns.fd >= 0 {
+		unix.Close(ns.fd)
+	}
+	ns.trace.close()
+}
+
+// file is the namespace for its container. When no other container gets it
+// afterwards, nothing but the file holds it from then on.
+func (ns *namespace) file() (*os.File, error) {
+	fd := ns.fd
+	if ns.trace == nil {
+		ns.fd = -1
+		return namespaceFile(fd), nil
+	}
+	fd, err := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 0)
+	if err != nil {
+		return nil, fmt.Errorf("open network namespace again: %w", err)
+	}
+	return namespaceFile(fd), nil
 }
 
 // macOf returns the hardware address that belongs to addr. It is the same each
@@ -44,51 +69,56 @@ func vethOf(addr netip.Addr) string {
 }
 
 // inNew calls fn on a thread that is in a new network namespace, with that
-// namespace's file. The file is closed when fn fails.
-func (n *Network) inNew(fn func(ns *os.File) error) (*os.File, error) {
-	var file *os.File
+// namespace's descriptor, which is closed when fn fails.
+func (n *Network) inNew(fn func(ns int) error) (int, error) {
+	var ns int
 	done := make(chan error)
 	go func() {
 		runtime.LockOSThread()
 		var err error
-		file, err = newNamespace(fn)
-		if back := unix.Setns(int(n.home.Fd()), unix.CLONE_NEWNET); back == nil {
+		ns, err = newNamespace(fn)
+		if back := unix.Setns(n.home, unix.CLONE_NEWNET); back == nil {
 			runtime.UnlockOSThread()
 		} // else the thread ends with this goroutine
 		done <- err
 	}()
 	err := <-done
-	return file, err
+	return ns, err
 }
 
-func newNamespace(fn func(ns *os.File) error) (*os.File, error) {
+func newNamespace(fn func(ns int) error) (int, error) {
 	if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
-		return nil, fmt.Errorf("make network namespace: %w", err)
+		return -1, fmt.Errorf("make network namespace: %w", err)
 	}
-	file, err := openNamespace()
+	ns, err := openNamespace()
 	if err != nil {
-		return nil, err
+		return -1, err
 	}
-	if err := fn(file); err != nil {
-		file.Close()
-		return nil, err
+	if err := fn(ns); err != nil {
+		unix.Close(ns)
+		return -1, err
 	}
-	return file, nil
+	return ns, nil
 }
 
 // openNamespace opens the network namespace of the calling thread.
-func openNamespace() (*os.File, error) {
-	const path = "/proc/thread-self/ns/net"
+func openNamespace() (int, error) { return openRead("/proc/thread-self/ns/net") }
+
+// openRead opens a file of the kernel's as a bare descriptor.
+func openRead(path string) (int, error) {
 	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC, 0)
 	if err != nil {
-		return nil, &os.PathError{Op: "open", Path: path, Err: err}
+		return -1, &os.PathError{Op: "open", Path: path, Err: err}
 	}
-	return os.NewFile(uintptr(fd), "net namespace"), nil
+	return fd, nil
 }
+
+// namespaceFile is for those who want a namespace as a file. It owns fd.
+func namespaceFile(fd int) *os.File { return os.NewFile(uintptr(fd), "net namespace") }
 
 // loopbackOnly makes a namespace for a container without a network.
 func (n *Network) loopbackOnly() (*namespace, error) {
-	file, err := n.inNew(func(*os.File) error {
+	ns, err := n.inNew(func(int) error {
 		in, err := dialRtnl()
 		if err != nil {
 			return err
@@ -99,7 +129,7 @@ func (n *Network) loopbackOnly() (*namespace, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &namespace{file: file}, nil
+	return &namespace{fd: ns}, nil
 }
 
 // wired makes a namespace with eth0 on the bridge. An address whose old
@@ -111,9 +141,16 @@ func (n *Network) wired() (*namespace, error) {
 		if err != nil {
 			return nil, err
 		}
-		file, err := n.inNew(func(ns *os.File) error { return n.wire(ns, addr) })
+		var t *trace
+		ns, err := n.inNew(func(ns int) (err error) {
+			if err := n.wire(ns, addr); err != nil {
+				return err
+			}
+			t, err = openTrace()
+			return err
+		})
 		if err == nil {
-			return &namespace{file: file, addr: addr}, nil
+			return &namespace{fd: ns, addr: addr, trace: t}, nil
 		}
 		err = errors.Join(err, n.freeAddress(addr))
 		if errors.Is(err, unix.EXFULL) {
@@ -127,7 +164,7 @@ func (n *Network) wired() (*namespace, error) {
 }
 
 // wire runs on a thread inside ns.
-func (n *Network) wire(ns *os.File, addr netip.Addr) error {
+func (n *Network) wire(ns int, addr netip.Addr) error {
 	in, err := dialRtnl()
 	if err != nil {
 		return err
@@ -161,7 +198,7 @@ func (n *Network) wire(ns *os.File, addr netip.Addr) error {
 
 // newCable makes both ends of a veth at once: ours on the bridge, the other
 // in ns and with its last name, so that nothing has to be moved or renamed.
-func (n *Network) newCable(addr netip.Addr, ns *os.File) step {
+func (n *Network) newCable(addr netip.Addr, ns int) step {
 	info := nl.NewRtAttr(unix.IFLA_LINKINFO, nil)
 	info.AddRtAttr(nl.IFLA_INFO_KIND, nl.NonZeroTerminated("veth"))
 	peer := info.AddRtAttr(nl.IFLA_INFO_DATA, nil).AddRtAttr(nl.VETH_INFO_PEER, nil)
@@ -170,7 +207,7 @@ func (n *Network) newCable(addr netip.Addr, ns *os.File) step {
 	peer.AddRtAttr(unix.IFLA_ADDRESS, macOf(addr))
 	peer.AddChild(attrUint32(unix.IFLA_NUM_TX_QUEUES, 1))
 	peer.AddChild(attrUint32(unix.IFLA_NUM_RX_QUEUES, 1))
-	peer.AddChild(attrUint32(unix.IFLA_NET_NS_FD, uint32(ns.Fd())))
+	peer.AddChild(attrUint32(unix.IFLA_NET_NS_FD, uint32(ns)))
 	return newStep("make veth "+vethOf(addr), unix.RTM_NEWLINK, unix.NLM_F_CREATE|unix.NLM_F_EXCL,
 		linkMsg(unix.AF_UNSPEC, 0, false),
 		attrString(unix.IFLA_IFNAME, vethOf(addr)),

@@ -9,9 +9,12 @@
 // Deleting one is closing its file; the kernel then takes cable and all away, in
 // batches, in its own time. A veth is never deleted by hand in normal
 // operation, because that stops the whole machine's networking for some 20 ms.
+// A namespace in which nothing happened at all may wait for another container
+// instead: most functions never touch their network. reuse.go has the rules.
 //
 //	Open ── Recover ── Run
 //	            Attach:  warm ──> attached ──> Detach: closed, address free again
+//	                       ^────── untouched ─────┘
 //
 // All names derive from the one given to Open, so several nodes live side by
 // side on a machine: the bridge is mf-NAME, the nftables table mayfly-NAME.
@@ -35,6 +38,7 @@ import (
 
 	"github.com/google/nftables"
 	"github.com/mayfly-run/mayfly"
+	"golang.org/x/sys/unix"
 )
 
 // DefaultWarm is how many namespaces wait when Options does not say.
@@ -62,7 +66,7 @@ type Network struct {
 	index   int32  // of the bridge
 	subnet  netip.Prefix
 	gateway netip.Addr // the bridge's own address
-	home    *os.File   // the namespace in which the bridge is
+	home    int        // the namespace in which the bridge is, a descriptor
 	ipv6    bool       // the kernel knows IPv6
 	rtnl    *rtnl
 	nat     *nat
@@ -81,12 +85,15 @@ type Network struct {
 	ports    map[uint16][]claim // published host ports
 	warm     []*namespace
 	wantWarm int
+	room     int // how many may wait: more than wantWarm when some were given back
+	unneeded int // how many waited all the time since settleDown
 	closed   bool
 }
 
 // holding is what one container has.
 type holding struct {
 	att   *Attachment // nil while Attach is under way
+	ns    *namespace  // nil when an earlier process made it
 	ports []*publication
 }
 
@@ -108,6 +115,7 @@ func Open(ctx context.Context, name string, opts Options) (*Network, error) {
 	n := &Network{
 		log:      opts.Log,
 		bridge:   bridgeOf(name),
+		home:     -1,
 		refill:   make(chan struct{}, 1),
 		used:     make(map[netip.Addr]struct{}),
 		attached: make(map[string]*holding),
@@ -169,7 +177,7 @@ func (n *Network) Close() error {
 	}
 	n.closed = true
 	for _, ns := range n.warm {
-		ns.file.Close()
+		ns.close()
 	}
 	n.warm = nil
 	for _, h := range n.attached {
@@ -181,8 +189,8 @@ func (n *Network) Close() error {
 	if n.rtnl != nil {
 		n.rtnl.close()
 	}
-	if n.home != nil {
-		n.home.Close()
+	if n.home >= 0 {
+		unix.Close(n.home)
 	}
 	return nil
 }
@@ -191,6 +199,9 @@ func (n *Network) Close() error {
 func (h *holding) release() {
 	if h.att != nil && h.att.NetNS != nil {
 		h.att.NetNS.Close()
+	}
+	if h.ns != nil {
+		h.ns.close()
 	}
 	for _, p := range h.ports {
 		p.close()

@@ -115,10 +115,10 @@ func in(t testing.TB, ns *os.File, fn func()) {
 		}
 		if err == nil {
 			fn()
-			if err = unix.Setns(int(home.Fd()), unix.CLONE_NEWNET); err == nil {
+			if err = unix.Setns(home, unix.CLONE_NEWNET); err == nil {
 				runtime.UnlockOSThread()
 			}
-			home.Close()
+			unix.Close(home)
 		}
 		failed <- err
 	}()
@@ -158,18 +158,19 @@ func newWorld(t testing.TB) *world {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer home.Close()
+	defer unix.Close(home)
 	w := &world{ours: netip.MustParseAddr("198.51.100.1"), addr: netip.MustParseAddr("198.51.100.2")}
-	w.ns, err = (&Network{home: home}).inNew(func(*os.File) error { return raiseLoopback() })
+	fd, err := (&Network{home: home}).inNew(func(int) error { return raiseLoopback() })
 	if err != nil {
 		t.Fatal(err)
 	}
+	w.ns = namespaceFile(fd)
 	t.Cleanup(func() {
 		run(t, nil, "ip", "link", "del", "uplink")
 		w.ns.Close()
 	})
-	fd := fmt.Sprintf("/proc/%d/fd/%d", os.Getpid(), w.ns.Fd())
-	run(t, nil, "ip", "link", "add", "uplink", "type", "veth", "peer", "name", "world", "netns", fd)
+	path := fmt.Sprintf("/proc/%d/fd/%d", os.Getpid(), fd)
+	run(t, nil, "ip", "link", "add", "uplink", "type", "veth", "peer", "name", "world", "netns", path)
 	run(t, nil, "ip", "addr", "add", w.ours.String()+"/24", "dev", "uplink")
 	run(t, nil, "ip", "link", "set", "uplink", "up")
 	run(t, w.ns, "ip", "addr", "add", w.addr.String()+"/24", "dev", "world")

@@ -34,8 +34,8 @@ func (s step) unless(err unix.Errno) step {
 }
 
 // rtnl is a routing socket in the network namespace of the thread that dialed
-// it. It sends several changes with one system call and reads all their
-// answers, which is what makes wiring a namespace cheap.
+// it. It sends several changes with one system call and reads one answer and
+// what failed, which is what makes wiring a namespace cheap.
 type rtnl struct {
 	mu  sync.Mutex
 	fd  int
@@ -80,7 +80,11 @@ func (r *rtnl) batch(steps []step) error {
 	defer r.mu.Unlock()
 	var out []byte
 	bySeq := make(map[uint32]step, len(steps))
+	last := steps[len(steps)-1]
 	for _, s := range steps {
+		if s.Seq != last.Seq {
+			s.Flags &^= unix.NLM_F_ACK // failures are answered all the same, and before the last
+		}
 		out = append(out, s.Serialize()...)
 		bySeq[s.Seq] = s
 	}
@@ -88,14 +92,16 @@ func (r *rtnl) batch(steps []step) error {
 		return fmt.Errorf("send to routing socket: %w", err)
 	}
 	var errs []error
-	for len(bySeq) > 0 {
+	for {
 		n, err := r.read()
 		if err != nil {
 			return err
 		}
 		errs = append(errs, answers(r.buf[:n], bySeq)...)
+		if _, waits := bySeq[last.Seq]; !waits {
+			return errors.Join(errs...)
+		}
 	}
-	return errors.Join(errs...)
 }
 
 // answers takes the acknowledgements in b out of waiting and returns the

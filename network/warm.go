@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"slices"
+	"time"
 
 	"golang.org/x/sync/errgroup"
 )
@@ -16,6 +17,7 @@ func (n *Network) SetWarm(count int) {
 	}
 	n.mu.Lock()
 	n.wantWarm = max(count, 0)
+	n.room = n.wantWarm
 	n.mu.Unlock()
 	n.wake()
 }
@@ -32,6 +34,9 @@ func (n *Network) Run(ctx context.Context) error {
 }
 
 func (n *Network) keepWarm(ctx context.Context) error {
+	const calm = time.Minute
+	tick := time.NewTicker(calm)
+	defer tick.Stop()
 	for {
 		if err := n.fill(ctx); err != nil && ctx.Err() == nil {
 			n.log.Warn("cannot make a network namespace ahead of need", "bridge", n.bridge, "err", err)
@@ -41,6 +46,10 @@ func (n *Network) keepWarm(ctx context.Context) error {
 		case <-ctx.Done():
 			return nil
 		case <-n.refill:
+		case <-tick.C:
+			if err := n.settleDown(); err != nil {
+				n.log.Warn("cannot forget the neighbours of network namespaces that are not needed", "bridge", n.bridge, "err", err)
+			}
 		}
 	}
 }
@@ -66,17 +75,22 @@ func (n *Network) fill(ctx context.Context) error {
 func (n *Network) trim() (missing int, err error) {
 	n.mu.Lock()
 	var drop []*namespace
-	if len(n.warm) > n.wantWarm {
-		drop = slices.Clone(n.warm[n.wantWarm:])
-		n.warm = n.warm[:n.wantWarm]
+	if len(n.warm) > n.room {
+		drop = slices.Clone(n.warm[n.room:])
+		n.warm = n.warm[:n.room]
 	}
 	missing = n.wantWarm - len(n.warm)
 	n.mu.Unlock()
 	for _, ns := range drop {
-		ns.file.Close()
-		err = errors.Join(err, n.freeAddress(ns.addr))
+		err = errors.Join(err, n.letGo(ns))
 	}
 	return missing, err
+}
+
+// letGo has the kernel take a namespace down that no container is in.
+func (n *Network) letGo(ns *namespace) error {
+	ns.close()
+	return n.freeAddress(ns.addr)
 }
 
 func (n *Network) wake() {
@@ -88,15 +102,33 @@ func (n *Network) wake() {
 
 // takeNamespace returns a namespace that waited, or else a new one.
 func (n *Network) takeNamespace() (*namespace, error) {
-	n.mu.Lock()
-	var ns *namespace
-	if len(n.warm) > 0 {
-		ns, n.warm = n.warm[0], n.warm[1:]
+	for {
+		n.mu.Lock()
+		var ns *namespace
+		if len(n.warm) > 0 {
+			ns, n.warm = n.warm[0], n.warm[1:]
+			n.unneeded = min(n.unneeded, len(n.warm))
+		}
+		n.mu.Unlock()
+		n.wake()
+		if ns == nil {
+			return n.wired()
+		}
+		if !ns.used || ns.trace.quiet() {
+			return ns, nil
+		}
+		if err := n.letGo(ns); err != nil {
+			n.log.Warn("cannot forget the neighbour of a network namespace", "address", ns.addr, "err", err)
+		}
 	}
-	n.mu.Unlock()
-	n.wake()
-	if ns != nil {
-		return ns, nil
+}
+
+// takeForGood returns a namespace that no other container gets afterwards.
+func (n *Network) takeForGood() (*namespace, error) {
+	ns, err := n.takeNamespace()
+	if err == nil {
+		ns.trace.close()
+		ns.trace = nil
 	}
-	return n.wired()
+	return ns, err
 }

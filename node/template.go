@@ -21,6 +21,7 @@ type template struct {
 	config  container.Config // without what a network and an id add
 	argv    []string
 	network string // "bridge", "none" or "host"
+	sealed  bool   // it shares no directory that anyone may write to
 	ports   []mayfly.Port
 	signal  string // to stop with, as the image says
 }
@@ -64,6 +65,7 @@ func (n *Node) template(ctx context.Context, digest, owner string, a asked) (*te
 		Lower: root.Lower, User: u, WorkDir: dir, Env: environment(img.Env, a.Env), Resources: a.Resources,
 		Mounts: slices.Clone(a.mounts), ReadOnly: a.readOnly, Volatile: a.volatile,
 	}
+	t.sealed = !slices.ContainsFunc(a.mounts, func(m mayfly.Mount) bool { return m.Type != "tmpfs" })
 	for _, p := range build.HostMounts(img.Labels) {
 		t.config.Mounts = append(t.config.Mounts, mayfly.Mount{Type: "bind", Source: p, Target: p, ReadOnly: true})
 	}
@@ -115,6 +117,10 @@ func (n *Node) sandbox(ctx context.Context, id string, t *template, me self, hos
 		hostname = id[len(id)-12:] // the random part, for the first is the time
 	}
 	c.Hostname = hostname
+	var err error
+	if c.Resolv, err = n.resolv(t.network); err != nil {
+		return nil, err
+	}
 	var address netip.Addr
 	switch t.network {
 	case "host":
@@ -126,16 +132,12 @@ func (n *Node) sandbox(ctx context.Context, id string, t *template, me self, hos
 		defer a.NetNS.Close()
 		c.NetNS = a.NetNS
 	default:
-		a, err := n.net.Attach(ctx, id, t.ports)
+		a, err := n.attach(ctx, id, t)
 		if err != nil {
 			return nil, err
 		}
 		defer a.NetNS.Close() // the container's processes hold it from then on
 		c.NetNS, c.Address, c.Ports, address = a.NetNS, a.Address.String(), a.Ports, a.Address
-	}
-	var err error
-	if c.Resolv, err = n.resolv(t.network); err != nil {
-		return nil, err
 	}
 	c.Hosts = network.Hosts(hostname, address)
 	me.ID, me.Node, me.Address, me.Ports = id, n.opts.Name, c.Address, c.Ports
@@ -150,6 +152,13 @@ func (n *Node) sandbox(ctx context.Context, id string, t *template, me self, hos
 		return nil, err
 	}
 	return s, nil
+}
+
+func (n *Node) attach(ctx context.Context, id string, t *template) (*network.Attachment, error) {
+	if t.sealed && len(t.ports) == 0 {
+		return n.net.AttachSealed(ctx, id)
+	}
+	return n.net.Attach(ctx, id, t.ports)
 }
 
 func (n *Node) resolv(mode string) ([]byte, error) {
