@@ -23,7 +23,7 @@ type Config struct {
 	Resources mayfly.Resources
 	Mounts    []mayfly.Mount
 
-	NetNS   *os.File // nil: the host's network
+	NetNS   *os.File // with its settings made; nil: the host's network
 	Address string   // of the container in NetNS; kept for whoever adopts it
 	Ports   []mayfly.Port
 	Resolv  []byte            // /etc/resolv.conf
@@ -104,10 +104,6 @@ func (c *Config) spec(dir, cgroup string, filter *specs.LinuxSeccomp) *specs.Spe
 	}
 	if c.NetNS != nil {
 		s.Linux.Namespaces = append(s.Linux.Namespaces, specs.LinuxNamespace{Type: specs.NetworkNamespace, Path: fdPath(c.NetNS)})
-		s.Linux.Sysctl = map[string]string{
-			"net.ipv4.ip_unprivileged_port_start": "0",
-			"net.ipv4.ping_group_range":           "0 2147483647",
-		}
 	}
 	return s
 }

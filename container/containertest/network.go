@@ -13,7 +13,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// netNS makes a network namespace in which lo is up.
+// netNS makes a network namespace in which lo is up, and in which any user may
+// use any port and ping, as in those of package network.
 func netNS(t testing.TB) *os.File {
 	t.Helper()
 	type made struct {
@@ -50,6 +51,11 @@ func newNetNS() (*os.File, error) {
 	lo.SetUint16(unix.IFF_UP)
 	if err := unix.IoctlIfreq(fd, unix.SIOCSIFFLAGS, lo); err != nil {
 		return nil, fmt.Errorf("bring up lo: %w", err)
+	}
+	for name, value := range map[string]string{"ip_unprivileged_port_start": "0", "ping_group_range": "0 2147483647"} {
+		if err := os.WriteFile("/proc/sys/net/ipv4/"+name, []byte(value), 0); err != nil {
+			return nil, err
+		}
 	}
 	return os.Open("/proc/thread-self/ns/net")
 }
