@@ -4,6 +4,9 @@ import (
 	"context"
 	"fmt"
 	"net"
+	"os"
+	"strconv"
+	"strings"
 	"testing"
 
 	"github.com/mayfly-run/mayfly"
@@ -109,4 +112,56 @@ func BenchmarkFirstConnect(b *testing.B) {
 		}
 		b.StartTimer()
 	}
+}
+
+// machineBusy is the processor time that the whole machine has spent, kernel
+// workers included, in µs and steps of 10 ms.
+func machineBusy(b *testing.B) float64 {
+	text, err := os.ReadFile("/proc/stat")
+	if err != nil {
+		b.Fatal(err)
+	}
+	line, _, _ := strings.Cut(string(text), "\n")
+	var busy float64
+	for i, f := range strings.Fields(line)[1:] {
+		ticks, err := strconv.ParseFloat(f, 64)
+		if err != nil {
+			b.Fatal(err)
+		}
+		if i < 3 || i == 5 || i == 6 { // user, nice, system, irq, softirq
+			busy += ticks * 10_000
+		}
+	}
+	return busy
+}
+
+// benchmarkCPU is for attaching and detaching, the kernel's taking down
+// included. On a machine that does nothing else.
+func benchmarkCPU(b *testing.B, n *Network, attach func(id string) (*Attachment, error)) {
+	before, i := machineBusy(b), 0
+	for ; b.Loop(); i++ {
+		if _, err := attach("a"); err != nil {
+			b.Fatal(err)
+		}
+		if err := n.Detach(context.Background(), "a"); err != nil {
+			b.Fatal(err)
+		}
+		if i%100 == 99 { // the kernel takes them down in batches, as when the node does
+			linksGoneBut(b, n)
+		}
+	}
+	linksGoneBut(b, n)
+	b.ReportMetric((machineBusy(b)-before)/float64(i), "cpu-µs/op")
+}
+
+func BenchmarkUntouched(b *testing.B) {
+	n := open(b, "untouched", Options{Warm: 1})
+	attachSealed(b, n, "first")
+	detach(b, n, "first")
+	benchmarkCPU(b, n, func(id string) (*Attachment, error) { return n.AttachSealed(context.Background(), id) })
+}
+
+func BenchmarkTouched(b *testing.B) {
+	n := open(b, "touched", Options{Warm: -1})
+	benchmarkCPU(b, n, func(id string) (*Attachment, error) { return n.Attach(context.Background(), id, nil) })
 }
