@@ -3,7 +3,6 @@ package container
 import (
 	"fmt"
 	"os"
-	"path"
 
 	"github.com/mayfly-run/mayfly/container/cgroup"
 )
@@ -11,7 +10,7 @@ import (
 // host is what the native driver has to know of the machine.
 type host struct {
 	v2          bool     // pure cgroup v2
-	hierarchies []string // names of the cgroup v1 mounts, in their order
+	hierarchies []string // where cgroup v1 is mounted, in the order of the mounts
 	kcore       bool     // /proc/kcore exists
 	lastCap     uint
 }
@@ -19,7 +18,7 @@ type host struct {
 func readHost(groups *cgroup.Host) (host, error) {
 	h := host{v2: groups.Mode == cgroup.V2}
 	for _, hierarchy := range groups.Hierarchies {
-		h.hierarchies = append(h.hierarchies, path.Base(hierarchy.Mount))
+		h.hierarchies = append(h.hierarchies, hierarchy.Mount)
 	}
 	_, err := os.Stat("/proc/kcore")
 	h.kcore = err == nil

@@ -258,7 +258,9 @@ func (m mountSpec) bind() setup.Bind {
 }
 
 // cgroups mounts the container's view of its cgroups: on cgroup v2 the one
-// hierarchy, else a tmpfs with each of the host's hierarchies.
+// hierarchy, else a tmpfs with the container's part of each of the host's. That
+// looks from inside as the mounts that runc makes do, for much less: those are
+// superblocks of their own.
 func (t *translation) cgroups(m mountSpec) error {
 	p := &t.program
 	if t.host.v2 {
@@ -269,19 +271,21 @@ func (t *translation) cgroups(m mountSpec) error {
 	if t.unshare&unix.CLONE_NEWCGROUP == 0 {
 		return unsupported("a cgroup mount without a cgroup namespace")
 	}
-	const flags = unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOEXEC
+	const flags = unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOEXEC // equal to MOUNT_ATTR_
 	p.Enter(m.target, false)
 	p.Mount("tmpfs", "tmpfs", flags, "mode=755", true)
 	t.propagate(m)
-	for _, h := range t.host.hierarchies {
-		p.Enter(m.target+"/"+h, false)
-		if h == "systemd" {
-			p.Mount("systemd", "cgroup", flags|m.flags&unix.MS_RDONLY, "name=systemd", false)
-		} else {
-			p.Mount("cgroup", "cgroup", flags|m.flags&unix.MS_RDONLY, h, false)
+	for _, at := range t.host.hierarchies {
+		h := path.Base(at)
+		if h == "systemd" { // its mount is named otherwise than the host's
+			p.Enter(m.target+"/"+h, false)
+			p.Mount(h, "cgroup", flags|m.flags&unix.MS_RDONLY, "name=systemd", false)
+			continue
 		}
+		p.Bind(setup.Bind{Source: at + t.cgroup, Target: m.target + "/" + h, Set: flags | m.flags&unix.MS_RDONLY})
 	}
-	for _, h := range t.host.hierarchies {
+	for _, at := range t.host.hierarchies {
+		h := path.Base(at)
 		if !strings.Contains(h, ",") {
 			continue
 		}
