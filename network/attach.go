@@ -41,10 +41,10 @@ func (n *Network) Attach(ctx context.Context, id string, ports []mayfly.Port) (*
 	return n.attach(ctx, id, ports, n.takeForGood)
 }
 
-// AttachSealed is Attach for a container that can pass no open file to another:
-// it shares no directory with any in which a socket could be. It must not have
-// CAP_NET_ADMIN. When nothing has happened in its namespace until Detach,
-// another container gets it.
+// AttachSealed is Attach for a container that can pass no open file to another,
+// because it shares no directory in which others could make a socket. It must
+// not have CAP_NET_ADMIN. When nothing has happened in its namespace until
+// Detach, another container gets it.
 func (n *Network) AttachSealed(ctx context.Context, id string) (*Attachment, error) {
 	return n.attach(ctx, id, nil, n.takeNamespace)
 }

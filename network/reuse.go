@@ -26,8 +26,10 @@ import (
 //     interface, but is counted by its protocol.) Labels of IPv6 flows, which
 //     outlive their sockets by a minute, are looked at too.
 //   - Settings are as they were made: changing them needs CAP_NET_ADMIN, which
-//     no container has, or a writable /proc/sys, which would be the host's, and
-//     with that root needs no namespace of others.
+//     no container has, or a writable /proc/sys, which could only be the host's
+//     in a directory that is shared, and then the container is not sealed. (One
+//     secret is made for whoever asks a socket of his for TCP Fast Open; it
+//     means nothing as long as that is not turned on for servers.)
 //   - Nobody else holds a file of it. A file of /proc/net or /sys/class/net goes
 //     on showing the namespace to whoever it was passed to, and that cannot be
 //     seen from outside. So only the namespaces of sealed containers, which
