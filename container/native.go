@@ -115,7 +115,7 @@ func (n *Native) build(ctx context.Context, b *Bundle, t *translation) (*Child, 
 		return nil, err
 	}
 	defer g.Close()
-	if err := n.finish(t, b, g.Tasks()); err != nil {
+	if err := n.finish(t, b, g); err != nil {
 		return nil, err
 	}
 	return n.start(ctx, b, t, g.FD())
@@ -149,11 +149,7 @@ func (n *Native) Delete(ctx context.Context, id, dir string) error {
 	if err != nil {
 		return fmt.Errorf("delete container %s: %w", id, err)
 	}
-	g, err := n.cgroups.Open(path)
-	if err == nil {
-		err = errors.Join(g.Kill(), g.Remove())
-	}
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+	if err := n.cgroups.Discard(path); err != nil {
 		return fmt.Errorf("delete container %s: %w", id, err)
 	}
 	if err := os.Remove(dir + cgroupLink); !errors.Is(err, fs.ErrNotExist) {

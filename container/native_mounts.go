@@ -275,14 +275,14 @@ func (t *translation) cgroups(m mountSpec) error {
 	p.Enter(m.target, false)
 	p.Mount("tmpfs", "tmpfs", flags, "mode=755", true)
 	t.propagate(m)
-	for _, at := range t.host.hierarchies {
+	for i, at := range t.host.hierarchies {
 		h := path.Base(at)
 		if h == "systemd" { // its mount is named otherwise than the host's
 			p.Enter(m.target+"/"+h, false)
 			p.Mount(h, "cgroup", flags|m.flags&unix.MS_RDONLY, "name=systemd", false)
 			continue
 		}
-		p.Bind(setup.Bind{Source: at + t.cgroup, Target: m.target + "/" + h, Set: flags | m.flags&unix.MS_RDONLY})
+		p.Bind(setup.Bind{Source: t.groups[i], Target: m.target + "/" + h, Set: flags | m.flags&unix.MS_RDONLY})
 	}
 	for _, at := range t.host.hierarchies {
 		h := path.Base(at)

@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"github.com/mayfly-run/mayfly"
+	"github.com/mayfly-run/mayfly/container/cgroup"
 	"github.com/mayfly-run/mayfly/container/setup"
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
@@ -18,6 +19,7 @@ type translation struct {
 	program setup.Program
 	host    *host
 	cgroup  string     // path of the container's
+	groups  []string   // where it is in the v1 hierarchies
 	clone   uintptr    // namespaces to start in
 	unshare uint32     // namespaces to make once in the cgroup
 	files   []*os.File // namespaces to join
@@ -54,11 +56,11 @@ func (n *Native) translate(b *Bundle) (*translation, error) {
 }
 
 // finish writes the program: the steps in the order in which runc takes them.
-// Tasks are the files through which to enter the cgroup.
-func (n *Native) finish(t *translation, b *Bundle, tasks []string) error {
-	for _, file := range tasks {
+func (n *Native) finish(t *translation, b *Bundle, g *cgroup.Group) error {
+	for _, file := range g.Tasks() {
 		t.program.Write(file, "0", false)
 	}
+	t.groups = g.Dirs()
 	t.enter(b)
 	if err := t.root(n.at, b); err != nil {
 		return err

@@ -420,8 +420,42 @@ func TestTasks(t *testing.T) {
 		own <- string(text)
 	}()
 	text := <-own
-	if got := strings.Count(text, ":"+g.Path+"\n"); got != len(g.host.Hierarchies) {
-		t.Errorf("the thread is in %d of %d hierarchies:\n%s", got, len(g.host.Hierarchies), text)
+	alone, shared := strings.Count(text, ":"+g.Path+"\n"), strings.Count(text, ":"+filepath.Dir(g.Path)+"\n")
+	if alone+shared != len(g.host.Hierarchies) {
+		t.Errorf("the thread is in %d groups of its own and %d of the parent, of %d hierarchies:\n%s", alone, shared, len(g.host.Hierarchies), text)
+	}
+	for _, controller := range []string{"cpu", "cpuacct", "memory", "devices", "pids"} {
+		if dir := g.dir(controller); g.host.where(controller) != nil && filepath.Base(dir) != filepath.Base(g.Path) {
+			t.Errorf("%s is limited in %q", controller, dir)
+		}
+	}
+}
+
+// TestDiscard takes a group away with who is in it, from every hierarchy.
+func TestDiscard(t *testing.T) {
+	for name, populated := range map[string]bool{"empty": false, "with a process": true} {
+		t.Run(name, func(t *testing.T) {
+			g := makeGroup(t, limits())
+			var c *child
+			if populated {
+				c = start(t, g, "wait")
+			}
+			g.Close()
+			if err := g.host.Discard(g.Path); err != nil {
+				t.Fatal(err)
+			}
+			if populated {
+				c.Wait()
+			}
+			for _, dir := range g.all() {
+				if exists(dir) {
+					t.Errorf("%s is left over", dir)
+				}
+			}
+			if err := g.host.Discard(g.Path); err != nil {
+				t.Errorf("again: %v", err)
+			}
+		})
 	}
 }
 

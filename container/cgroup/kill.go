@@ -90,7 +90,8 @@ func (g *Group) Kill() error {
 		return err
 	}
 	// A frozen group cannot fork, so one pass gets all. When freezing fails
-	// the signals still go out.
+	// the signals still go out. What is not in the unified hierarchy is in the
+	// freezer's, where a runtime binary made it.
 	frozen := g.dir("freezer") != "" && g.Freeze() == nil
 	pids, err := g.Pids()
 	for _, pid := range pids {
@@ -115,7 +116,7 @@ func exists(dir string) bool {
 // removed group has none.
 func (g *Group) Pids() ([]int, error) {
 	dir := g.v2
-	for _, controller := range []string{"freezer", "pids", "memory"} {
+	for _, controller := range []string{"pids", "memory"} {
 		if d := g.dir(controller); d != "" {
 			dir = d
 			break
@@ -156,6 +157,31 @@ func eachBelow(dir string, f func(string) error) error {
 		return err
 	}
 	return nil
+}
+
+// Discard removes a group that nobody is meant to be in any more, and kills who
+// is. One that is not there is no error.
+func (h *Host) Discard(p string) error {
+	if err := checkPath(p); err != nil {
+		return err
+	}
+	gone := true
+	for _, dir := range h.group(p, func(*Hierarchy) bool { return true }).all() {
+		if err := unix.Rmdir(dir); err != nil && err != unix.ENOENT {
+			gone = false
+		}
+	}
+	if gone {
+		return nil
+	}
+	g, err := h.Open(p)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	return errors.Join(g.Kill(), g.Remove())
 }
 
 // Remove removes the group and those below it from all hierarchies. Processes

@@ -172,7 +172,7 @@ func (b *Bed) limits(id string) (all []string) {
 		files, _ := filepath.Glob(pattern + b.cgroup + "/" + id + "/*")
 		for _, f := range files {
 			name := filepath.Base(f)
-			if !settings.MatchString(name) || changing.MatchString(name) || unused.MatchString("/"+name) {
+			if shared.MatchString(f) || !settings.MatchString(name) || changing.MatchString(name) || unused.MatchString("/"+name) {
 				continue
 			}
 			data, err := os.ReadFile(f)
@@ -202,6 +202,11 @@ const uretprobe = "335:"
 // is a limit to set, and the native driver does not.
 var unused = regexp.MustCompile(`/(hugetlb|misc|rdma)\.`)
 
+// shared are the v1 hierarchies in which the native driver leaves a container
+// in its parent's group, for nothing is limited there. Inside, that looks the
+// same.
+var shared = regexp.MustCompile(`^(name=systemd|blkio|freezer|cpuset):|/sys/fs/cgroup/(systemd|blkio|freezer|cpuset)[/ ]`)
+
 var numbered = regexp.MustCompile(`(pipe|socket|mnt|net|ipc|uts|pid|cgroup|user|time|pid_for_children|time_for_children):\[\d+\]`)
 
 var peers = regexp.MustCompile(`(shared|master|propagate_from):\d+`)
@@ -211,6 +216,9 @@ func normal(title string, list []string, same *strings.Replacer) []string {
 	var out []string
 	for _, l := range list {
 		l = same.Replace(l)
+		if shared.MatchString(l) {
+			l = strings.Replace(l, "/GROUP/ID", "/GROUP", 1)
+		}
 		switch {
 		case strings.HasSuffix(strings.ToLower(title), "status"):
 			if varying.MatchString(l) {
