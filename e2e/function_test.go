@@ -197,6 +197,7 @@ func (n *node) reasons() {
 	n.deploy(mayfly.Workload{Name: "quick", Timeout: 300 * time.Millisecond})
 	n.deploy(mayfly.Workload{Name: "patient", Timeout: 300 * time.Millisecond, Protocol: mayfly.Stdio, Process: mayfly.Process{Command: []string{"cat"}}})
 	n.deploy(mayfly.Workload{Name: "fails", Protocol: mayfly.Stdio, Process: mayfly.Process{Command: []string{"sh", "-c", "echo half; echo why >&2; exit 5"}}})
+	n.deploy(mayfly.Workload{Name: "early", Protocol: mayfly.Stdio, Process: mayfly.Process{Command: []string{"echo", "early"}}, MaxBody: 1 << 20})
 	n.deploy(mayfly.Workload{Name: "nowhere", Protocol: mayfly.Stdio, Process: mayfly.Process{Command: []string{"no-such-program"}}})
 	n.deploy(mayfly.Workload{Name: "count", Protocol: mayfly.Stdio, Process: mayfly.Process{Command: []string{"wc", "-c"}}, MaxBody: 1 << 20})
 	stalled := func() io.Reader {
@@ -223,6 +224,7 @@ func (n *node) reasons() {
 		{"patient", "/", stalled(), 504, "timeout of 300ms", mayfly.DeadlinePassed, "timeout of 300ms", ""},
 		{"fails", "/", nil, 502, "exit code 5", mayfly.ExitedNonZero, "", "why"},
 		{"nowhere", "/", nil, 502, "cannot execute no-such-program", mayfly.ExitedNonZero, "cannot execute no-such-program", ""},
+		{"early", "/", io.MultiReader(strings.NewReader(strings.Repeat("x", 2<<20))), 200, "early", mayfly.Succeeded, "", ""},
 		{"cat", "/", strings.NewReader(strings.Repeat("x", 2<<20)), 413, "takes 1048576 at most", mayfly.Rejected, "takes 1048576 at most", ""},
 		{"count", "/", io.MultiReader(strings.NewReader(strings.Repeat("x", 2<<20))), 413, "1048576 bytes", mayfly.Rejected, "1048576 bytes", ""},
 	} {

@@ -62,8 +62,7 @@ const deathNews = 500 * time.Millisecond
 
 // died finds out whether a broken connection means that the program ended.
 func (x *run) died(err error) error {
-	var tooLarge *http.MaxBytesError
-	if errors.As(err, &tooLarge) {
+	if bad := new(bodyError); errors.As(err, &bad) {
 		return err
 	}
 	t := time.NewTimer(deathNews)
@@ -170,7 +169,8 @@ func (h *headFirst) Read(p []byte) (int, error) {
 	if err := h.w.Flush(); err != nil {
 		return 0, err
 	}
-	return h.ReadCloser.Read(p)
+	b := bodyReader{body: h.ReadCloser}
+	return b.Read(p)
 }
 
 // readResponse passes over what comes before the answer proper.

@@ -55,6 +55,7 @@ type Router struct {
 	logs      Logs
 	opts      Options
 	table     atomic.Pointer[table]
+	tables    sync.Mutex // one table is made at a time
 
 	mu     sync.Mutex
 	active map[string]*run // that have not ended, by id
@@ -81,15 +82,26 @@ func New(s *store.Store, sandboxes Sandboxes, logs Logs, o Options) *Router {
 		active: make(map[string]*run),
 		limits: make(map[store.Key]*limit),
 	}
-	r.table.Store(newTable(s.Snapshot()))
+	r.Refresh()
 	return r
+}
+
+// Refresh makes the table say what the record says now. Whoever changed a route
+// calls it so that the next request sees the change.
+func (r *Router) Refresh() { r.refresh() }
+
+func (r *Router) refresh() *store.Snapshot {
+	r.tables.Lock()
+	defer r.tables.Unlock()
+	snap := r.store.Snapshot()
+	r.table.Store(newTable(snap))
+	return snap
 }
 
 // Run keeps the table of routes current until ctx ends.
 func (r *Router) Run(ctx context.Context) error {
 	for {
-		snap := r.store.Snapshot()
-		r.table.Store(newTable(snap))
+		snap := r.refresh()
 		select {
 		case <-snap.Changed():
 		case <-ctx.Done():

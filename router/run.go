@@ -61,7 +61,8 @@ func (r *Router) serve(w http.ResponseWriter, req *http.Request, rel *mayfly.Rel
 		panic(http.ErrAbortHandler) // half an answer must not look whole
 	}
 	x.end(mayfly.KindOf(told).Status(), exit)
-	if tooLarge := new(http.MaxBytesError); errors.As(err, &tooLarge) {
+	begun := errors.As(err, new(*http.MaxBytesError)) || req.Header.Get("Expect") == ""
+	if mayfly.KindOf(told) == mayfly.TooLarge && begun {
 		drain(w, req.Body)
 	}
 	if ctx.Err() != nil {
@@ -150,6 +151,26 @@ func (x *run) crowded(ctx context.Context, err error) error {
 	return err
 }
 
+// bodyReader reads a request's body, and remembers why that failed.
+type bodyReader struct {
+	body io.Reader
+	err  error // a bodyError
+}
+
+func (b *bodyReader) Read(p []byte) (int, error) {
+	n, err := b.body.Read(p)
+	if err != nil && err != io.EOF {
+		err = &bodyError{err}
+		b.err = err
+	}
+	return n, err
+}
+
+// bodyError is a body that could not be read to its end.
+type bodyError struct{ error }
+
+func (e *bodyError) Unwrap() error { return e.error }
+
 // endOf is why a context ended: the deadline, the node's end, or else that the
 // client left.
 func endOf(ctx context.Context) (mayfly.Reason, error) {
@@ -182,6 +203,7 @@ func (x *run) explain(ctx context.Context, err error) (mayfly.Exit, error) {
 	var me *mayfly.Error
 	var tooLarge *http.MaxBytesError
 	var xe *exitError
+	var bad *bodyError
 	told := err
 	switch {
 	case ctx.Err() != nil && mayfly.KindOf(err) != mayfly.Busy:
@@ -189,6 +211,9 @@ func (x *run) explain(ctx context.Context, err error) (mayfly.Exit, error) {
 	case errors.As(err, &tooLarge):
 		e.Reason = mayfly.Rejected
 		told = mayfly.Errorf(mayfly.TooLarge, "the body is larger than the %d bytes that function %s takes", tooLarge.Limit, x.release.Workload.Name)
+	case errors.As(err, &bad):
+		e.Reason = mayfly.Rejected
+		told = mayfly.Errorf(mayfly.Invalid, "the body broke off: %w", bad)
 	case errors.As(err, &xe):
 		return xe.exit, mayfly.Errorf(mayfly.Failed, "function %s %s", x.release.Workload.Name, xe.Error()).WithHint("see mayfly logs %s", x.record.ID)
 	case errors.As(err, &me):

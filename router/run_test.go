@@ -38,7 +38,8 @@ func TestExplain(t *testing.T) {
 		{"the client left", ended(context.Canceled), false, errCutOff, mayfly.Cancelled, "the client left", mayfly.Internal},
 		{"the client left while it waited", ended(context.Canceled), true, context.Canceled, mayfly.Cancelled, "the client left", mayfly.Internal},
 		{"the daemon stops", ended(mayfly.Errorf(mayfly.Unavailable, "the daemon is stopping")), false, errCutOff, mayfly.Cancelled, "is stopping", mayfly.Unavailable},
-		{"too much", t.Context(), false, errors.Join(&exitError{exit: mayfly.Exit{Signal: 9}}, &http.MaxBytesError{Limit: 5}), mayfly.Rejected, "the 5 bytes that function f takes", mayfly.TooLarge},
+		{"a broken body", t.Context(), false, &bodyError{errors.New("malformed chunked encoding")}, mayfly.Rejected, "the body broke off: malformed", mayfly.Invalid},
+		{"too much", t.Context(), false, &bodyError{&http.MaxBytesError{Limit: 5}}, mayfly.Rejected, "the 5 bytes that function f takes", mayfly.TooLarge},
 		{"out of memory", t.Context(), false, fmt.Errorf("x: %w", oom), mayfly.OutOfMemory, "the memory limit was reached", mayfly.Failed},
 		{"ours", t.Context(), false, errors.New("no pipe"), mayfly.ExitedNonZero, "no pipe", mayfly.Internal},
 	} {

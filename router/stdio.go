@@ -55,35 +55,36 @@ func (x *run) stdio(ctx context.Context, w *answer, req *http.Request) (int, err
 		return 0, x.startError(ctx, p.Argv[0], err)
 	}
 	defer context.AfterFunc(ctx, func() { out.SetReadDeadline(time.Unix(1, 0)) })()
-	fed := x.feed(in, req.Body)
+	body := &bodyReader{body: req.Body}
+	fed := x.feed(in, body)
 	status, err := x.relay(ctx, w, out, main)
 	if in != nil {
 		in.SetWriteDeadline(time.Unix(1, 0)) // it may not have read it all
 	}
-	if ferr := <-fed; ferr != nil {
-		err = errors.Join(err, ferr)
+	<-fed
+	if err != nil && body.err != nil {
+		err = body.err // that is why
 	}
 	return status, err
 }
 
 // feed copies the body to the program in a goroutine; its end is on the
-// channel. A program that does not read it all is no error.
-func (x *run) feed(in *os.File, body io.Reader) <-chan error {
-	done := make(chan error, 1)
+// channel. A program that does not read it all is no error. One that was not
+// sent it all is killed before it could take what came for the whole.
+func (x *run) feed(in *os.File, body *bodyReader) <-chan struct{} {
+	done := make(chan struct{})
 	if in == nil {
-		done <- nil
+		close(done)
 		return done
 	}
 	go func() {
-		_, err := io.Copy(in, body)
-		in.Close()
-		var tooLarge *http.MaxBytesError
-		if !errors.As(err, &tooLarge) {
-			err = nil
-		} else {
+		defer close(done)
+		io.Copy(in, body)
+		if body.err != nil {
 			x.lease.Kill()
+			<-x.lease.Ended()
 		}
-		done <- err
+		in.Close()
 	}()
 	return done
 }
