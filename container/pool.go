@@ -2,6 +2,7 @@ package container
 
 import (
 	"context"
+	"errors"
 	"math"
 	"sync"
 	"time"
@@ -51,6 +52,7 @@ type Pool[S Pooled] struct {
 	making  int
 	lent    int  // handed out, and neither given back nor gone
 	failed  bool // the last try; nothing is made for the shelf until the next Get
+	drained bool // Drain was called
 	closed  bool
 	last    time.Time // of the last Get
 	rate    float64   // Gets per second, smoothed
@@ -74,6 +76,9 @@ type result[S Pooled] struct {
 	err error
 }
 
+// ErrClosed means that a pool has ended.
+var ErrClosed = errors.New("the pool of sandboxes has ended")
+
 // patience is how long a caller waits for a sandbox to come back before
 // another is made.
 const patience = 10 * time.Millisecond
@@ -94,7 +99,8 @@ func NewPool[S Pooled](m Maker[S], o PoolOptions) *Pool[S] {
 
 // Get hands out a sandbox: one that waits, or else the first of those being
 // made that no earlier caller is waiting for. An error of kind Busy means that
-// too many wait already; any other is why one could not be made.
+// too many wait already, ErrClosed that the pool has ended; any other is why
+// one could not be made.
 func (p *Pool[S]) Get(ctx context.Context) (S, error) {
 	var none S
 	p.mu.Lock()
@@ -106,7 +112,11 @@ func (p *Pool[S]) Get(ctx context.Context) (S, error) {
 		p.signal()
 		return s, nil
 	}
-	if p.closed || len(p.waiters) >= p.opts.MaxQueue {
+	if p.closed {
+		p.mu.Unlock()
+		return none, ErrClosed
+	}
+	if len(p.waiters) >= p.opts.MaxQueue {
 		n := len(p.waiters)
 		p.mu.Unlock()
 		return none, mayfly.Errorf(mayfly.Busy, "%d calls are waiting for a sandbox already", n)
@@ -170,7 +180,7 @@ func (p *Pool[S]) put(s S) {
 		return
 	}
 	p.size = max(s.Memory(), p.opts.Cost)
-	if p.closed || len(p.idle) >= p.opts.Max || !p.opts.Budget.take(p.size) {
+	if p.closed || p.drained || len(p.idle) >= p.opts.Max || !p.opts.Budget.take(p.size) {
 		s.Remove()
 		return
 	}
@@ -210,7 +220,7 @@ func (p *Pool[S]) arrived(now time.Time) {
 // target is how many should wait now: one, and those that will be asked for
 // while the next is being made, and half as many again.
 func (p *Pool[S]) target(now time.Time) int {
-	if p.last.IsZero() || now.Sub(p.last) >= p.opts.Idle {
+	if p.drained || p.last.IsZero() || now.Sub(p.last) >= p.opts.Idle {
 		return 0
 	}
 	rate := p.rate * math.Exp(-now.Sub(p.last).Seconds())
@@ -235,6 +245,15 @@ func (p *Pool[S]) wanted(now time.Time, target int) int {
 	return want - p.making
 }
 
+// Drain lets the pool end: nothing waits any more, those who have asked are
+// still served, and then Run returns.
+func (p *Pool[S]) Drain() {
+	p.mu.Lock()
+	p.drained = true
+	p.mu.Unlock()
+	p.signal()
+}
+
 // Waiting is how many are on the shelf.
 func (p *Pool[S]) Waiting() int {
 	p.mu.Lock()
@@ -249,14 +268,13 @@ func (p *Pool[S]) signal() {
 	}
 }
 
-// Run makes sandboxes as they are needed until ctx ends. Then it refuses who
-// waits and removes what waits.
+// Run makes sandboxes as they are needed until ctx ends or the pool is drained.
+// Then it refuses who waits and removes what waits.
 func (p *Pool[S]) Run(ctx context.Context) error {
 	var makers sync.WaitGroup
 	timer := time.NewTimer(time.Hour)
 	defer timer.Stop()
-	for ctx.Err() == nil {
-		p.balance(ctx, &makers, timer)
+	for p.balance(ctx, &makers, timer) {
 		select {
 		case <-p.wake:
 		case <-timer.C:
@@ -269,10 +287,14 @@ func (p *Pool[S]) Run(ctx context.Context) error {
 }
 
 // balance starts makers for those who wait and for the shelf, takes from the
-// shelf what is too many, and sets the timer for when that may change.
-func (p *Pool[S]) balance(ctx context.Context, makers *sync.WaitGroup, timer *time.Timer) {
+// shelf what is too many, and sets the timer for when that may change. It
+// reports whether the pool goes on.
+func (p *Pool[S]) balance(ctx context.Context, makers *sync.WaitGroup, timer *time.Timer) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	if ctx.Err() != nil || p.drained && len(p.waiters)+p.making == 0 {
+		return false
+	}
 	now := time.Now()
 	target := p.target(now)
 	for range min(p.wanted(now, target), cap(p.opts.Making)-p.making) {
@@ -297,6 +319,7 @@ func (p *Pool[S]) balance(ctx context.Context, makers *sync.WaitGroup, timer *ti
 			break
 		}
 	}
+	return true
 }
 
 func (p *Pool[S]) makeOne(ctx context.Context) {
@@ -341,7 +364,7 @@ func (p *Pool[S]) close() {
 		s.Remove()
 	}
 	for _, w := range p.waiters {
-		w.given <- result[S]{err: mayfly.Errorf(mayfly.Unavailable, "the node is shutting down")}
+		w.given <- result[S]{err: ErrClosed}
 	}
 	p.waiters = nil
 }

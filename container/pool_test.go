@@ -315,3 +315,24 @@ func TestPoolMakesMoreForThoseWhoWait(t *testing.T) {
 		}
 	})
 }
+
+func TestPoolServesThoseWhoWaitBeforeItEnds(t *testing.T) {
+	inPool(t, &workshop{takes: 100 * time.Millisecond}, PoolOptions{}, func(p *Pool[*thing]) {
+		get(t, p)
+		time.Sleep(time.Second) // one is on the shelf
+		var all sync.WaitGroup
+		for range 3 {
+			all.Go(func() { get(t, p) })
+		}
+		synctest.Wait()
+		p.Drain()
+		all.Wait()
+		synctest.Wait()
+		if n := p.Waiting(); n != 0 {
+			t.Errorf("%d wait in a pool that was drained", n)
+		}
+		if _, err := p.Get(context.Background()); err != ErrClosed {
+			t.Errorf("then: %v", err)
+		}
+	})
+}

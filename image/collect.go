@@ -22,10 +22,15 @@ import (
 // pullRef begins the names of partial downloads, which the next pull continues.
 const pullRef = "pull/"
 
+// InUse is why an image was not removed: it has an owner.
+type InUse struct{ Image, Owner string }
+
+func (e *InUse) Error() string { return fmt.Sprintf("image %q is in use by %s", e.Image, e.Owner) }
+
 // Remove takes the name from an image, or all its names where it is given by
 // digest, and collects what is then unused. It fails with kind Conflict when
-// the last name of an image that has an owner would go, unless force is set:
-// then the name goes, and the rest when the owners have.
+// the last name of an image that has an owner would go (InUse is the cause),
+// unless force is set: then the name goes, and the rest when the owners have.
 func (s *Store) Remove(ctx context.Context, nameOrDigest string, force bool) error {
 	ctx = s.context(ctx)
 	rec, err := s.find(ctx, nameOrDigest)
@@ -51,8 +56,10 @@ func (s *Store) Remove(ctx context.Context, nameOrDigest string, force bool) err
 		}
 	}
 	if owner := s.ownerOf(rec.Target.Digest); owner != "" && len(drop) == names && !force {
-		return mayfly.Errorf(mayfly.Conflict, "image %q is in use by %s", nameOrDigest, owner).
-			WithHint("stop what uses it, or force the removal of its name")
+		return &mayfly.Error{
+			Kind: mayfly.Conflict, Err: &InUse{Image: nameOrDigest, Owner: owner},
+			Hint: "stop what uses it, or force the removal of its name",
+		}
 	}
 	for _, d := range drop {
 		if err := s.names.Delete(ctx, d.Name); err != nil && !errdefs.IsNotFound(err) {
@@ -76,13 +83,22 @@ func (s *Store) ownerOf(d digest.Digest) string {
 
 // PruneOptions say how far Prune goes.
 type PruneOptions struct {
-	All bool // also images that have a name but no owner
+	All  bool     // also images that have a name but no owner
+	Keep []string // names that stay in any case, as people write them
 }
 
 // Prune collects what has neither a name nor an owner, partial downloads
 // included, and returns the names that it removed and the bytes that it freed.
 func (s *Store) Prune(ctx context.Context, opts PruneOptions) (removed []string, freed int64, err error) {
 	ctx = s.context(ctx)
+	keep := make(map[string]bool)
+	for _, name := range opts.Keep {
+		ref, err := parseName(name)
+		if err != nil {
+			return nil, 0, err
+		}
+		keep[ref.String()] = true
+	}
 	before, err := s.Usage(ctx)
 	if err != nil {
 		return nil, 0, err
@@ -93,7 +109,7 @@ func (s *Store) Prune(ctx context.Context, opts PruneOptions) (removed []string,
 			return nil, 0, mayfly.Errorf(mayfly.Internal, "list images: %w", err)
 		}
 		for _, rec := range all {
-			if s.ownerOf(rec.Target.Digest) != "" {
+			if keep[rec.Name] || s.ownerOf(rec.Target.Digest) != "" {
 				continue
 			}
 			if err := s.names.Delete(ctx, rec.Name); err != nil && !errdefs.IsNotFound(err) {
@@ -156,6 +172,10 @@ func (s *Store) Usage(ctx context.Context) (Usage, error) {
 	}
 	return u, nil
 }
+
+// Collect removes what has neither a name nor an owner, but for partial
+// downloads.
+func (s *Store) Collect(ctx context.Context) error { return s.collect(s.context(ctx)) }
 
 // collect removes everything that no name, owner or running operation holds.
 func (s *Store) collect(ctx context.Context) error {

@@ -33,37 +33,71 @@ func (n *Node) Deploy(ctx context.Context, w mayfly.Workload, progress func(stri
 	if err != nil {
 		return none, err
 	}
-	var seen uint64
 	if old != nil {
 		if old.Image == img.Digest && reflect.DeepEqual(old.Workload, w) {
 			progress(fmt.Sprintf("%s is unchanged: release %d", w.Name, old.Number))
 			return old.Release, nil
 		}
-		seen = old.Revision
 	}
 	rel, err := n.store.PutRelease(ctx, w, img.Digest)
 	if err != nil {
 		return none, err
 	}
 	progress("starting a sandbox")
-	f, err := n.function(ctx, &rel)
-	if err != nil {
-		return none, err
-	}
-	l, err := f.pool.Get(ctx)
-	if err == nil {
-		f.pool.Put(l)
-		_, err = n.store.SetWorkload(ctx, w.Space, w.Name, rel.Number, seen)
-	}
-	if err != nil {
-		n.drop(context.WithoutCancel(ctx), keyOf(&rel))
-		return none, err
-	}
-	if old != nil {
-		n.drop(ctx, keyOf(&old.Release))
+	if err := n.activate(ctx, &rel, old); err != nil {
+		return none, errors.Join(err, n.abandon(context.WithoutCancel(ctx), &rel, old))
 	}
 	progress(fmt.Sprintf("%s: release %d is active", w.Name, rel.Number))
+	if err := n.supersede(context.WithoutCancel(ctx), &rel, old); err != nil {
+		n.opts.Log.Error("clear away old releases", "workload", w.Name, "err", err)
+	}
 	return rel, nil
+}
+
+// activate makes a release the active one once a sandbox of it is ready.
+func (n *Node) activate(ctx context.Context, rel *mayfly.Release, old *store.Workload) error {
+	f, r, err := n.get(ctx, rel)
+	if err != nil {
+		return err
+	}
+	defer n.done(keyOf(rel))
+	f.pool.Put(r)
+	var seen uint64
+	if old != nil {
+		seen = old.Revision
+	}
+	_, err = n.store.SetWorkload(ctx, rel.Workload.Space, rel.Workload.Name, rel.Number, seen)
+	return err
+}
+
+// abandon takes back what a release that did not become active has.
+func (n *Node) abandon(ctx context.Context, rel *mayfly.Release, old *store.Workload) error {
+	w := &rel.Workload
+	n.drop(ctx, keyOf(rel))
+	n.releaseImages(ctx, keyOf(rel).owner())
+	var err error
+	if w.Code != "" {
+		var active *mayfly.Release
+		if old != nil {
+			active = &old.Release
+		}
+		err = n.nameCode(ctx, w.Space, w.Name, active)
+	}
+	return errors.Join(err, n.images.Collect(ctx))
+}
+
+// supersede clears away what the releases before the active one need no more.
+func (n *Node) supersede(ctx context.Context, rel *mayfly.Release, old *store.Workload) error {
+	if old == nil {
+		return nil
+	}
+	w := &rel.Workload
+	n.drop(ctx, keyOf(&old.Release))
+	var err error
+	if old.Workload.Code != "" && w.Code == "" {
+		err = n.nameCode(ctx, w.Space, w.Name, rel)
+	}
+	return errors.Join(err, n.pruneReleases(ctx, keyOf(rel)))
 }
 
 func checkWorkload(w *mayfly.Workload) error {
@@ -130,7 +164,7 @@ func (n *Node) resolve(ctx context.Context, w *mayfly.Workload, progress func(st
 	defer tar.Close()
 	progress("adding the code to stack " + w.Stack)
 	return build.Code(ctx, n.images, base, tar, build.CodeSpec{
-		Name: "code/" + w.Space + "/" + w.Name, Handler: w.Handler, TempDir: n.dir + "/code",
+		Name: codeImage(w.Space, w.Name), Handler: w.Handler, TempDir: n.dir + "/code",
 	})
 }
 
@@ -208,5 +242,8 @@ func (n *Node) DeleteWorkload(ctx context.Context, space, name string) error {
 		return err
 	}
 	n.drop(ctx, keyOf(&w.Release))
-	return nil
+	for key := range n.owned(space, name) {
+		n.drop(ctx, key)
+	}
+	return n.nameCode(ctx, space, name, nil)
 }

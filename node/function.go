@@ -14,29 +14,12 @@ import (
 	"github.com/mayfly-run/mayfly/container"
 )
 
-// functionKey names one release of a function.
-type functionKey struct {
-	space, name string
-	number      int
-}
-
-func keyOf(r *mayfly.Release) functionKey {
-	return functionKey{r.Workload.Space, r.Workload.Name, r.Number}
-}
-
-// owner is the name under which the release keeps its image.
-func (k functionKey) owner() string {
-	return fmt.Sprintf("release.%s.%s.%d", k.space, k.name, k.number)
-}
-
 // function is a release whose sandboxes this node makes.
 type function struct {
 	node     *Node
 	release  *mayfly.Release
 	template *template
 	pool     *container.Pool[*ready]
-	cancel   context.CancelFunc
-	begun    chan struct{} // closed when cancel is set
 
 	mu     sync.Mutex
 	newest weight // of the last new sandbox that was weighed
@@ -97,16 +80,12 @@ func listens(p mayfly.Protocol) bool { return p == mayfly.HTTP || p == mayfly.Ha
 // Take hands out a sandbox of a release, waiting for one if need be. It counts
 // as a run of this node until the lease is given up.
 func (n *Node) Take(ctx context.Context, rel *mayfly.Release) (*container.Lease, error) {
-	f, err := n.function(ctx, rel)
-	if err != nil {
-		return nil, err
-	}
 	select {
 	case n.running <- struct{}{}:
 	case <-ctx.Done():
 		return nil, context.Cause(ctx)
 	}
-	r, err := f.pool.Get(ctx)
+	f, r, err := n.get(ctx, rel)
 	if err != nil {
 		<-n.running
 		return nil, err
@@ -118,19 +97,52 @@ func (n *Node) Take(ctx context.Context, rel *mayfly.Release) (*container.Lease,
 			r.conn = l.Conn
 			r.weigh()
 			f.pool.Put(r)
+			n.done(keyOf(rel))
 			return
 		}
 		f.pool.Gone()
 		if l.Conn != nil {
 			l.Conn.Close()
 		}
-		n.retire(r.Sandbox)
+		n.retire(r.Sandbox, func() { n.done(keyOf(rel)) })
 	})
 	l.Port, l.Conn = r.port, r.conn
 	if r.port == 0 {
 		l.Program = container.Program{Argv: f.template.argv, Env: r.Env(), Dir: f.template.config.WorkDir}
 	}
 	return l, nil
+}
+
+// get takes a sandbox out of the pool of a release, which is in use until done.
+func (n *Node) get(ctx context.Context, rel *mayfly.Release) (*function, *ready, error) {
+	key := keyOf(rel)
+	n.mu.Lock()
+	n.users[key]++
+	n.mu.Unlock()
+	for {
+		f, err := n.function(ctx, rel)
+		var r *ready
+		if err == nil {
+			r, err = f.pool.Get(ctx)
+		}
+		if err == container.ErrClosed {
+			n.mu.Lock()
+			ended := n.functions[key] == f
+			n.mu.Unlock()
+			if !ended { // another release became active just now
+				continue
+			}
+			err = errShuttingDown()
+		}
+		if err != nil {
+			n.done(key)
+		}
+		return f, r, err
+	}
+}
+
+func errShuttingDown() error {
+	return mayfly.Errorf(mayfly.Unavailable, "the node is shutting down")
 }
 
 // function returns what this node has of a release, and begins with it if that
@@ -156,14 +168,9 @@ func (n *Node) function(ctx context.Context, rel *mayfly.Release) (*function, er
 	if n.stopped {
 		return nil, mayfly.Errorf(mayfly.Unavailable, "the node is being taken down")
 	}
-	if !n.goTaskLocked(func(ctx context.Context) {
-		ctx, f.cancel = context.WithCancel(ctx)
-		close(f.begun)
-		f.pool.Run(ctx)
-	}) {
-		return nil, mayfly.Errorf(mayfly.Unavailable, "the node is shutting down")
+	if !n.goTaskLocked(func(ctx context.Context) { f.pool.Run(ctx) }) {
+		return nil, errShuttingDown()
 	}
-	<-f.begun
 	n.functions[key] = f
 	return f, nil
 }
@@ -185,7 +192,7 @@ func (n *Node) newFunction(ctx context.Context, rel *mayfly.Release) (*function,
 		return nil, mayfly.Errorf(mayfly.Invalid, "neither function %s nor its image says a command", w.Name).
 			WithHint("set command: in the manifest")
 	}
-	f := &function{node: n, release: rel, template: t, begun: make(chan struct{})}
+	f := &function{node: n, release: rel, template: t}
 	f.pool = container.NewPool(f, container.PoolOptions{
 		Max: n.opts.MaxWaiting, Idle: n.opts.PoolIdle, Reuse: w.Isolation == mayfly.IsolationInstance,
 		Making: n.making, Budget: n.budget, Cost: waitingMemory,
@@ -293,16 +300,18 @@ func lastLines(s *container.Sandbox) string {
 // retireGrace is how long a program that has served its run may take to end.
 const retireGrace = time.Second
 
-// retire ends a sandbox that has served, and keeps its log.
-func (n *Node) retire(s *container.Sandbox) {
+// retire ends a sandbox that has served, keeps its log, and calls gone.
+func (n *Node) retire(s *container.Sandbox, gone func()) {
 	if !n.goTask(func(ctx context.Context) {
 		end(ctx, s)
 		if err := n.logs.keep(s); err != nil {
 			n.opts.Log.Error("keep log", "sandbox", s.ID, "err", err)
 		}
 		s.Remove()
+		gone()
 	}) {
 		s.Remove()
+		gone()
 	}
 }
 
@@ -333,18 +342,4 @@ func end(ctx context.Context, s *container.Sandbox) {
 		s.Kill()
 	}
 	<-s.Ended()
-}
-
-// drop stops keeping sandboxes of a release, and its image.
-func (n *Node) drop(ctx context.Context, key functionKey) {
-	n.mu.Lock()
-	f := n.functions[key]
-	delete(n.functions, key)
-	n.mu.Unlock()
-	if f != nil {
-		f.cancel()
-	}
-	if err := n.images.Release(ctx, key.owner()); err != nil {
-		n.opts.Log.Error("release image", "owner", key.owner(), "err", err)
-	}
 }

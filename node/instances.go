@@ -135,7 +135,7 @@ func (n *Node) StopAll(ctx context.Context, progress func(string)) error {
 			in.sandbox.Stop(ctx, syscall.SIGTERM, stopGrace)
 			n.awaitEnd(ctx, in)
 		}) {
-			return mayfly.Errorf(mayfly.Unavailable, "the node is shutting down")
+			return errShuttingDown()
 		}
 	}
 	for range waiting {

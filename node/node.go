@@ -69,6 +69,7 @@ type Node struct {
 
 	mu        sync.Mutex
 	functions map[functionKey]*function
+	users     map[functionKey]int  // runs and deploys that need a release's image
 	instances map[string]*instance // that have not been removed, by id
 	ctx       context.Context      // of Run; nil before and after
 	begun     chan struct{}        // closed when Run has begun
@@ -99,6 +100,7 @@ func Open(ctx context.Context, dir string, p Parts, o Options) (*Node, error) {
 		budget:    container.NewBudget(o.PoolMemory),
 		begun:     make(chan struct{}),
 		functions: make(map[functionKey]*function),
+		users:     make(map[functionKey]int),
 		instances: make(map[string]*instance),
 	}
 	if n.logs, err = openKeptLogs(dir + "/logs"); err != nil {
@@ -280,15 +282,11 @@ func (n *Node) recover(ctx context.Context) error {
 
 // dropOwners ends the uses of images by what is no more.
 func (n *Node) dropOwners(ctx context.Context, instances map[string]bool) {
-	active := make(map[string]bool)
-	for _, w := range n.store.Snapshot().WorkloadsIn("") {
-		active[keyOf(&w.Release).owner()] = true
-	}
 	for _, o := range n.images.Owners() {
-		if !instances[o.Name] && !active[o.Name] {
-			if err := n.images.Release(ctx, o.Name); err != nil {
-				n.opts.Log.Error("release image", "owner", o.Name, "err", err)
-			}
+		if key, ok := keyOfOwner(o.Name); ok {
+			n.drop(ctx, key)
+		} else if !instances[o.Name] {
+			n.releaseImages(ctx, o.Name)
 		}
 	}
 }

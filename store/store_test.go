@@ -188,3 +188,28 @@ func TestTooLargeIsRefused(t *testing.T) {
 	_, err := s.PutRelease(t.Context(), w, "sha256:1")
 	wantKind(t, err, mayfly.TooLarge)
 }
+
+func TestDeleteRelease(t *testing.T) {
+	s := open(t)
+	for range 3 {
+		deploy(t, s, thumb())
+	}
+	if _, err := s.PutRelease(t.Context(), thumb(), "sha256:never-active"); err != nil {
+		t.Fatal(err)
+	}
+	wantKind(t, s.DeleteRelease(t.Context(), "default", "thumb", 3), mayfly.Conflict)
+	for range 2 {
+		if err := s.DeleteRelease(t.Context(), "default", "thumb", 1); err != nil {
+			t.Fatal(err)
+		}
+	}
+	_, err := s.Release(t.Context(), "default", "thumb", 1)
+	wantKind(t, err, mayfly.NotFound)
+	list, err := s.Releases(t.Context(), "default", "thumb")
+	if err != nil || len(list) != 3 || list[0].Number != 4 || list[2].Number != 2 {
+		t.Errorf("left are %+v, %v", list, err)
+	}
+	if w := deploy(t, s, thumb()); w.Number != 5 {
+		t.Errorf("the next release is %d", w.Number)
+	}
+}

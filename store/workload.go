@@ -235,6 +235,25 @@ func (s *Store) Releases(ctx context.Context, space, name string) ([]mayfly.Rele
 	return list, nil
 }
 
+// DeleteRelease removes a release that is not active. One that is not there is
+// no error. Its number is not used again as long as a higher one was used.
+func (s *Store) DeleteRelease(ctx context.Context, space, name string, number int) error {
+	if err := checkNames(space, "workload", name); err != nil {
+		return err
+	}
+	if rec := s.mirror.workload(Key{space, name}); rec.Release != nil && rec.Release.Number == number {
+		return mayfly.Errorf(mayfly.Conflict, "release %d of workload %q is the active one", number, name)
+	}
+	stream, err := s.bus.JetStream().Stream(ctx, bus.ReleasesStream)
+	if err == nil {
+		err = stream.Purge(ctx, jetstream.WithPurgeSubject(bus.ReleaseSubject(bus.ReleaseKey(space, name, number))))
+	}
+	if err != nil {
+		return unavailable("delete release", err)
+	}
+	return nil
+}
+
 func decodeRelease(msg bus.Message) (mayfly.Release, error) {
 	var rel mayfly.Release
 	if err := json.Unmarshal(msg.Data, &rel); err != nil {

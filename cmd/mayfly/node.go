@@ -31,6 +31,18 @@ type workloads struct {
 	*router.Router
 }
 
+// Deploy returns when the routes lead to the new release.
+func (w workloads) Deploy(ctx context.Context, l mayfly.Workload, progress func(string)) (mayfly.Release, error) {
+	defer w.Refresh()
+	return w.Node.Deploy(ctx, l, progress)
+}
+
+// DeleteWorkload returns when no route leads to the workload.
+func (w workloads) DeleteWorkload(ctx context.Context, space, name string) error {
+	defer w.Refresh()
+	return w.Node.DeleteWorkload(ctx, space, name)
+}
+
 // Run is the node's or the router's, never this pair's.
 func (workloads) Run(context.Context) error { panic("run the parts") }
 
@@ -87,7 +99,7 @@ func openNode(ctx context.Context, f upFlags, log *slog.Logger) (_ *node, err er
 	n.loops = append(n.loops, machine.Run, routes.Run)
 	n.services = api.Services{
 		Instances: machine, Workloads: workloads{machine, routes}, Machine: machine,
-		Images: imageService{images}, Stacks: stackService{stacks},
+		Images: imageService{images, machine}, Stacks: stackService{stacks},
 	}
 	return n, nil
 }

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"context"
 	"encoding/json"
+	"errors"
 	"io"
 	"time"
 
@@ -11,11 +12,15 @@ import (
 
 	"github.com/mayfly-run/mayfly/build"
 	"github.com/mayfly-run/mayfly/image"
+	nodes "github.com/mayfly-run/mayfly/node"
 	client "github.com/mayfly-run/mayfly/sdk/go"
 )
 
 // imageService is a store of images as package api asks for it.
-type imageService struct{ store *image.Store }
+type imageService struct {
+	store *image.Store
+	node  *nodes.Node // knows what images are for
+}
 
 func wireImage(i image.Image, whole bool) (client.Image, error) {
 	w := client.Image{Name: i.Name, Digest: i.Digest, Size: i.Size, Blobs: i.Blobs, Layers: i.Layers, Created: i.Created, Labels: i.Labels}
@@ -115,11 +120,16 @@ func (s imageService) TagImage(ctx context.Context, source, target string) (clie
 }
 
 func (s imageService) RemoveImage(ctx context.Context, name string, force bool) error {
-	return s.store.Remove(ctx, name, force)
+	err := s.store.Remove(ctx, name, force)
+	var used *image.InUse
+	if errors.As(err, &used) { // by a name that tells people nothing
+		used.Owner = s.node.OwnerName(used.Owner)
+	}
+	return err
 }
 
 func (s imageService) PruneImages(ctx context.Context, all bool) (client.Pruned, error) {
-	removed, freed, err := s.store.Prune(ctx, image.PruneOptions{All: all})
+	removed, freed, err := s.store.Prune(ctx, image.PruneOptions{All: all, Keep: s.node.NeededImages()})
 	return client.Pruned{Images: removed, Freed: freed}, err
 }
 
