@@ -29,6 +29,8 @@ const (
 	// LabelLoader and a language's name give the path of its interpreter in
 	// the image, as in run.mayfly.loader.python=/usr/bin/python3.
 	LabelLoader = "run.mayfly.loader."
+	// LabelCode is "true" in the image of a function's code.
+	LabelCode = "run.mayfly.code"
 )
 
 // AppDir is where the code of a function lies in its image. It is the working

@@ -63,6 +63,7 @@ func Code(ctx context.Context, store *image.Store, stack image.Image, code io.Re
 	}
 	return store.AddLayer(ctx, stack.Digest, spec.Name, image.Layer{Tar: layer}, func(c *ocispec.ImageConfig) {
 		c.WorkingDir = AppDir
+		c.Labels = withLabels(c, map[string]string{LabelCode: "true"})
 		if command != nil {
 			c.Entrypoint, c.Cmd = nil, command
 		}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
@@ -119,7 +120,7 @@ func (c *cli) completeInstances() cobra.CompletionFunc {
 func (c *cli) completeImages() cobra.CompletionFunc {
 	return c.complete(func(ctx context.Context, cl *client.Client) (names []string, err error) {
 		all, err := cl.ListImages(ctx)
-		for _, i := range all {
+		for _, i := range slices.DeleteFunc(all, isCode) {
 			names = append(names, i.Name)
 		}
 		return names, err

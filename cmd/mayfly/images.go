@@ -5,28 +5,33 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strings"
 
 	"github.com/google/go-containerregistry/pkg/authn"
 	"github.com/spf13/cobra"
 
 	"github.com/mayfly-run/mayfly"
+	"github.com/mayfly-run/mayfly/build"
 	"github.com/mayfly-run/mayfly/image"
 	client "github.com/mayfly-run/mayfly/sdk/go"
 )
 
 func (c *cli) images() *cobra.Command {
-	var quiet bool
+	var quiet, all bool
 	cmd := &cobra.Command{
 		Use:     "images",
 		Aliases: []string{"image"},
 		Short:   "List images, or import, push, tag and prune them",
+		Long: `List images, or import, push, tag and prune them. Those that deploy makes of a
+function's code are left out, unless --all is given.`,
 		Example: `  mayfly images
   mayfly images import rootfs.tar.gz --name team/app:1
   mayfly image prune`,
 		Args: c.noSuchVerb,
 	}
 	cmd.Flags().BoolVarP(&quiet, "quiet", "q", false, "digests only")
+	cmd.Flags().BoolVarP(&all, "all", "a", false, "those of functions' code, too")
 	output := outputFlag(cmd)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		cl, err := c.client()
@@ -36,6 +41,9 @@ func (c *cli) images() *cobra.Command {
 		list, err := cl.ListImages(cmd.Context())
 		if err != nil {
 			return err
+		}
+		if !all {
+			list = slices.DeleteFunc(list, isCode)
 		}
 		if quiet {
 			for _, i := range list {
@@ -49,6 +57,11 @@ func (c *cli) images() *cobra.Command {
 	}
 	cmd.AddCommand(c.imageImport(), c.push(), c.imageTag(), c.imagePrune(), c.imageUsage())
 	return cmd
+}
+
+// isCode says whether deploy made an image of a function's code, and named it.
+func isCode(i client.Image) bool {
+	return i.Labels[build.LabelCode] != "" && strings.HasPrefix(i.Name, "code/")
 }
 
 // noSuchVerb refuses arguments of a verb that has verbs of its own.
