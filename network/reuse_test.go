@@ -197,7 +197,13 @@ func TestOnlyUntouchedNamespacesAreGivenOutAgain(t *testing.T) {
 // Whoever is not known to be sealed may have passed a file of its namespace
 // on, and ports may be remembered elsewhere.
 func TestOnlySealedContainersGiveBack(t *testing.T) {
-	n := open(t, "seal", Options{Warm: 8})
+	n := open(t, "seal", Options{Warm: 2})
+	if err := n.fill(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	for _, ns := range n.warm {
+		until(t, "untouched", ns.trace.untouched)
+	}
 	attach(t, n, "plain")
 	attach(t, n, "published", mayfly.Port{Container: 7})
 	if _, err := n.AttachNone(t.Context(), "none"); err != nil {
