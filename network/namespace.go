@@ -20,8 +20,7 @@ const inside = "eth0"
 type namespace struct {
 	fd    int
 	addr  netip.Addr // invalid when there is only the loopback
-	trace *trace     // nil: no other container gets it afterwards
-	used  bool       // a container has had it
+	trace *trace     // nil: no container has had it that is sealed
 }
 
 func (ns *namespace) close() {
@@ -68,21 +67,28 @@ func vethOf(addr netip.Addr) string {
 	return fmt.Sprintf("mf%02x%02x%02x%02x", b[0], b[1], b[2], b[3])
 }
 
-// inNew calls fn on a thread that is in a new network namespace, with that
-// namespace's descriptor, which is closed when fn fails.
-func (n *Network) inNew(fn func(ns int) error) (int, error) {
-	var ns int
+// away calls fn, which goes into another network namespace, on a thread that
+// comes back afterwards.
+func (n *Network) away(fn func() error) error {
 	done := make(chan error)
 	go func() {
 		runtime.LockOSThread()
-		var err error
-		ns, err = newNamespace(fn)
+		err := fn()
 		if back := unix.Setns(n.home, unix.CLONE_NEWNET); back == nil {
 			runtime.UnlockOSThread()
 		} // else the thread ends with this goroutine
 		done <- err
 	}()
-	err := <-done
+	return <-done
+}
+
+// inNew calls fn in a new network namespace, with that namespace's descriptor,
+// which is closed when fn fails.
+func (n *Network) inNew(fn func(ns int) error) (ns int, err error) {
+	err = n.away(func() (err error) {
+		ns, err = newNamespace(fn)
+		return err
+	})
 	return ns, err
 }
 
@@ -141,16 +147,9 @@ func (n *Network) wired() (*namespace, error) {
 		if err != nil {
 			return nil, err
 		}
-		var t *trace
-		ns, err := n.inNew(func(ns int) (err error) {
-			if err := n.wire(ns, addr); err != nil {
-				return err
-			}
-			t, err = openTrace()
-			return err
-		})
+		ns, err := n.inNew(func(ns int) error { return n.wire(ns, addr) })
 		if err == nil {
-			return &namespace{fd: ns, addr: addr, trace: t}, nil
+			return &namespace{fd: ns, addr: addr}, nil
 		}
 		err = errors.Join(err, n.freeAddress(addr))
 		if errors.Is(err, unix.EXFULL) {

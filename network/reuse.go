@@ -53,8 +53,8 @@ type trace struct {
 	fresh    []uint64 // what those read when the namespace was new, hashed
 }
 
-// openTrace opens the trace of the calling thread's namespace, in which nothing
-// has happened yet.
+// openTrace opens the trace of the calling thread's namespace, in which no
+// container has been yet.
 func openTrace() (*trace, error) {
 	const dir = "/proc/thread-self/net/"
 	t := &trace{seed: maphash.MakeSeed()}
@@ -176,7 +176,6 @@ func (n *Network) keep(h *holding) bool {
 		return false
 	}
 	h.att.NetNS.Close()
-	h.ns.used = true
 	n.warm = append(n.warm, h.ns) // behind the others: it rests the longest
 	n.room = max(n.room, len(n.warm))
 	return true

@@ -198,12 +198,9 @@ func TestOnlyUntouchedNamespacesAreGivenOutAgain(t *testing.T) {
 // on, and ports may be remembered elsewhere.
 func TestOnlySealedContainersGiveBack(t *testing.T) {
 	n := open(t, "seal", Options{Warm: 2})
-	if err := n.fill(t.Context()); err != nil {
-		t.Fatal(err)
-	}
-	for _, ns := range n.warm {
-		until(t, "untouched", ns.trace.untouched)
-	}
+	attachSealed(t, n, "first")
+	attachSealed(t, n, "second")
+	detach(t, n, "first", "second") // so that nothing speaks against giving these back again
 	attach(t, n, "plain")
 	attach(t, n, "published", mayfly.Port{Container: 7})
 	if _, err := n.AttachNone(t.Context(), "none"); err != nil {

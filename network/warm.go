@@ -3,10 +3,12 @@ package network
 import (
 	"context"
 	"errors"
+	"fmt"
 	"slices"
 	"time"
 
 	"golang.org/x/sync/errgroup"
+	"golang.org/x/sys/unix"
 )
 
 // SetWarm changes how many wired namespaces Run keeps waiting: DefaultWarm if
@@ -114,13 +116,32 @@ func (n *Network) takeNamespace() (*namespace, error) {
 		if ns == nil {
 			return n.wired()
 		}
-		if !ns.used || ns.trace.quiet() {
+		if ns.trace == nil || ns.trace.quiet() {
 			return ns, nil
 		}
 		if err := n.letGo(ns); err != nil {
 			n.log.Warn("cannot forget the neighbour of a network namespace", "address", ns.addr, "err", err)
 		}
 	}
+}
+
+// takeSealed returns a namespace that another container may get afterwards.
+func (n *Network) takeSealed() (*namespace, error) {
+	ns, err := n.takeNamespace()
+	if err != nil || ns.trace != nil {
+		return ns, err
+	}
+	err = n.away(func() (err error) {
+		if err := unix.Setns(ns.fd, unix.CLONE_NEWNET); err != nil {
+			return fmt.Errorf("enter network namespace: %w", err)
+		}
+		ns.trace, err = openTrace()
+		return err
+	})
+	if err != nil {
+		return nil, errors.Join(err, n.letGo(ns))
+	}
+	return ns, nil
 }
 
 // takeForGood returns a namespace that no other container gets afterwards.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -192,6 +193,8 @@ func (n *Node) newFunction(ctx context.Context, rel *mayfly.Release) (*function,
 		return nil, mayfly.Errorf(mayfly.Invalid, "neither function %s nor its image says a command", w.Name).
 			WithHint("set command: in the manifest")
 	}
+	shared := func(m mayfly.Mount) bool { return m.Type != "tmpfs" }
+	t.sealed = !listens(w.Protocol) && !slices.ContainsFunc(w.Mounts, shared)
 	f := &function{node: n, release: rel, template: t}
 	f.pool = container.NewPool(f, container.PoolOptions{
 		Max: n.opts.MaxWaiting, Idle: n.opts.PoolIdle, Reuse: w.Isolation == mayfly.IsolationInstance,

@@ -21,7 +21,7 @@ type template struct {
 	config  container.Config // without what a network and an id add
 	argv    []string
 	network string // "bridge", "none" or "host"
-	sealed  bool   // it shares no directory that anyone may write to
+	sealed  bool   // shares no directory that anyone may write to, and is likely not to use its network
 	ports   []mayfly.Port
 	signal  string // to stop with, as the image says
 }
@@ -65,7 +65,6 @@ func (n *Node) template(ctx context.Context, digest, owner string, a asked) (*te
 		Lower: root.Lower, User: u, WorkDir: dir, Env: environment(img.Env, a.Env), Resources: a.Resources,
 		Mounts: slices.Clone(a.mounts), ReadOnly: a.readOnly, Volatile: a.volatile,
 	}
-	t.sealed = !slices.ContainsFunc(a.mounts, func(m mayfly.Mount) bool { return m.Type != "tmpfs" })
 	for _, p := range build.HostMounts(img.Labels) {
 		t.config.Mounts = append(t.config.Mounts, mayfly.Mount{Type: "bind", Source: p, Target: p, ReadOnly: true})
 	}
@@ -155,7 +154,7 @@ func (n *Node) sandbox(ctx context.Context, id string, t *template, me self, hos
 }
 
 func (n *Node) attach(ctx context.Context, id string, t *template) (*network.Attachment, error) {
-	if t.sealed && len(t.ports) == 0 {
+	if t.sealed {
 		return n.net.AttachSealed(ctx, id)
 	}
 	return n.net.Attach(ctx, id, t.ports)
