@@ -186,16 +186,21 @@ func (h *Host) Create(ctx context.Context, id string, c Config) (_ *Sandbox, err
 // furnish fills a sandbox's directory and returns the descriptors for init, in
 // the order that package wire gives.
 func (h *Host) furnish(s *Sandbox, c *Config, init string) ([]*os.File, error) {
-	for _, d := range []string{"/upper", "/work", "/run"} {
-		if err := os.Mkdir(s.dir+d, 0o755); err != nil {
-			return nil, err
+	dir, err := openDir(s.dir)
+	if err != nil {
+		return nil, err
+	}
+	defer unix.Close(dir)
+	for _, d := range [...]string{"upper", "work", "run"} {
+		if err := unix.Mkdirat(dir, d, 0o755); err != nil {
+			return nil, &os.PathError{Op: "mkdir", Path: d, Err: err}
 		}
 	}
 	if err := likeRoot(s.dir+"/upper", c.Lower); err != nil {
 		return nil, err
 	}
-	if err := os.Link(init, s.dir+"/run/init"); err != nil {
-		return nil, err
+	if err := unix.Linkat(unix.AT_FDCWD, init, dir, "run/init", 0); err != nil {
+		return nil, &os.LinkError{Op: "link", Old: init, New: "run/init", Err: err}
 	}
 	text := map[string][]byte{
 		"state.json": mustJSON(s.state), "resolv.conf": c.Resolv, "hosts": c.Hosts, "hostname": []byte(c.Hostname + "\n"),
@@ -204,22 +209,21 @@ func (h *Host) furnish(s *Sandbox, c *Config, init string) ([]*os.File, error) {
 		text["run/"+name] = data
 	}
 	for name, data := range text {
-		if err := os.WriteFile(s.dir+"/"+name, data, 0o644); err != nil {
+		if err := put(dir, name, data, 0o644); err != nil {
 			return nil, err
 		}
 	}
-	var files []*os.File
-	l, err := listenUnix(s.dir, socketName)
+	l, err := listenUnix(dir, socketName)
 	if err != nil {
 		return nil, err
 	}
-	files = append(files, l)
-	for _, name := range []string{logName0, logName1, exitsName} {
-		f, err := os.OpenFile(s.dir+"/"+name, os.O_CREATE|os.O_RDWR|os.O_EXCL, 0o600)
+	files := []*os.File{l}
+	for _, name := range [...]string{logName0, logName1, exitsName} {
+		fd, err := create(dir, name, 0o600)
 		if err != nil {
 			return files, err
 		}
-		files = append(files, f)
+		files = append(files, os.NewFile(uintptr(fd), name))
 	}
 	return files, nil
 }
@@ -296,7 +300,7 @@ func (h *Host) discard(s *Sandbox) error {
 	}
 	err := s.killGroup()
 	err = errors.Join(err, h.driver.Delete(context.Background(), s.ID, s.dir))
-	return errors.Join(err, os.RemoveAll(s.dir))
+	return errors.Join(err, removeDir(s.dir))
 }
 
 // Run cleans up after sandboxes that ended, in batches, until ctx ends. What

@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"net"
 	"os"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -115,7 +116,7 @@ func (s *Sandbox) begin(child *Child) error {
 	if err != nil {
 		return err
 	}
-	if err := os.WriteFile(s.dir+"/"+pidName, fmt.Appendf(nil, "%d %d", child.PID, ticks), 0o600); err != nil {
+	if err := put(unix.AT_FDCWD, s.dir+"/"+pidName, fmt.Appendf(nil, "%d %d", child.PID, ticks), 0o600); err != nil {
 		return err
 	}
 	s.conn, _, err = dialInit(s.dir, s.state.LogMax)
@@ -182,18 +183,22 @@ func (s *Sandbox) openProcess() (*os.File, error) {
 
 // startTicks is when a process started, field 22 of proc_pid_stat(5).
 func startTicks(pid int) (uint64, error) {
-	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	var buf [1024]byte
+	fd, err := unix.Open("/proc/"+strconv.Itoa(pid)+"/stat", unix.O_RDONLY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return 0, err
 	}
-	rest := string(data[strings.LastIndexByte(string(data), ')')+1:])
-	f := strings.Fields(rest)
+	n, err := unix.Read(fd, buf[:])
+	unix.Close(fd)
+	if err != nil {
+		return 0, err
+	}
+	data := string(buf[:n])
+	f := strings.Fields(data[strings.LastIndexByte(data, ')')+1:])
 	if len(f) < 20 {
 		return 0, errors.New("short /proc/PID/stat")
 	}
-	var n uint64
-	_, err = fmt.Sscan(f[19], &n)
-	return n, err
+	return strconv.ParseUint(f[19], 10, 64)
 }
 
 // watch waits for the container's end, finds out how it ended and hands it to
@@ -483,7 +488,12 @@ func (s *Sandbox) Pipe(input bool) (ours, theirs *os.File, err error) {
 
 // PutFile puts a file into /run/mayfly, whole or not at all.
 func (s *Sandbox) PutFile(name string, data []byte) error {
-	return writeFile(s.dir+"/run/"+name, data, 0o644)
+	dir, err := openDir(s.dir + "/run")
+	if err != nil {
+		return err
+	}
+	defer unix.Close(dir)
+	return replace(dir, name, data, 0o644)
 }
 
 // Remove kills the container if it is still there and has its directory
@@ -518,7 +528,7 @@ func (s *Sandbox) release(ctx context.Context) (first bool) {
 	removed := s.removed
 	s.mu.Unlock()
 	if removed {
-		if err := os.RemoveAll(s.dir); err != nil {
+		if err := removeDir(s.dir); err != nil {
 			s.host.opts.Log.Error("remove sandbox", "id", s.ID, "err", err)
 		}
 		s.host.mu.Lock()

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"strconv"
 
 	"golang.org/x/sys/unix"
 )
@@ -12,28 +13,33 @@ import (
 // directory any number: sockets are reached through a descriptor of their
 // directory.
 
-func listenUnix(dir, name string) (*os.File, error) {
-	d, err := os.Open(dir)
+// listenUnix makes a socket below dir and listens on it.
+func listenUnix(dir int, name string) (*os.File, error) {
+	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
-		return nil, err
+		return nil, os.NewSyscallError("socket", err)
 	}
-	defer d.Close()
-	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: fdPath(d) + "/" + name, Net: "unix"})
+	if err = unix.Bind(fd, &unix.SockaddrUnix{Name: socketPath(dir, name)}); err == nil {
+		err = unix.Listen(fd, unix.SOMAXCONN)
+	}
 	if err != nil {
-		return nil, err
+		unix.Close(fd)
+		return nil, fmt.Errorf("listen on %s: %w", name, err)
 	}
-	l.SetUnlinkOnClose(false)
-	defer l.Close()
-	return l.File()
+	return os.NewFile(uintptr(fd), name), nil
 }
 
 func dialUnix(dir, name string) (*net.UnixConn, error) {
-	d, err := os.Open(dir)
+	d, err := openDir(dir)
 	if err != nil {
 		return nil, err
 	}
-	defer d.Close()
-	return net.DialUnix("unix", nil, &net.UnixAddr{Name: fdPath(d) + "/" + name, Net: "unix"})
+	defer unix.Close(d)
+	return net.DialUnix("unix", nil, &net.UnixAddr{Name: socketPath(d, name), Net: "unix"})
+}
+
+func socketPath(dir int, name string) string {
+	return "/proc/self/fd/" + strconv.Itoa(dir) + "/" + name
 }
 
 // fdPath is the name under which every process of this user can open f while
