@@ -85,7 +85,7 @@ func replace(dir int, name string, data []byte, mode uint32) error {
 // kept is all that a sandbox's directory most often holds at its end, the
 // contents of a directory before itself; directories end with a slash.
 var kept = [...]string{
-	"state.json", "resolv.conf", "hosts", "hostname", socketName, logName0, logName1, exitsName, pidName,
+	stateName, "resolv.conf", "hosts", "hostname", socketName, logName0, logName1, exitsName, pidName,
 	"run/init", "run/self.json", "run/run.json", "run/",
 	"work/work/incompat/volatile/dirty", "work/work/incompat/volatile/", "work/work/incompat/", "work/work/", "work/",
 	"upper/",

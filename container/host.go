@@ -149,6 +149,9 @@ func (h *Host) Create(ctx context.Context, id string, c Config) (_ *Sandbox, err
 	if s.state.LogMax == 0 {
 		s.state.LogMax = 16 << 20
 	}
+	if !c.Volatile { // it may be adopted
+		s.state.Env, s.state.User = s.env, &s.User
+	}
 	if err := os.Mkdir(s.dir, 0o700); err != nil {
 		return nil, fmt.Errorf("create sandbox: %w", err)
 	}
@@ -173,7 +176,7 @@ func (h *Host) Create(ctx context.Context, id string, c Config) (_ *Sandbox, err
 	if err != nil {
 		return nil, fmt.Errorf("create container: %w", err)
 	}
-	if err := s.begin(child); err != nil {
+	if err := s.begin(ctx, child); err != nil {
 		return nil, err
 	}
 	h.mu.Lock()
@@ -203,13 +206,17 @@ func (h *Host) furnish(s *Sandbox, c *Config, init string) ([]*os.File, error) {
 		return nil, &os.LinkError{Op: "link", Old: init, New: "run/init", Err: err}
 	}
 	text := map[string][]byte{
-		"state.json": mustJSON(s.state), "resolv.conf": c.Resolv, "hosts": c.Hosts, "hostname": []byte(c.Hostname + "\n"),
+		stateName: mustJSON(s.state), "resolv.conf": c.Resolv, "hosts": c.Hosts, "hostname": []byte(c.Hostname + "\n"),
 	}
 	for name, data := range c.Files {
 		text["run/"+name] = data
 	}
 	for name, data := range text {
-		if err := put(dir, name, data, 0o644); err != nil {
+		mode := uint32(0o644)
+		if name == stateName {
+			mode = 0o600 // it has the environment
+		}
+		if err := put(dir, name, data, mode); err != nil {
 			return nil, err
 		}
 	}
@@ -253,14 +260,17 @@ func likeRoot(upper string, lower []string) error {
 // that it had not come to be: Discard it.
 func (h *Host) Adopt(id string) (*Sandbox, error) {
 	s := &Sandbox{ID: id, host: h, dir: h.Dir(id), ended: make(chan struct{}), buried: make(chan struct{})}
-	data, err := os.ReadFile(s.dir + "/state.json")
+	data, err := os.ReadFile(s.dir + "/" + stateName)
 	if errors.Is(err, fs.ErrNotExist) || err == nil && json.Unmarshal(data, &s.state) != nil {
 		return nil, mayfly.Errorf(mayfly.NotFound, "sandbox %s was never made", id)
 	}
 	if err != nil {
 		return nil, err
 	}
-	s.Address, s.Ports = s.state.Address, s.state.Ports
+	s.Address, s.Ports, s.env = s.state.Address, s.state.Ports, s.state.Env
+	if s.state.User != nil {
+		s.User = *s.state.User
+	}
 	wait, err := s.adopt()
 	if err != nil {
 		return nil, err
@@ -280,7 +290,7 @@ func (h *Host) Discard(id string) error {
 		return nil
 	}
 	s := &Sandbox{ID: id, host: h, dir: h.Dir(id)}
-	if data, err := os.ReadFile(s.dir + "/state.json"); err == nil {
+	if data, err := os.ReadFile(s.dir + "/" + stateName); err == nil {
 		json.Unmarshal(data, &s.state)
 	}
 	return h.discard(s)

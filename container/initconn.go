@@ -40,8 +40,9 @@ type answer struct {
 }
 
 // dialInit connects to the socket in dir and exchanges greetings. It returns
-// the number of the main program, 0 if none was started yet.
-func dialInit(dir string, logMax int64) (*initConn, uint32, error) {
+// the number of the main program, 0 if none was started yet. Its wait for an
+// init that is stopped or starved ends with ctx, and after greetTimeout.
+func dialInit(ctx context.Context, dir string, logMax int64) (*initConn, uint32, error) {
 	conn, err := dialUnix(dir, socketName)
 	if err != nil {
 		return nil, 0, err
@@ -59,9 +60,13 @@ func dialInit(dir string, logMax int64) (*initConn, uint32, error) {
 		return nil, 0, err
 	}
 	conn.SetReadDeadline(time.Now().Add(greetTimeout))
+	stop := context.AfterFunc(ctx, func() { conn.SetReadDeadline(time.Unix(1, 0)) })
 	t, _, body, err := c.read()
 	for err == nil && t == wire.Exited { // just then; it is in the file as well
 		t, _, body, err = c.read()
+	}
+	if !stop() {
+		err = context.Cause(ctx)
 	}
 	conn.SetReadDeadline(time.Time{})
 	var g wire.Greeting
@@ -76,7 +81,6 @@ func dialInit(dir string, logMax int64) (*initConn, uint32, error) {
 	return c, g.Main, nil
 }
 
-// greetTimeout bounds the wait for an init that is stopped or starved.
 const greetTimeout = 10 * time.Second
 
 // newBase starts the numbers of a connection's requests where those of an

@@ -24,12 +24,12 @@ type Sandbox struct {
 	ID      string
 	Address string        // on the node's network; empty without one
 	Ports   []mayfly.Port // published
-	User    User          // of its programs; zero when it was adopted
+	User    User          // of its programs
 	Started time.Time     // when the main program was started; zero before
 
 	host   *Host
 	dir    string
-	env    []string // of its programs; nil when it was adopted
+	env    []string // of its programs
 	state  state
 	pidfd  *os.File
 	conn   *initConn // nil when adopted after its end
@@ -55,6 +55,8 @@ type state struct {
 	Ports   []mayfly.Port `json:"ports,omitempty"`
 	LogMax  int64         `json:"logMax"` // bytes
 	Boot    string        `json:"boot"`   // the kernel's boot_id
+	Env     []string      `json:"env,omitempty"`
+	User    *User         `json:"user,omitempty"`
 }
 
 const (
@@ -63,6 +65,7 @@ const (
 	logName1   = "log.1"
 	exitsName  = "exits"
 	pidName    = "pid"
+	stateName  = "state.json"
 )
 
 // Process is a program that was started in a sandbox.
@@ -107,7 +110,7 @@ func exitOf(wait uint32, at time.Time) mayfly.Exit {
 }
 
 // begin notes the new container's first process and greets init.
-func (s *Sandbox) begin(child *Child) error {
+func (s *Sandbox) begin(ctx context.Context, child *Child) error {
 	var err error
 	if s.pidfd, err = openPidfd(child.PID); err != nil {
 		return err
@@ -119,7 +122,7 @@ func (s *Sandbox) begin(child *Child) error {
 	if err := put(unix.AT_FDCWD, s.dir+"/"+pidName, fmt.Appendf(nil, "%d %d", child.PID, ticks), 0o600); err != nil {
 		return err
 	}
-	s.conn, _, err = dialInit(s.dir, s.state.LogMax)
+	s.conn, _, err = dialInit(ctx, s.dir, s.state.LogMax)
 	if err != nil {
 		return err
 	}
@@ -141,7 +144,7 @@ func (s *Sandbox) adopt() (wait func() (uint32, error), err error) {
 	if err != nil {
 		return nil, err
 	}
-	conn, main, err := dialInit(s.dir, s.state.LogMax)
+	conn, main, err := dialInit(context.Background(), s.dir, s.state.LogMax)
 	if err != nil { // it may be ending just now
 		s.Kill()
 		s.main = newProcess()

@@ -76,9 +76,11 @@ func (h *Host) Left() ([]string, error) {
 	return ids, nil
 }
 
-// Close lets go of the memory that volatile sandboxes lived in. Run has
-// returned, and they are removed.
+// Close lets go of the memory that volatile sandboxes lived in, and of the
+// control group above all others if none is left. Run has returned, and
+// volatile sandboxes are removed.
 func (h *Host) Close() error {
+	h.cgroups.RemoveParent(h.opts.Cgroup)
 	if h.volatile == "" {
 		return nil
 	}

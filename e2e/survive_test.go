@@ -156,6 +156,12 @@ func TestNothingIsLeftOver(t *testing.T) {
 	if after := n.leftovers(); after != before {
 		t.Errorf("before\n%s\nafter\n%s", before, after)
 	}
+	n.stop()
+	for _, pattern := range []string{"/sys/fs/cgroup/mayfly-", "/sys/fs/cgroup/*/mayfly-"} {
+		if left, _ := filepath.Glob(pattern + nodes.Token(n.dir+"/data")); len(left) > 0 {
+			t.Errorf("without a daemon and without a container there is %v", left)
+		}
+	}
 }
 
 // leftovers counts what containers are made of.

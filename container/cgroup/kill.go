@@ -184,6 +184,15 @@ func (h *Host) Discard(p string) error {
 	return errors.Join(g.Kill(), g.Remove())
 }
 
+// RemoveParent removes what Parent made, if no container is left in it.
+func (h *Host) RemoveParent(p string) {
+	if checkPath(p) == nil {
+		for _, dir := range h.group(p, func(*Hierarchy) bool { return true }).all() {
+			unix.Rmdir(dir)
+		}
+	}
+}
+
 // Remove removes the group and those below it from all hierarchies. Processes
 // that are dying keep it busy for a moment; it tries again for up to 5 s. A
 // group that is gone is no error.

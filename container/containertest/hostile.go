@@ -2,6 +2,7 @@ package containertest
 
 import (
 	"context"
+	"errors"
 	"os"
 	"syscall"
 	"testing"
@@ -34,7 +35,7 @@ func Hostile(t *testing.T, p Programs, maker Maker) {
 		<-s.Ended()
 	}
 	descriptors := openDescriptors(t)
-	for _, how := range []string{"closes", "exits", "garbage", "huge", "descriptors before the greeting", "silent"} {
+	for _, how := range []string{"closes", "exits", "garbage", "huge", "descriptors before the greeting"} {
 		t.Run(how, func(t *testing.T) {
 			c := b.Config
 			c.Files = map[string][]byte{"hostile": []byte(how)}
@@ -47,6 +48,15 @@ func Hostile(t *testing.T, p Programs, maker Maker) {
 			}
 		})
 	}
+	t.Run("silent", func(t *testing.T) {
+		c := b.Config
+		c.Files = map[string][]byte{"hostile": []byte("silent")}
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		if _, err := host.Create(ctx, mayfly.NewID(), c); !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("waited for with a deadline: %v", err)
+		}
+	})
 	for _, how := range []string{"deaf", "flood", "short bodies", "files", "a file for a connection", "its own end", "the end of what runs on"} {
 		t.Run(how, func(t *testing.T) { b.abuse(t, host, how) })
 	}

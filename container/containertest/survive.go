@@ -16,7 +16,9 @@ import (
 // adopted: what a daemon has made, the next one goes on with: a container that
 // runs, one that ended meanwhile, one that waits.
 func adopted(t *testing.T, b *Bed) {
-	s := b.create(t, b.Config)
+	c := b.Config
+	c.Env = []string{"COLOR=blue"}
+	s := b.create(t, c)
 	r := start(t, s, "sh", "-c", "echo begun >/proc/self/fd/2; cat; exit 3")
 	next := b.open(t)
 	stop := b.run(next)
@@ -28,7 +30,7 @@ func adopted(t *testing.T, b *Bed) {
 	if a.Main() == nil {
 		t.Fatal("the main program is not known")
 	}
-	if e := spawn(t, a, "sh", "-c", "exit 8"); e.Code != 8 {
+	if e := spawn(t, a, "sh", "-c", "test $COLOR = blue && exit 8"); e.Code != 8 {
 		t.Errorf("spawned by the second daemon: %+v", e)
 	}
 	ready := make(chan struct{})
