@@ -100,51 +100,6 @@ func (n *Node) supersede(ctx context.Context, rel *mayfly.Release, old *store.Wo
 	return errors.Join(err, n.pruneReleases(ctx, keyOf(rel)))
 }
 
-func checkWorkload(w *mayfly.Workload) error {
-	if err := mayfly.CheckName("function", w.Name); err != nil {
-		return err
-	}
-	if (w.Image == "") == (w.Stack == "") {
-		return mayfly.Errorf(mayfly.Invalid, "function %s needs either an image or a stack", w.Name)
-	}
-	if w.Protocol == "" {
-		w.Protocol = mayfly.HTTP
-		if w.Handler != "" {
-			w.Protocol = mayfly.Handler
-		}
-	}
-	switch w.Protocol {
-	case mayfly.HTTP, mayfly.CGI, mayfly.Stdio:
-	case mayfly.Handler:
-		if w.Stack == "" || w.Handler == "" {
-			return mayfly.Errorf(mayfly.Invalid, "function %s has protocol handler, which needs stack, code and handler", w.Name)
-		}
-	default:
-		return mayfly.Errorf(mayfly.Invalid, "function %s: protocol %q is not known", w.Name, w.Protocol).
-			WithHint("use http, handler, stdio or cgi")
-	}
-	switch w.Isolation {
-	case "":
-		w.Isolation = mayfly.IsolationRun
-	case mayfly.IsolationRun:
-	case mayfly.IsolationInstance:
-		if !listens(w.Protocol) {
-			return mayfly.Errorf(mayfly.Invalid, "function %s: isolation instance needs a program that listens", w.Name).
-				WithHint("use protocol http or handler, or isolation: run")
-		}
-	default:
-		return mayfly.Errorf(mayfly.Invalid, "function %s: isolation %q is not known", w.Name, w.Isolation).
-			WithHint("use run or instance")
-	}
-	switch w.Network {
-	case "", "bridge", "none", "host":
-	default:
-		return mayfly.Errorf(mayfly.Invalid, "function %s: network %q is not known", w.Name, w.Network).
-			WithHint("use bridge, none or host")
-	}
-	return checkMounts(w.Mounts)
-}
-
 // resolve finds or makes the image that a workload runs.
 func (n *Node) resolve(ctx context.Context, w *mayfly.Workload, progress func(string)) (image.Image, error) {
 	if w.Image != "" {

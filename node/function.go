@@ -274,7 +274,15 @@ func (f *function) listen(ctx context.Context, r *ready) error {
 	select {
 	case <-r.Main().Done():
 		e := r.Main().Exit()
+		select {
+		case <-r.Ended(): // init ends after it; then the kernel's word on memory counts
+			e = r.Exit()
+		case <-time.After(retireGrace):
+		}
 		why = fmt.Sprintf("it ended before it listened on $PORT (%d): exit code %d", r.port, e.Code)
+		if e.Reason == mayfly.OutOfMemory {
+			why = fmt.Sprintf("it ran out of memory before it listened on $PORT (%d)", r.port)
+		}
 	default:
 		r.Signal(ctx, nil, syscall.SIGKILL)
 		<-r.Main().Done()

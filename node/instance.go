@@ -3,7 +3,6 @@ package node
 import (
 	"context"
 	"errors"
-	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -90,49 +89,6 @@ func (n *Node) make(ctx context.Context, in *instance, spec mayfly.InstanceSpec)
 	return errors.Join(err, n.forget(context.WithoutCancel(ctx), in))
 }
 
-func checkSpec(spec *mayfly.InstanceSpec) error {
-	if spec.Image == "" {
-		return mayfly.Errorf(mayfly.Invalid, "an instance needs an image")
-	}
-	if spec.Name != "" {
-		if err := mayfly.CheckName("instance", spec.Name); err != nil {
-			return err
-		}
-	}
-	switch spec.Network {
-	case "", "bridge":
-	case "none", "host":
-		if len(spec.Ports) > 0 {
-			return mayfly.Errorf(mayfly.Invalid, "ports cannot be published with network %q", spec.Network)
-		}
-	default:
-		return mayfly.Errorf(mayfly.Invalid, "network %q is not known", spec.Network).WithHint("use bridge, none or host")
-	}
-	return checkMounts(spec.Mounts)
-}
-
-func checkMounts(mounts []mayfly.Mount) error {
-	for _, m := range mounts {
-		if !strings.HasPrefix(m.Target, "/") || m.Target == "/" {
-			return mayfly.Errorf(mayfly.Invalid, "mount target %q is not an absolute path below /", m.Target)
-		}
-		switch m.Type {
-		case "tmpfs":
-		case "bind":
-			var st syscall.Stat_t
-			if !strings.HasPrefix(m.Source, "/") {
-				return mayfly.Errorf(mayfly.Invalid, "mount source %q is not an absolute path", m.Source)
-			}
-			if err := syscall.Stat(m.Source, &st); err != nil {
-				return mayfly.Errorf(mayfly.Invalid, "mount source %s: %w", m.Source, err)
-			}
-		default:
-			return mayfly.Errorf(mayfly.Invalid, "mount type %q is not known", m.Type).WithHint("use bind or tmpfs")
-		}
-	}
-	return nil
-}
-
 // furnish makes the sandbox of an instance that was recorded. in.mu is held.
 func (n *Node) furnish(ctx context.Context, in *instance, spec mayfly.InstanceSpec) error {
 	t, err := n.template(ctx, in.Digest, in.ID, asked{
@@ -198,7 +154,11 @@ func (n *Node) StartInstance(ctx context.Context, space, ref string) error {
 		if errors.Is(err, syscall.ENOENT) {
 			code = 127
 		}
-		in.sandbox.Fail(code, "cannot execute "+p.Argv[0]+": "+err.Error())
+		detail := "cannot execute " + p.Argv[0] + ": " + err.Error()
+		if errors.Is(err, syscall.EAGAIN) {
+			detail += "; the limit of processes may be too low"
+		}
+		in.sandbox.Fail(code, detail)
 		return nil
 	}
 	in.State, in.Started = mayfly.Running, time.Now()

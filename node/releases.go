@@ -2,6 +2,7 @@ package node
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strconv"
@@ -183,4 +184,18 @@ func (n *Node) OwnerName(owner string) string {
 		return "container " + in.Name
 	}
 	return owner
+}
+
+// named puts the names of instances in place of the ids in an error for people.
+func (n *Node) named(err error) error {
+	var said *mayfly.Error
+	if !errors.As(err, &said) {
+		return err
+	}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	for id, in := range n.instances {
+		said.Text = strings.ReplaceAll(said.Text, id, in.Name)
+	}
+	return err
 }

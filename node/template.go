@@ -148,7 +148,7 @@ func (n *Node) sandbox(ctx context.Context, id string, t *template, me self, hos
 	s, err := n.host.Create(ctx, id, c)
 	if err != nil {
 		n.released(context.WithoutCancel(ctx), []string{id})
-		return nil, err
+		return nil, t.explain(id, err)
 	}
 	return s, nil
 }
@@ -157,7 +157,11 @@ func (n *Node) attach(ctx context.Context, id string, t *template) (*network.Att
 	if t.sealed {
 		return n.net.AttachSealed(ctx, id)
 	}
-	return n.net.Attach(ctx, id, t.ports)
+	a, err := n.net.Attach(ctx, id, t.ports)
+	if err != nil {
+		return nil, n.named(err)
+	}
+	return a, nil
 }
 
 func (n *Node) resolv(mode string) ([]byte, error) {
