@@ -145,12 +145,9 @@ func (h *Host) Get(id string) *Sandbox {
 func (h *Host) Create(ctx context.Context, id string, c Config) (_ *Sandbox, err error) {
 	dir, init := h.place(id, c.Volatile)
 	s := &Sandbox{ID: id, Address: c.Address, Ports: c.Ports, User: c.User, host: h, dir: dir, env: c.environment(), ended: make(chan struct{}), buried: make(chan struct{})}
-	s.state = state{ID: id, Cgroup: h.opts.Cgroup + "/" + id, Address: c.Address, Ports: c.Ports, Driver: h.driver.Name(), LogMax: c.LogMax, Boot: h.boot}
+	s.state = state{ID: id, Cgroup: h.opts.Cgroup + "/" + id, Address: c.Address, Ports: c.Ports, Driver: h.driver.Name(), LogMax: c.LogMax, Boot: h.boot, Env: s.env, User: s.User}
 	if s.state.LogMax == 0 {
 		s.state.LogMax = 16 << 20
-	}
-	if !c.Volatile { // it may be adopted
-		s.state.Env, s.state.User = s.env, &s.User
 	}
 	if err := os.Mkdir(s.dir, 0o700); err != nil {
 		return nil, fmt.Errorf("create sandbox: %w", err)
@@ -267,10 +264,7 @@ func (h *Host) Adopt(id string) (*Sandbox, error) {
 	if err != nil {
 		return nil, err
 	}
-	s.Address, s.Ports, s.env = s.state.Address, s.state.Ports, s.state.Env
-	if s.state.User != nil {
-		s.User = *s.state.User
-	}
+	s.Address, s.Ports, s.User, s.env = s.state.Address, s.state.Ports, s.state.User, s.state.Env
 	wait, err := s.adopt()
 	if err != nil {
 		return nil, err

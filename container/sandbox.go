@@ -56,7 +56,7 @@ type state struct {
 	LogMax  int64         `json:"logMax"` // bytes
 	Boot    string        `json:"boot"`   // the kernel's boot_id
 	Env     []string      `json:"env,omitempty"`
-	User    *User         `json:"user,omitempty"`
+	User    User          `json:"user"`
 }
 
 const (
