@@ -27,11 +27,16 @@ type conn struct {
 	sent int // attached: how much it has of the log's chunk
 }
 
+// deafness is how long nobody is accepted after that has failed: 20 ms.
+const deafness = 20e6
+
 func accept() {
 	fd, errno := sys(unix.SYS_ACCEPT4, wire.ListenFD, 0, 0, unix.SOCK_CLOEXEC, 0, 0)
-	if errno != 0 {
+	if errno != 0 { // no descriptor or no memory is free, perhaps
+		in.deafUntil = monotonic() + deafness
 		return
 	}
+	in.deafUntil = 0
 	for i := range in.conns {
 		if c := &in.conns[i]; !c.used {
 			c.used, c.greeted, c.attached, c.broken = true, false, false, false

@@ -32,10 +32,11 @@ var in struct {
 	main   *program // set once, never cleared
 	ending bool     // the main program is dead: nothing is started any more
 
-	signals int // a signalfd(2)
-	polls   [maxPolls]pollFD
-	who     [maxPolls]waiter
-	npolls  int
+	signals   int   // a signalfd(2)
+	deafUntil int64 // when to accept again
+	polls     [maxPolls]pollFD
+	who       [maxPolls]waiter
+	npolls    int
 
 	// memory for system calls
 	launch  launch
@@ -110,10 +111,9 @@ func protect() {
 func turn() {
 	in.npolls = 0
 	poll(in.signals, unix.POLLIN, forSignal, 0)
-	poll(wire.ListenFD, unix.POLLIN, forListener, 0)
 	pollConns()
 	pollPipes()
-	wake := min(pollDials(), nextExpiry())
+	wake := min(pollDials(), nextExpiry(), pollListener())
 	limit := uintptr(0)
 	if wake != never {
 		left := max(0, wake-monotonic())
@@ -132,6 +132,15 @@ func turn() {
 		retryDials(monotonic())
 	}
 	settle()
+}
+
+// pollListener returns until when it is left out.
+func pollListener() int64 {
+	if in.deafUntil == 0 || monotonic() >= in.deafUntil {
+		poll(wire.ListenFD, unix.POLLIN, forListener, 0)
+		return never
+	}
+	return in.deafUntil
 }
 
 // never is later than any time.
