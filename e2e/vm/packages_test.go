@@ -29,7 +29,7 @@ func TestPackagesUnderCgroup2(t *testing.T) {
 	// Docker's rules are made with both kinds of iptables, whose extensions are
 	// libraries of their own.
 	networks := vm.Options{
-		Programs: []string{"sh", "ip", "nft", "nsenter", "sysctl", "iptables-nft", "iptables-legacy"},
+		Programs: []string{"sh", "cat", "ls", "ip", "nft", "nsenter", "sysctl", "iptables-nft", "iptables-legacy"},
 		Files:    map[string]string{"/usr/lib/x86_64-linux-gnu/xtables": "/usr/lib/x86_64-linux-gnu/xtables"},
 		Modules:  []string{"iptable_filter", "iptable_nat", "xt_conntrack", "xt_addrtype", "xt_comment", "xt_MASQUERADE", "xt_nat", "xt_tcpudp"},
 	}
