@@ -76,8 +76,8 @@ func (s *stub) InstanceLogs(ctx context.Context, _, _ string, opts mayfly.LogOpt
 func (s *stub) Deploy(_ context.Context, w mayfly.Workload, progress func(string)) (mayfly.Release, error) {
 	return s.deploy(w, progress)
 }
-func (s *stub) ServeCall(w http.ResponseWriter, r *http.Request, space, workload string) {
-	w.Header().Set("X-Called", space+"/"+workload)
+func (s *stub) ServeCall(w http.ResponseWriter, r *http.Request, to client.Callee) {
+	w.Header().Set("X-Called", to.Space+"/"+to.Workload)
 	s.call(w, r)
 }
 func (s *stub) ListRuns(_ context.Context, _, _ string, limit int, before string) ([]mayfly.Run, error) {

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/http"
+	"strconv"
 	"strings"
 
 	"github.com/danielgtaylor/huma/v2"
@@ -93,10 +94,16 @@ func (s *Server) serveCall(w http.ResponseWriter, r *http.Request, name, path st
 			return
 		}
 	}
+	memory, err := parseMemory(r.Header.Get(client.HeaderMemory))
+	if err != nil {
+		s.fail(w, r, err)
+		return
+	}
 	ctx, stop := s.untilClosing(r.Context())
 	defer stop()
 	inner := r.Clone(ctx)
 	inner.Header.Del(client.HeaderSpace)
+	inner.Header.Del(client.HeaderMemory)
 	if path == "" {
 		path = "/"
 	}
@@ -107,7 +114,19 @@ func (s *Server) serveCall(w http.ResponseWriter, r *http.Request, name, path st
 	}
 	inner.URL.Path, inner.URL.RawPath = plain, path
 	inner.RequestURI = inner.URL.RequestURI()
-	s.services.Workloads.ServeCall(w, inner, space, name)
+	s.services.Workloads.ServeCall(w, inner, client.Callee{Space: space, Workload: name, Memory: memory})
+}
+
+// parseMemory reads a call's memory limit, 0 when there is none.
+func parseMemory(text string) (int64, error) {
+	if text == "" {
+		return 0, nil
+	}
+	n, err := strconv.ParseInt(text, 10, 64)
+	if err != nil || n <= 0 {
+		return 0, mayfly.Errorf(mayfly.Invalid, "%s %q is not a number of bytes", client.HeaderMemory, text)
+	}
+	return n, nil
 }
 
 func unavailable(what string) error {

@@ -105,7 +105,7 @@ type Caller interface {
 	// ServeCall runs the function with the request, whose URL is as the
 	// function shall see it, and answers with what the function gave, or with
 	// a problem. It sets X-Mayfly-Run and Server-Timing.
-	ServeCall(w http.ResponseWriter, r *http.Request, space, workload string)
+	ServeCall(w http.ResponseWriter, r *http.Request, to client.Callee)
 }
 
 // Runs tells what was run.

@@ -110,6 +110,7 @@ func (r *router) documentCall() {
 	params := []*huma.Param{
 		{Name: "name", In: "path", Required: true, Schema: text, Description: "name of a workload"},
 		{Name: client.HeaderSpace, In: "header", Schema: text, Description: "the space; the query is the function's"},
+		{Name: client.HeaderMemory, In: "header", Schema: &huma.Schema{Type: huma.TypeInteger}, Description: "memory limit of this call in bytes, above the function's"},
 	}
 	answers := map[string]*huma.Response{"200": {
 		Description: "whatever the function answers, of any status",

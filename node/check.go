@@ -64,7 +64,15 @@ func checkWorkload(w *mayfly.Workload) error {
 		return mayfly.Errorf(mayfly.Invalid, "function %s: network %q is not known", w.Name, w.Network).
 			WithHint("use bridge, none or host")
 	}
+	w.Resources = functionResources(w.Resources)
 	return cmp.Or(checkResources(w.Resources), checkMounts(w.Mounts))
+}
+
+// functionResources sets what a function gets where nobody says.
+func functionResources(r mayfly.Resources) mayfly.Resources {
+	r.Memory = cmp.Or(r.Memory, functionMemory)
+	r.Pids = cmp.Or(r.Pids, functionPids)
+	return r
 }
 
 func checkSpec(spec *mayfly.InstanceSpec) error {

@@ -178,13 +178,7 @@ func (n *Node) function(ctx context.Context, rel *mayfly.Release) (*function, er
 
 func (n *Node) newFunction(ctx context.Context, rel *mayfly.Release) (*function, error) {
 	w := &rel.Workload
-	a := asked{Process: w.Process, Resources: w.Resources, mounts: w.Mounts, readOnly: w.ReadOnly, network: w.Network, volatile: true}
-	if a.Memory == 0 {
-		a.Memory = functionMemory
-	}
-	if a.Pids == 0 {
-		a.Pids = functionPids
-	}
+	a := asked{Process: w.Process, Resources: functionResources(w.Resources), mounts: w.Mounts, readOnly: w.ReadOnly, network: w.Network, volatile: true}
 	t, err := n.template(ctx, rel.Image, keyOf(rel).owner(), a)
 	if err != nil {
 		return nil, err

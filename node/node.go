@@ -41,6 +41,8 @@ type Options struct {
 	PoolMemory int64         // bytes that waiting sandboxes may take; an eighth of the machine's if zero
 	MaxWaiting int           // sandboxes of one function that wait; 32 if zero, none if negative
 	MaxRunning int           // runs at once; one for each 16 MB of memory if zero
+
+	memory int64 // of the machine, in bytes
 }
 
 // Parts are what a Node composes. The caller opens and closes them.
@@ -150,6 +152,7 @@ func defaults(o *Options) error {
 	if o.PoolMemory == 0 {
 		o.PoolMemory = total / 8
 	}
+	o.memory = total
 	if o.MaxRunning == 0 {
 		o.MaxRunning = max(int(total/(16<<20)), 16)
 	}
@@ -162,6 +165,9 @@ func openDriver(name, init, dir string) (container.Driver, error) {
 	}
 	return container.NewOCI(name, dir+"/runtime")
 }
+
+// Memory is what this machine has, in bytes.
+func (n *Node) Memory() int64 { return n.opts.memory }
 
 // Run works until ctx ends. Then it refuses new work, ends what calls were
 // waiting for, throws waiting sandboxes away, and leaves instances running.

@@ -23,6 +23,7 @@ import (
 
 	"github.com/mayfly-run/mayfly"
 	"github.com/mayfly-run/mayfly/container"
+	client "github.com/mayfly-run/mayfly/sdk/go"
 	"github.com/mayfly-run/mayfly/store"
 )
 
@@ -41,11 +42,12 @@ type Logs interface {
 
 // Options tune a Router. The zero value is fit for production.
 type Options struct {
-	Log      *slog.Logger  // nil: no log
-	Node     string        // name of this machine, for the account of runs
-	Timeout  time.Duration // of a run whose workload says none; 60s if zero
-	MaxBody  int64         // bytes of a request whose workload says none; 64 MiB if zero
-	MaxQueue int           // requests of one workload that wait for its concurrency; 1000 if zero
+	Log       *slog.Logger  // nil: no log
+	Node      string        // name of this machine, for the account of runs
+	Timeout   time.Duration // of a run whose workload says none; 60s if zero
+	MaxBody   int64         // bytes of a request whose workload says none; 64 MiB if zero
+	MaxMemory int64         // bytes that one call may ask for; no limit if zero
+	MaxQueue  int           // requests of one workload that wait for its concurrency; 1000 if zero
 }
 
 // Router serves functions over HTTP.
@@ -117,15 +119,35 @@ func (r *Router) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 		problem(w, mayfly.Errorf(mayfly.NotFound, "no route leads from %s%s", req.Host, req.URL.Path), "")
 		return
 	}
-	r.serve(w, req, w2, "route")
+	r.serve(w, req, w2, call{trigger: "route"})
 }
 
 // ServeCall runs a function of a space with a request that came another way.
-func (r *Router) ServeCall(w http.ResponseWriter, req *http.Request, space, workload string) {
-	rel := r.store.Snapshot().Workloads[store.Key{Space: space, Name: workload}]
+func (r *Router) ServeCall(w http.ResponseWriter, req *http.Request, to client.Callee) {
+	rel := r.store.Snapshot().Workloads[store.Key{Space: to.Space, Name: to.Workload}]
 	if rel == nil {
-		problem(w, mayfly.Errorf(mayfly.NotFound, "there is no workload %q", workload), "")
+		problem(w, mayfly.Errorf(mayfly.NotFound, "there is no workload %q", to.Workload), "")
 		return
 	}
-	r.serve(w, req, &rel.Release, "call")
+	if err := r.checkMemory(&rel.Workload, to.Memory); err != nil {
+		problem(w, err, "")
+		return
+	}
+	r.serve(w, req, &rel.Release, call{trigger: "call", memory: to.Memory})
+}
+
+// checkMemory says whether a call may have so much memory: more than others of
+// the function, where no other will run in its container.
+func (r *Router) checkMemory(w *mayfly.Workload, bytes int64) error {
+	switch {
+	case bytes == 0:
+		return nil
+	case w.Isolation == mayfly.IsolationInstance:
+		return mayfly.Errorf(mayfly.Invalid, "a container of function %s serves many calls", w.Name).WithHint("set memory: in its manifest")
+	case bytes < w.Memory:
+		return mayfly.Errorf(mayfly.Invalid, "function %s has %d bytes of memory; a call can have more, not less", w.Name, w.Memory)
+	case r.opts.MaxMemory > 0 && bytes > r.opts.MaxMemory:
+		return mayfly.Errorf(mayfly.Invalid, "this machine has %d bytes of memory, and the call asks for %d", r.opts.MaxMemory, bytes)
+	}
+	return nil
 }

@@ -24,6 +24,7 @@ var errClientLeft = errors.New("the client left")
 type run struct {
 	router   *Router
 	release  *mayfly.Release
+	memory   int64 // limit in bytes, where it is not the release's
 	lease    *container.Lease
 	accepted time.Time
 	handed   time.Time // over to the sandbox
@@ -33,16 +34,22 @@ type run struct {
 	record mayfly.Run
 }
 
+// call is what a run is for, apart from its request.
+type call struct {
+	trigger string
+	memory  int64 // bytes, instead of the release's limit; 0: that
+}
+
 // serve makes a run of a request and answers it.
-func (r *Router) serve(w http.ResponseWriter, req *http.Request, rel *mayfly.Release, trigger string) {
+func (r *Router) serve(w http.ResponseWriter, req *http.Request, rel *mayfly.Release, c call) {
 	now := time.Now()
 	timeout := rel.Workload.Timeout
 	if timeout == 0 {
 		timeout = r.opts.Timeout
 	}
-	x := &run{router: r, release: rel, accepted: now, deadline: now.Add(timeout), record: mayfly.Run{
+	x := &run{router: r, release: rel, memory: c.memory, accepted: now, deadline: now.Add(timeout), record: mayfly.Run{
 		ID: mayfly.NewID(), Space: rel.Workload.Space, Workload: rel.Workload.Name, Release: rel.Number,
-		Node: r.opts.Node, Trigger: trigger, Started: now,
+		Node: r.opts.Node, Trigger: c.trigger, Started: now,
 	}}
 	ctx, cancel := context.WithDeadlineCause(req.Context(), x.deadline, errDeadline(timeout))
 	defer cancel()
@@ -124,6 +131,11 @@ func (r *Router) perform(ctx context.Context, x *run, w *answer, req *http.Reque
 	defer lease.GiveUp(false) // unless it was before
 	if err := lease.PutFile("run.json", x.identity()); err != nil {
 		return 0, err
+	}
+	if x.memory > 0 {
+		if err := lease.SetMemory(x.memory); err != nil {
+			return 0, err
+		}
 	}
 	var status int
 	switch wl.Protocol {

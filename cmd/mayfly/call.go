@@ -23,6 +23,7 @@ const exitStatus = 22
 
 type callFlags struct {
 	data, method, path string
+	memory             string
 	headers            []string
 	include, verbose   bool
 }
@@ -66,6 +67,7 @@ is JSON and text/plain when it is not. -H sets another.`,
 	fs.StringArrayVarP(&f.headers, "header", "H", nil, "'NAME: VALUE'; again for more")
 	fs.StringVarP(&f.method, "method", "X", "POST", "the method of the request")
 	fs.StringVar(&f.path, "path", "/", "what the function sees as path and query")
+	fs.StringVarP(&f.memory, "memory", "m", "", "limit of this call, such as 512m, above the function's")
 	fs.BoolVarP(&f.include, "include", "i", false, "print the status and the headers too")
 	fs.BoolVarP(&f.verbose, "verbose", "v", false, "say on stderr which run it was and how long it took")
 	return cmd
@@ -75,6 +77,11 @@ is JSON and text/plain when it is not. -H sets another.`,
 func (f *callFlags) call(stdin io.Reader) (k client.Call, closeBody func(), err error) {
 	k = client.Call{Method: strings.ToUpper(f.method), Path: f.path, Header: http.Header{}}
 	closeBody = func() {}
+	if f.memory != "" {
+		if k.Memory, err = parseSize(f.memory); err != nil {
+			return k, closeBody, usagef("--memory: %w", err)
+		}
+	}
 	contentType := ""
 	switch {
 	case f.data == "":

@@ -94,7 +94,7 @@ func openNode(ctx context.Context, f upFlags, log *slog.Logger) (_ *node, err er
 		return nil, err
 	}
 	n.onClose(machine.Close)
-	routes := router.New(record, machine, machine, router.Options{Log: log, Node: n.name})
+	routes := router.New(record, machine, machine, router.Options{Log: log, Node: n.name, MaxMemory: machine.Memory()})
 	n.routes = routes
 	n.loops = append(n.loops, machine.Run, routes.Run)
 	n.services = api.Services{

@@ -56,7 +56,8 @@ func (c checked) Run() int {
 //	freeport NAME             a port that nothing listens on, as a variable
 //	runid                     the first run of the last stdout, JSON, as RUN
 //	term                      SIGTERM to the last background program
-//	http [-X M] [-d BODY] URL a web request: prints status, our headers and body
+//	http [-X M] [-H NAME:VALUE] [-d BODY] URL
+//	                          a web request: prints status, our headers and body
 func TestScripts(t *testing.T) {
 	testscript.Run(t, testscript.Params{
 		Dir:                "testdata/script",
@@ -168,7 +169,7 @@ func runID(ts *testscript.TestScript, _ bool, _ []string) {
 
 // httpMain is the program http of the scripts.
 func httpMain() {
-	method, body := "GET", ""
+	method, body, header := "GET", "", ""
 	args := os.Args[1:]
 	for len(args) > 1 {
 		switch args[0] {
@@ -176,19 +177,24 @@ func httpMain() {
 			method = args[1]
 		case "-d":
 			method, body = "POST", args[1]
+		case "-H":
+			header = args[1]
 		}
 		args = args[2:]
 	}
-	if err := request(method, args[0], body); err != nil {
+	if err := request(method, args[0], header, body); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
 	}
 }
 
-func request(method, url, body string) error {
+func request(method, url, header, body string) error {
 	req, err := http.NewRequest(method, url, strings.NewReader(body))
 	if err != nil {
 		return err
+	}
+	if name, value, ok := strings.Cut(header, ":"); ok {
+		req.Header.Set(name, strings.TrimSpace(value))
 	}
 	resp, err := (&http.Client{Timeout: time.Minute}).Do(req)
 	if err != nil {

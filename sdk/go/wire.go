@@ -16,8 +16,9 @@ const (
 	ContentStream  = "application/x-ndjson"
 	AttachProtocol = "mayfly-attach/1"
 
-	HeaderSpace       = "X-Mayfly-Space" // of a call, whose query belongs to the function
-	HeaderRun         = "X-Mayfly-Run"   // id of the run that answered a call
+	HeaderSpace       = "X-Mayfly-Space"  // of a call, whose query belongs to the function
+	HeaderMemory      = "X-Mayfly-Memory" // of a call: its memory limit in bytes; heard on the API only
+	HeaderRun         = "X-Mayfly-Run"    // id of the run that answered a call
 	HeaderIdempotency = "Idempotency-Key"
 )
 

@@ -52,6 +52,13 @@ type Call struct {
 	Path   string      // what the function sees, with its query; "/" if empty
 	Header http.Header // passed on
 	Body   io.Reader   // none if nil
+	Memory int64       // limit of this call in bytes, above that of the function; 0: the function's
+}
+
+// Callee is the function that a call is for, and what the call may use.
+type Callee struct {
+	Space, Workload string
+	Memory          int64 // as in Call
 }
 
 // Call runs a function. The answer is whatever the function gave, of any
@@ -81,6 +88,10 @@ func (c *Client) Call(ctx context.Context, workload string, k Call) (*http.Respo
 		req.Header = http.Header{}
 	}
 	req.Header.Set(HeaderSpace, c.space)
+	req.Header.Del(HeaderMemory)
+	if k.Memory != 0 {
+		req.Header.Set(HeaderMemory, strconv.FormatInt(k.Memory, 10))
+	}
 	if k.Body != nil {
 		withBody, err := http.NewRequestWithContext(ctx, method, req.URL.String(), k.Body)
 		if err != nil {
