@@ -13,15 +13,15 @@ import (
 	"github.com/mayfly-run/mayfly"
 )
 
-// leftovers counts what a daemon holds before it has run anything and after
-// many runs, when the function is deleted. The goroutines are those of a dump,
+// leftovers counts what a daemon holds after a few runs and after many, when
+// the function is deleted. The goroutines are those of a dump,
 // which ends the daemon; so another with the same settings is dumped before.
 func (b *bench) leftovers(ctx context.Context) error {
 	fresh, err := b.up(ctx, "fresh")
 	if err != nil {
 		return err
 	}
-	if err := b.oneRun(ctx, fresh); err != nil {
+	if err := b.fewRuns(ctx, fresh); err != nil {
 		return err
 	}
 	goroutines, err := fresh.dump(ctx)
@@ -32,7 +32,7 @@ func (b *bench) leftovers(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := b.oneRun(ctx, d); err != nil { // what the first makes for good
+	if err := b.fewRuns(ctx, d); err != nil { // what the first make for good
 		return err
 	}
 	before, err := d.census()
@@ -59,22 +59,32 @@ func (b *bench) leftovers(ctx context.Context) error {
 	return nil
 }
 
-// oneRun deploys a function, calls it, and deletes it.
-func (b *bench) oneRun(ctx context.Context, d *daemon) error {
+// fewRuns deploys a function, calls it until everything that a node keeps
+// waiting has been used, and deletes it.
+func (b *bench) fewRuns(ctx context.Context, d *daemon) error {
 	if err := d.importStatic(ctx, b.material); err != nil {
 		return err
 	}
 	if err := d.deploy(ctx, static("static")); err != nil {
 		return err
 	}
-	if err := d.call(ctx, "static"); err != nil {
+	for range pick(b, 100, 10) {
+		if err := d.call(ctx, "static"); err != nil {
+			return err
+		}
+	}
+	if err := d.rest(ctx, "static"); err != nil {
 		return err
 	}
-	return d.rest(ctx, "static")
+	return b.calm(ctx)
 }
 
 // restMost is how long removing sandboxes may go on after the last run.
 const restMost = 2 * time.Minute
+
+// spare is longer than a node keeps network namespaces that nobody needs, and
+// than the kernel takes to delete them.
+const spare = 14 * time.Second
 
 // rest deletes a function and waits for the daemon to be done with it.
 func (d *daemon) rest(ctx context.Context, function string) error {
@@ -89,12 +99,17 @@ func (d *daemon) rest(ctx context.Context, function string) error {
 			return err
 		}
 	}
+	return d.settle(ctx)
+}
+
+// calm waits until a node at rest holds only what it always does.
+func (b *bench) calm(ctx context.Context) error {
 	select {
-	case <-time.After(2 * time.Second): // for the kernel, which deletes namespaces in its own time
+	case <-time.After(pick(b, spare, 2*time.Second)):
+		return nil
 	case <-ctx.Done():
 		return ctx.Err()
 	}
-	return d.settle(ctx)
 }
 
 // many makes the runs.
@@ -119,9 +134,11 @@ func (b *bench) many(ctx context.Context, d *daemon, row *LeftoverRow) error {
 	}
 	row.RSSAfter = mb(float64(rss))
 	begun := time.Now()
-	err = d.rest(ctx, "static")
+	if err := d.rest(ctx, "static"); err != nil {
+		return err
+	}
 	row.Rest = round3(time.Since(begun).Seconds())
-	return err
+	return b.calm(ctx)
 }
 
 // tally is how many of a kind there are.

@@ -36,7 +36,7 @@ func (n *Network) Run(ctx context.Context) error {
 }
 
 func (n *Network) keepWarm(ctx context.Context) error {
-	const calm = time.Minute
+	const calm = 5 * time.Second
 	tick := time.NewTicker(calm)
 	defer tick.Stop()
 	for {
