@@ -117,9 +117,9 @@ func (n *Node) Take(ctx context.Context, rel *mayfly.Release) (*container.Lease,
 // get takes a sandbox out of the pool of a release, which is in use until done.
 func (n *Node) get(ctx context.Context, rel *mayfly.Release) (*function, *ready, error) {
 	key := keyOf(rel)
-	n.mu.Lock()
-	n.users[key]++
-	n.mu.Unlock()
+	if err := n.use(key); err != nil {
+		return nil, nil, err
+	}
 	for {
 		f, err := n.function(ctx, rel)
 		var r *ready

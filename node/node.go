@@ -15,6 +15,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net/netip"
 	"os"
@@ -224,10 +225,13 @@ func (n *Node) goTaskLocked(f func(ctx context.Context)) bool {
 	return true
 }
 
-// Close lets go of the network and of the memory that sandboxes waited in. Run
-// must have returned.
+// Close lets go of the network, of the memory that sandboxes waited in, and of
+// the driver's processes. Run must have returned.
 func (n *Node) Close() error {
 	err := errors.Join(n.net.Close(), n.host.Close())
+	if driver, ok := n.host.Driver().(io.Closer); ok {
+		err = errors.Join(err, driver.Close())
+	}
 	if n.stopped { // nothing is left that needs the bridge
 		err = errors.Join(err, network.Destroy(n.token))
 	}

@@ -44,8 +44,21 @@ func keyOfOwner(owner string) (k functionKey, ok bool) {
 // codeImage is the name of the newest image of a function's code.
 func codeImage(space, name string) string { return "code/" + space + "/" + name }
 
-// done ends a use of a release, which function began. With the last one, what
-// is not active any more goes.
+// use begins a use of a release, for which Run waits until done.
+func (n *Node) use(key functionKey) error {
+	<-n.begun
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.ctx == nil {
+		return errShuttingDown()
+	}
+	n.tasks.Add(1)
+	n.users[key]++
+	return nil
+}
+
+// done ends a use of a release. With the last one, what is not active any more
+// goes.
 func (n *Node) done(key functionKey) {
 	n.mu.Lock()
 	n.users[key]--
@@ -60,6 +73,7 @@ func (n *Node) done(key functionKey) {
 			n.collect(ctx)
 		})
 	}
+	n.tasks.Done()
 }
 
 func (n *Node) active(key functionKey) bool {

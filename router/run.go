@@ -72,8 +72,10 @@ func (r *Router) serve(w http.ResponseWriter, req *http.Request, rel *mayfly.Rel
 	if mayfly.KindOf(told) == mayfly.TooLarge && begun {
 		drain(w, req.Body)
 	}
-	if ctx.Err() != nil {
-		w.Header().Set("Connection", "close") // the rest of the body was not read
+	if ctx.Err() != nil || x.lease != nil {
+		// What is left of the body was not read, and net/http panics when it
+		// finds its end itself on a connection that goes both ways at once.
+		w.Header().Set("Connection", "close")
 	}
 	problem(w, told, x.record.ID)
 }

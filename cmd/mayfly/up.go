@@ -118,12 +118,14 @@ func runNode(ctx context.Context, f upFlags, log *slog.Logger, ready io.Writer) 
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, n.close()) }()
 	server, err := api.Open(f.api, n.services, api.Options{Log: log, Version: version, Node: n.name, Driver: n.driver, Stop: stop})
 	if err != nil {
-		return err
+		return errors.Join(err, n.close())
 	}
-	defer server.Close()
+	defer func() {
+		err = errors.Join(err, n.close())
+		server.Close() // whoever waits for the node's end sees it when nothing is left
+	}()
 	loops := []func(context.Context) error{server.Run}
 	if f.http != "" && n.routes != nil {
 		l, err := listenHTTP(f.http)
