@@ -74,7 +74,7 @@ bench: build ## compare with crun, runc, podman and docker; writes bench/results
 
 .PHONY: soak
 soak: build ## run the platform under load for SOAK and look for what is left over
-	MAYFLY_SOAK='$(SOAK)' $(GO) test -count=1 -timeout 0 -run '^TestSoak' ./e2e/...
+	MAYFLY_SOAK='$(SOAK)' $(GO) test -v -count=1 -timeout 0 -run '^TestSoak' ./e2e
 
 .PHONY: deps-test
 deps-test:
