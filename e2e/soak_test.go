@@ -147,8 +147,9 @@ func (s *soak) round(number int, length time.Duration) {
 	n.up()
 	s.cmd = n.cmd
 	s.upset.Add(1)
+	took := time.Since(began)
 	clients.Wait()
-	s.t.Logf("round %d: %s, the daemon was ready again after %v, %d calls so far", number, how, time.Since(began).Round(time.Millisecond), s.calls.Load())
+	s.t.Logf("round %d: %s, the daemon was ready again after %v, %d calls so far", number, how, took.Round(time.Millisecond), s.calls.Load())
 	s.nothingLost()
 }
 
