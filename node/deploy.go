@@ -182,7 +182,7 @@ func (n *Node) ListWorkloads(_ context.Context, space string) ([]mayfly.Release,
 func (n *Node) GetWorkload(_ context.Context, space, name string) (mayfly.Release, error) {
 	w := n.store.Snapshot().Workloads[store.Key{Space: space, Name: name}]
 	if w == nil {
-		return mayfly.Release{}, mayfly.Errorf(mayfly.NotFound, "there is no workload %q", name)
+		return mayfly.Release{}, mayfly.Errorf(mayfly.NotFound, "there is no workload %q", name).WithHint("`mayfly workloads` lists those there are")
 	}
 	return w.Release, nil
 }
@@ -191,7 +191,7 @@ func (n *Node) GetWorkload(_ context.Context, space, name string) (mayfly.Releas
 func (n *Node) DeleteWorkload(ctx context.Context, space, name string) error {
 	w := n.store.Snapshot().Workloads[store.Key{Space: space, Name: name}]
 	if w == nil {
-		return mayfly.Errorf(mayfly.NotFound, "there is no workload %q", name)
+		return mayfly.Errorf(mayfly.NotFound, "there is no workload %q", name).WithHint("`mayfly workloads` lists those there are")
 	}
 	if err := n.store.DeleteWorkload(ctx, space, name, w.Revision); err != nil {
 		return err

@@ -126,7 +126,7 @@ func (r *Router) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 func (r *Router) ServeCall(w http.ResponseWriter, req *http.Request, to client.Callee) {
 	rel := r.store.Snapshot().Workloads[store.Key{Space: to.Space, Name: to.Workload}]
 	if rel == nil {
-		problem(w, mayfly.Errorf(mayfly.NotFound, "there is no workload %q", to.Workload), "")
+		problem(w, mayfly.Errorf(mayfly.NotFound, "there is no workload %q", to.Workload).WithHint("`mayfly workloads` lists those there are"), "")
 		return
 	}
 	if err := r.checkMemory(&rel.Workload, to.Memory); err != nil {
