@@ -17,7 +17,7 @@ import (
 
 // http hands a request to a program that listens, and streams its answer.
 func (x *run) http(ctx context.Context, w *answer, req *http.Request) (status int, err error) {
-	via := &connTransport{lease: x.lease}
+	via := &connTransport{lease: x.lease, body: x.body}
 	defer func() { via.finish(err == nil) }()
 	proxy := httputil.ReverseProxy{
 		Transport:     via,
@@ -102,6 +102,7 @@ func (x *run) exitOf(p *container.Process) mayfly.Exit {
 // the connection to the lease when the next request may use it.
 type connTransport struct {
 	lease *container.Lease
+	body  *requestBody
 	conn  net.Conn
 	keep  bool // the connection can be used again
 	sent  chan struct{}
@@ -142,7 +143,8 @@ func (t *connTransport) RoundTrip(req *http.Request) (*http.Response, error) {
 	if err != nil {
 		stop()
 		conn.Close()
-		if werr := <-wrote; werr != nil {
+		t.body.await(t.sent)
+		if werr := <-wrote; werr != nil && !t.body.interrupted.Load() {
 			err = werr
 		}
 		if ctx.Err() != nil {
@@ -184,20 +186,29 @@ func readResponse(br *bufio.Reader, req *http.Request) (*http.Response, error) {
 	return nil, errors.New("too many interim answers")
 }
 
-// finish waits for the request to be sent, and gives the connection back or
-// closes it.
+// finish gives the connection back or closes it. One over which the request
+// has not been sent whole, though it was answered, cannot be used again.
 func (t *connTransport) finish(ok bool) {
 	if t.conn == nil {
 		return
 	}
-	if !ok || !t.keep {
-		t.conn.Close()
+	t.keep = t.keep && ok
+	if t.sent != nil && t.keep {
+		timer := time.NewTimer(moment)
+		defer timer.Stop()
+		select {
+		case <-t.sent:
+		case <-timer.C:
+			t.keep = false
+		}
 	}
-	if t.sent != nil {
-		<-t.sent
-	}
-	if ok && t.keep {
+	if t.keep {
 		t.lease.Conn = t.conn
+		return
+	}
+	t.conn.Close()
+	if t.sent != nil {
+		t.body.await(t.sent)
 	}
 }
 

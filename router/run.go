@@ -25,6 +25,7 @@ type run struct {
 	router   *Router
 	release  *mayfly.Release
 	memory   int64 // limit in bytes, where it is not the release's
+	body     *requestBody
 	lease    *container.Lease
 	accepted time.Time
 	handed   time.Time // over to the sandbox
@@ -47,7 +48,7 @@ func (r *Router) serve(w http.ResponseWriter, req *http.Request, rel *mayfly.Rel
 	if timeout == 0 {
 		timeout = r.opts.Timeout
 	}
-	x := &run{router: r, release: rel, memory: c.memory, accepted: now, deadline: now.Add(timeout), record: mayfly.Run{
+	x := &run{router: r, release: rel, memory: c.memory, body: newRequestBody(w, req.Body), accepted: now, deadline: now.Add(timeout), record: mayfly.Run{
 		ID: mayfly.NewID(), Space: rel.Workload.Space, Workload: rel.Workload.Name, Release: rel.Number,
 		Node: r.opts.Node, Trigger: c.trigger, Started: now,
 	}}
@@ -55,6 +56,7 @@ func (r *Router) serve(w http.ResponseWriter, req *http.Request, rel *mayfly.Rel
 	defer cancel()
 	w.Header().Set("X-Mayfly-Run", x.record.ID)
 	out := &answer{ResponseWriter: w, run: x}
+	defer x.body.leave() // when the run is over
 	r.begin(x)
 	defer r.finish(x)
 	status, err := r.perform(ctx, x, out, req)
@@ -65,30 +67,15 @@ func (r *Router) serve(w http.ResponseWriter, req *http.Request, rel *mayfly.Rel
 	exit, told := x.explain(ctx, err)
 	if out.status != 0 || told == errClientLeft {
 		x.end(out.status, exit)
+		x.body.left = true
 		panic(http.ErrAbortHandler) // half an answer must not look whole
 	}
 	x.end(mayfly.KindOf(told).Status(), exit)
 	begun := errors.As(err, new(*http.MaxBytesError)) || req.Header.Get("Expect") == ""
 	if mayfly.KindOf(told) == mayfly.TooLarge && begun {
-		drain(w, req.Body)
-	}
-	if ctx.Err() != nil || x.lease != nil {
-		// What is left of the body was not read, and net/http panics when it
-		// finds its end itself on a connection that goes both ways at once.
-		w.Header().Set("Connection", "close")
+		x.body.drain()
 	}
 	problem(w, told, x.record.ID)
-}
-
-// drain reads on for a while what a client still sends, because one that is
-// cut off while it writes does not see the answer.
-func drain(w http.ResponseWriter, body io.Reader) {
-	const most, longest = 16 << 20, 2 * time.Second
-	c := http.NewResponseController(w)
-	if c.SetReadDeadline(time.Now().Add(longest)) == nil {
-		io.CopyN(io.Discard, body, most)
-		c.SetReadDeadline(time.Time{})
-	}
 }
 
 func errDeadline(timeout time.Duration) error {
@@ -109,10 +96,9 @@ func (r *Router) perform(ctx context.Context, x *run, w *answer, req *http.Reque
 	// On a copy: net/http must find its own body, to skip what is left of it
 	// before the next request on the connection.
 	req = req.WithContext(ctx)
-	req.Body = http.MaxBytesReader(w.ResponseWriter, req.Body, maxBody)
-	control := http.NewResponseController(w.ResponseWriter)
+	req.Body = http.MaxBytesReader(w.ResponseWriter, x.body, maxBody)
 	// A client that neither sends on nor leaves must not outlast the deadline.
-	defer context.AfterFunc(ctx, func() { control.SetReadDeadline(time.Unix(1, 0)) })()
+	defer context.AfterFunc(ctx, x.body.interrupt)()
 	l := r.limit(x.release)
 	if err := l.acquire(ctx, wl.Concurrency, r.opts.MaxQueue); err != nil {
 		return 0, x.crowded(ctx, err)
@@ -123,7 +109,7 @@ func (r *Router) perform(ctx context.Context, x *run, w *answer, req *http.Reque
 	if err != nil {
 		return 0, x.crowded(ctx, err)
 	}
-	control.EnableFullDuplex() // HTTP/2 is always, and says so with an error
+	x.body.control.EnableFullDuplex() // HTTP/2 is always, and says so with an error
 	x.lease = lease
 	x.handed = time.Now()
 	x.set(func(rec *mayfly.Run) {
@@ -333,6 +319,7 @@ func (a *answer) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 	conn, rw, err := http.NewResponseController(a.ResponseWriter).Hijack()
 	if err == nil {
 		a.status = http.StatusSwitchingProtocols
+		a.run.body.left = true // it is no HTTP any more
 	}
 	return conn, rw, err
 }

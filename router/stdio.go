@@ -61,8 +61,8 @@ func (x *run) stdio(ctx context.Context, w *answer, req *http.Request) (int, err
 	if in != nil {
 		in.SetWriteDeadline(time.Unix(1, 0)) // it may not have read it all
 	}
-	<-fed
-	if err != nil && body.err != nil {
+	x.body.await(fed)
+	if err != nil && body.err != nil && !x.body.interrupted.Load() {
 		err = body.err // that is why
 	}
 	return status, err

@@ -1,0 +1,109 @@
+package router
+
+import (
+	"io"
+	"net/http"
+	"strings"
+	"sync/atomic"
+	"time"
+)
+
+// requestBody is what a client sends, which a function need not read to its
+// end. With answers that begin before that, net/http leaves it to the handler
+// to see to the rest: what it reads itself, after the handler, makes it panic
+// when the connection is used again.
+type requestBody struct {
+	io.ReadCloser // net/http's own
+	w             http.ResponseWriter
+	control       *http.ResponseController
+	eof           atomic.Bool
+	interrupted   atomic.Bool
+	left          bool // nothing more is to be done with it
+}
+
+// moment is how long something is waited for that has most likely happened.
+const moment = 10 * time.Millisecond
+
+// The rest of a body that nobody wants is read for so long, and so much of it,
+// that the client sees the answer and may use its connection again.
+const (
+	restTime  = 2 * time.Second
+	restBytes = 16 << 20
+)
+
+func newRequestBody(w http.ResponseWriter, body io.ReadCloser) *requestBody {
+	b := &requestBody{ReadCloser: body, w: w, control: http.NewResponseController(w)}
+	b.eof.Store(body == http.NoBody)
+	return b
+}
+
+func (b *requestBody) Read(p []byte) (int, error) {
+	n, err := b.ReadCloser.Read(p)
+	if err == io.EOF {
+		b.eof.Store(true)
+	}
+	return n, err
+}
+
+// Close leaves the body as it is: leave sees to it.
+func (b *requestBody) Close() error { return nil }
+
+// interrupt makes a Read return that waits for the client. The connection is
+// of no use after that.
+func (b *requestBody) interrupt() {
+	if !b.eof.Load() {
+		b.interrupted.Store(true)
+		b.control.SetReadDeadline(time.Unix(1, 0))
+	}
+}
+
+// await waits until whoever reads the body is done, and makes him be. It is
+// called when the body is not wanted any more.
+func (b *requestBody) await(done <-chan struct{}) {
+	t := time.NewTimer(moment)
+	defer t.Stop()
+	select {
+	case <-done:
+	case <-t.C:
+		b.interrupt()
+		<-done
+	}
+}
+
+// closeAfterReply has net/http close the connection when the answer is out,
+// even if its head is out already: the only call that does is this.
+func (b *requestBody) closeAfterReply() {
+	w := b.w
+	for {
+		u, ok := w.(interface{ Unwrap() http.ResponseWriter })
+		if !ok {
+			break
+		}
+		w = u.Unwrap()
+	}
+	http.MaxBytesReader(w, io.NopCloser(strings.NewReader("x")), 0).Read(make([]byte, 1))
+}
+
+// leave sends the answer and reads on for a while what the client still sends,
+// for one that is cut off while it writes does not see the answer. Nobody else
+// reads the body any more.
+func (b *requestBody) leave() {
+	if b.left {
+		return
+	}
+	b.left = true
+	if !b.eof.Load() && !b.interrupted.Load() {
+		b.control.Flush()
+		b.drain()
+	}
+	if !b.eof.Load() || b.interrupted.Load() {
+		b.closeAfterReply()
+	}
+}
+
+// drain reads on for a while.
+func (b *requestBody) drain() {
+	if b.control.SetReadDeadline(time.Now().Add(restTime)) == nil {
+		io.CopyN(io.Discard, b, restBytes)
+	}
+}
