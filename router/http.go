@@ -104,8 +104,9 @@ type connTransport struct {
 	lease *container.Lease
 	body  *requestBody
 	conn  net.Conn
-	keep  bool // the connection can be used again
-	sent  chan struct{}
+	keep  bool          // the connection can be used again
+	sent  chan struct{} // closed when the request is, or cannot be
+	err   error         // why it cannot; valid then
 }
 
 // RoundTrip implements http.RoundTripper.
@@ -122,7 +123,6 @@ func (t *connTransport) RoundTrip(req *http.Request) (*http.Response, error) {
 	conn := t.conn
 	stop := context.AfterFunc(ctx, func() { conn.Close() })
 	t.sent = make(chan struct{})
-	wrote := make(chan error, 1)
 	go func() {
 		defer close(t.sent)
 		w := bufio.NewWriterSize(conn, 4096)
@@ -136,7 +136,7 @@ func (t *connTransport) RoundTrip(req *http.Request) (*http.Response, error) {
 		if err != nil {
 			conn.SetReadDeadline(time.Unix(1, 0)) // there may never be an answer
 		}
-		wrote <- err
+		t.err = err
 	}()
 	br := bufio.NewReaderSize(conn, 4096)
 	resp, err := readResponse(br, req)
@@ -144,8 +144,8 @@ func (t *connTransport) RoundTrip(req *http.Request) (*http.Response, error) {
 		stop()
 		conn.Close()
 		t.body.await(t.sent)
-		if werr := <-wrote; werr != nil && !t.body.interrupted.Load() {
-			err = werr
+		if t.err != nil && !t.body.interrupted.Load() {
+			err = t.err
 		}
 		if ctx.Err() != nil {
 			err = context.Cause(ctx)
@@ -198,6 +198,7 @@ func (t *connTransport) finish(ok bool) {
 		defer timer.Stop()
 		select {
 		case <-t.sent:
+			t.keep = t.err == nil
 		case <-timer.C:
 			t.keep = false
 		}
