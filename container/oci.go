@@ -27,7 +27,7 @@ type OCI struct {
 func NewOCI(runtime, dir string) (*OCI, error) {
 	path, err := exec.LookPath(runtime)
 	if err != nil {
-		return nil, fmt.Errorf("find runtime: %w", err)
+		return nil, mayfly.Errorf(mayfly.Invalid, "there is no driver and no OCI runtime %q in PATH", runtime).WithHint("use native, or install crun or runc")
 	}
 	if path, err = filepath.Abs(path); err != nil {
 		return nil, err

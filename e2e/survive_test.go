@@ -157,7 +157,7 @@ func TestNothingIsLeftOver(t *testing.T) {
 		t.Errorf("before\n%s\nafter\n%s", before, after)
 	}
 	n.stop()
-	for _, pattern := range []string{"/sys/fs/cgroup/mayfly-", "/sys/fs/cgroup/*/mayfly-"} {
+	for _, pattern := range []string{"/sys/fs/cgroup/mayfly-", "/sys/fs/cgroup/*/mayfly-", "/sys/class/net/mf-"} {
 		if left, _ := filepath.Glob(pattern + nodes.Token(n.dir+"/data")); len(left) > 0 {
 			t.Errorf("without a daemon and without a container there is %v", left)
 		}

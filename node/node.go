@@ -88,12 +88,11 @@ func Token(dir string) string {
 }
 
 // Open takes up the work in dir, where an earlier daemon left it.
-func Open(ctx context.Context, dir string, p Parts, o Options) (*Node, error) {
+func Open(ctx context.Context, dir string, p Parts, o Options) (_ *Node, err error) {
 	if err := defaults(&o); err != nil {
 		return nil, err
 	}
-	dir, err := filepath.Abs(dir)
-	if err != nil {
+	if dir, err = filepath.Abs(dir); err != nil {
 		return nil, err
 	}
 	n := &Node{
@@ -117,6 +116,11 @@ func Open(ctx context.Context, dir string, p Parts, o Options) (*Node, error) {
 	if err != nil {
 		return nil, err
 	}
+	defer func() {
+		if closer, ok := driver.(io.Closer); ok && err != nil {
+			closer.Close()
+		}
+	}()
 	n.host, err = container.Open(dir+"/sandboxes", init, driver, container.Options{
 		Log: o.Log, Cgroup: "/mayfly-" + n.token, Volatile: dir + "/volatile", Released: n.released,
 	})
@@ -232,10 +236,27 @@ func (n *Node) Close() error {
 	if driver, ok := n.host.Driver().(io.Closer); ok {
 		err = errors.Join(err, driver.Close())
 	}
-	if n.stopped { // nothing is left that needs the bridge
+	if n.deserted() {
 		err = errors.Join(err, network.Destroy(n.token))
 	}
 	return err
+}
+
+// deserted says that nothing is left that needs the bridge.
+func (n *Node) deserted() bool {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.stopped {
+		return true
+	}
+	for _, in := range n.instances {
+		select {
+		case <-in.recorded:
+		default:
+			return false
+		}
+	}
+	return true
 }
 
 // released takes back what sandboxes that ended were given.

@@ -153,7 +153,7 @@ func humanDuration(d time.Duration) string {
 	case d <= 0:
 		return "0"
 	case d < time.Millisecond:
-		return fmt.Sprintf("%.3gms", float64(d)/float64(time.Millisecond))
+		return fmt.Sprintf("%.3gµs", float64(d)/float64(time.Microsecond))
 	case d < time.Second:
 		return fmt.Sprintf("%.3gms", float64(d.Round(10*time.Microsecond))/float64(time.Millisecond))
 	case d < time.Minute:

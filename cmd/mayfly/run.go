@@ -6,6 +6,7 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"strings"
 	"syscall"
 
 	"github.com/spf13/cobra"
@@ -111,7 +112,7 @@ func (c *cli) create(ctx context.Context, cl *client.Client, spec mayfly.Instanc
 		}
 	}
 	made, err := c.createOnce(ctx, cl, spec)
-	if pull != "missing" || mayfly.KindOf(err) != mayfly.NotFound {
+	if pull != "missing" || mayfly.KindOf(err) != mayfly.NotFound || strings.HasPrefix(spec.Image, "sha256:") { // no registry is asked for that
 		return made, err
 	}
 	if _, missing := cl.GetImage(ctx, spec.Image); mayfly.KindOf(missing) != mayfly.NotFound {
