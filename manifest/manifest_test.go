@@ -327,7 +327,7 @@ func FuzzParse(f *testing.F) {
 		"", "functions: {}", one("image: a"), one("stack: host", "code: ./c", "handler: main.handle", "routes: [/x, {path: /y, host: a.b}]"),
 		one("image: a", "env: {A: ${B:-c}}", "command: a 'b c' \"d\"", "memory: 1gb", "timeout: 1.5s"),
 		"x: &a {b: c}\nfunctions: {f: {<<: *a, image: x}}", bomb()[:200], "services: {a: {image: b}}",
-		"a: |\n  b\n", "? a\n: b\n", "!!str a: !reset b", "%YAML 1.2\n---\na: b\n...\n", "- [a, {b: c}]", "a: \"\\u00e9\"\n", "\xff\xfe", "a: ~\n",
+		"a: |\n  b\n", "? a\n: b\n", "!!str a: !reset b", "%YAML 1.2\n---\na: b\n...\n", "- [a, {b: c}]", "a: \"\\u00e9\"\n", "\xff\xfe", "a: ~\n", "0\r#00\r000", "* 000000\n\r00",
 	} {
 		f.Add([]byte(seed))
 	}

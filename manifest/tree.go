@@ -63,7 +63,7 @@ func (s *source) errorf(p place, format string, args ...any) *mayfly.Error {
 }
 
 func (s *source) errorAt(at position, text string) *mayfly.Error {
-	text = fmt.Sprintf("%s:%d:%d: %s", s.name, at.line, at.column, text)
+	text = fmt.Sprintf("%s:%d:%d: %s", s.name, at.line, at.column, printable(text)) // names in it are the file's
 	if at.line >= 1 && at.line <= len(s.lines) {
 		if x := excerpt(s.lines[at.line-1]); x != "" {
 			text += " (" + x + ")"
@@ -75,16 +75,21 @@ func (s *source) errorAt(at position, text string) *mayfly.Error {
 // excerpt is a line of the file, fit to stand within a line of text.
 func excerpt(line string) string {
 	const most = 60
-	line = strings.TrimSpace(strings.Map(func(r rune) rune {
-		if r < ' ' || r == 0x7f {
-			return ' '
-		}
-		return r
-	}, line))
+	line = strings.TrimSpace(printable(line))
 	if runes := []rune(line); len(runes) > most {
 		line = string(runes[:most]) + "..."
 	}
 	return line
+}
+
+// printable has spaces for what would break a line or a terminal.
+func printable(text string) string {
+	return strings.Map(func(r rune) rune {
+		if r < ' ' || r == 0x7f {
+			return ' '
+		}
+		return r
+	}, text)
 }
 
 // parse turns YAML into plain values, within the limits of this package.
@@ -165,7 +170,8 @@ func (s *source) syntaxError(err error) error {
 		at = position{t.Position.Line, t.Position.Column}
 	}
 	out := s.errorAt(at, excerpt(syntax.Message))
-	for _, line := range s.lines[max(at.line-1, 0):min(at.line+1, len(s.lines))] {
+	near := s.lines[min(max(at.line-1, 0), len(s.lines)):] // the library ends lines at a carriage return, too
+	for _, line := range near[:min(2, len(near))] {
 		if strings.Contains(line[:len(line)-len(strings.TrimLeft(line, " \t"))], "\t") {
 			return out.WithHint("indent with spaces: YAML takes no tabs")
 		}
