@@ -13,13 +13,20 @@ import (
 // to see to the rest: what it reads itself, after the handler, makes it panic
 // when the connection is used again.
 type requestBody struct {
-	io.ReadCloser // net/http's own
-	w             http.ResponseWriter
-	control       *http.ResponseController
-	eof           atomic.Bool
-	interrupted   atomic.Bool
-	left          bool // nothing more is to be done with it
+	whole       io.Reader // net/http's own
+	limited     io.Reader // of it, what the function takes
+	w           http.ResponseWriter
+	control     *http.ResponseController
+	eof         atomic.Bool
+	interrupted atomic.Bool
+	left        bool  // nothing more is to be done with it
+	err         error // why the last Read failed, a bodyError; whoever reads has ended
 }
+
+// bodyError is a body that could not be read to its end.
+type bodyError struct{ error }
+
+func (e *bodyError) Unwrap() error { return e.error }
 
 // moment is how long something is waited for that has most likely happened.
 const moment = 10 * time.Millisecond
@@ -32,15 +39,25 @@ const (
 )
 
 func newRequestBody(w http.ResponseWriter, body io.ReadCloser) *requestBody {
-	b := &requestBody{ReadCloser: body, w: w, control: http.NewResponseController(w)}
+	b := &requestBody{whole: body, limited: body, w: w, control: http.NewResponseController(w)}
 	b.eof.Store(body == http.NoBody)
 	return b
 }
 
+// limit makes Read fail beyond so many bytes.
+func (b *requestBody) limit(most int64) {
+	b.limited = http.MaxBytesReader(b.w, io.NopCloser(b.whole), most)
+}
+
 func (b *requestBody) Read(p []byte) (int, error) {
-	n, err := b.ReadCloser.Read(p)
-	if err == io.EOF {
+	n, err := b.limited.Read(p)
+	switch err {
+	case nil:
+	case io.EOF:
 		b.eof.Store(true)
+	default:
+		err = &bodyError{err}
+		b.err = err
 	}
 	return n, err
 }
@@ -104,6 +121,8 @@ func (b *requestBody) leave() {
 // drain reads on for a while.
 func (b *requestBody) drain() {
 	if b.control.SetReadDeadline(time.Now().Add(restTime)) == nil {
-		io.CopyN(io.Discard, b, restBytes)
+		if _, err := io.CopyN(io.Discard, b.whole, restBytes); err == io.EOF {
+			b.eof.Store(true)
+		}
 	}
 }

@@ -85,7 +85,7 @@ func spool(req *http.Request) (*os.File, int64, error) {
 		return nil, 0, err
 	}
 	os.Remove(f.Name())
-	n, err := io.Copy(f, &bodyReader{body: req.Body})
+	n, err := io.Copy(f, req.Body)
 	if err == nil {
 		_, err = f.Seek(0, io.SeekStart)
 	}

@@ -171,8 +171,7 @@ func (h *headFirst) Read(p []byte) (int, error) {
 	if err := h.w.Flush(); err != nil {
 		return 0, err
 	}
-	b := bodyReader{body: h.ReadCloser}
-	return b.Read(p)
+	return h.ReadCloser.Read(p)
 }
 
 // readResponse passes over what comes before the answer proper.

@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"net"
 	"net/http"
 	"strconv"
@@ -96,7 +95,8 @@ func (r *Router) perform(ctx context.Context, x *run, w *answer, req *http.Reque
 	// On a copy: net/http must find its own body, to skip what is left of it
 	// before the next request on the connection.
 	req = req.WithContext(ctx)
-	req.Body = http.MaxBytesReader(w.ResponseWriter, x.body, maxBody)
+	x.body.limit(maxBody)
+	req.Body = x.body
 	// A client that neither sends on nor leaves must not outlast the deadline.
 	defer context.AfterFunc(ctx, x.body.interrupt)()
 	l := r.limit(x.release)
@@ -150,26 +150,6 @@ func (x *run) crowded(ctx context.Context, err error) error {
 	}
 	return err
 }
-
-// bodyReader reads a request's body, and remembers why that failed.
-type bodyReader struct {
-	body io.Reader
-	err  error // a bodyError
-}
-
-func (b *bodyReader) Read(p []byte) (int, error) {
-	n, err := b.body.Read(p)
-	if err != nil && err != io.EOF {
-		err = &bodyError{err}
-		b.err = err
-	}
-	return n, err
-}
-
-// bodyError is a body that could not be read to its end.
-type bodyError struct{ error }
-
-func (e *bodyError) Unwrap() error { return e.error }
 
 // endOf is why a context ended: the deadline, the node's end, or else that the
 // client left.

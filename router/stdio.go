@@ -55,15 +55,14 @@ func (x *run) stdio(ctx context.Context, w *answer, req *http.Request) (int, err
 		return 0, x.startError(ctx, p.Argv[0], err)
 	}
 	defer context.AfterFunc(ctx, func() { out.SetReadDeadline(time.Unix(1, 0)) })()
-	body := &bodyReader{body: req.Body}
-	fed := x.feed(in, body)
+	fed := x.feed(in)
 	status, err := x.relay(ctx, w, out, main)
 	if in != nil {
 		in.SetWriteDeadline(time.Unix(1, 0)) // it may not have read it all
 	}
 	x.body.await(fed)
-	if err != nil && body.err != nil && !x.body.interrupted.Load() {
-		err = body.err // that is why
+	if err != nil && x.body.err != nil && !x.body.interrupted.Load() {
+		err = x.body.err // that is why
 	}
 	return status, err
 }
@@ -71,7 +70,7 @@ func (x *run) stdio(ctx context.Context, w *answer, req *http.Request) (int, err
 // feed copies the body to the program in a goroutine; its end is on the
 // channel. A program that does not read it all is no error. One that was not
 // sent it all is killed before it could take what came for the whole.
-func (x *run) feed(in *os.File, body *bodyReader) <-chan struct{} {
+func (x *run) feed(in *os.File) <-chan struct{} {
 	done := make(chan struct{})
 	if in == nil {
 		close(done)
@@ -79,8 +78,8 @@ func (x *run) feed(in *os.File, body *bodyReader) <-chan struct{} {
 	}
 	go func() {
 		defer close(done)
-		io.Copy(in, body)
-		if body.err != nil {
+		io.Copy(in, x.body)
+		if x.body.err != nil {
 			x.lease.Kill()
 			<-x.lease.Ended()
 		}
