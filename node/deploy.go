@@ -33,11 +33,9 @@ func (n *Node) Deploy(ctx context.Context, w mayfly.Workload, progress func(stri
 	if err != nil {
 		return none, err
 	}
-	if old != nil {
-		if old.Image == img.Digest && reflect.DeepEqual(old.Workload, w) {
-			progress(fmt.Sprintf("%s is unchanged: release %d", w.Name, old.Number))
-			return old.Release, nil
-		}
+	if old != nil && old.Image == img.Digest && reflect.DeepEqual(old.Workload, w) {
+		progress(fmt.Sprintf("%s is unchanged: release %d", w.Name, old.Number))
+		return old.Release, nil
 	}
 	rel, err := n.store.PutRelease(ctx, w, img.Digest)
 	if err != nil {
@@ -180,18 +178,15 @@ func (n *Node) ListWorkloads(_ context.Context, space string) ([]mayfly.Release,
 
 // GetWorkload returns the active release of a workload.
 func (n *Node) GetWorkload(_ context.Context, space, name string) (mayfly.Release, error) {
-	w := n.store.Snapshot().Workloads[store.Key{Space: space, Name: name}]
-	if w == nil {
-		return mayfly.Release{}, mayfly.Errorf(mayfly.NotFound, "there is no workload %q", name).WithHint("`mayfly workloads` lists those there are")
-	}
-	return w.Release, nil
+	w, err := n.store.Workload(space, name)
+	return w.Release, err
 }
 
 // DeleteWorkload removes a workload. Runs under way go on to their end.
 func (n *Node) DeleteWorkload(ctx context.Context, space, name string) error {
-	w := n.store.Snapshot().Workloads[store.Key{Space: space, Name: name}]
-	if w == nil {
-		return mayfly.Errorf(mayfly.NotFound, "there is no workload %q", name).WithHint("`mayfly workloads` lists those there are")
+	w, err := n.store.Workload(space, name)
+	if err != nil {
+		return err
 	}
 	if err := n.store.DeleteWorkload(ctx, space, name, w.Revision); err != nil {
 		return err

@@ -124,16 +124,16 @@ func (r *Router) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 
 // ServeCall runs a function of a space with a request that came another way.
 func (r *Router) ServeCall(w http.ResponseWriter, req *http.Request, to client.Callee) {
-	rel := r.store.Snapshot().Workloads[store.Key{Space: to.Space, Name: to.Workload}]
-	if rel == nil {
-		problem(w, mayfly.Errorf(mayfly.NotFound, "there is no workload %q", to.Workload).WithHint("`mayfly workloads` lists those there are"), "")
-		return
-	}
-	if err := r.checkMemory(&rel.Workload, to.Memory); err != nil {
+	w2, err := r.store.Workload(to.Space, to.Workload)
+	if err != nil {
 		problem(w, err, "")
 		return
 	}
-	r.serve(w, req, &rel.Release, call{trigger: "call", memory: to.Memory})
+	if err := r.checkMemory(&w2.Workload, to.Memory); err != nil {
+		problem(w, err, "")
+		return
+	}
+	r.serve(w, req, &w2.Release, call{trigger: "call", memory: to.Memory})
 }
 
 // checkMemory says whether a call may have so much memory: more than others of

@@ -179,7 +179,7 @@ func (m *mirror) workload(key Key) workloadRecord {
 func (s *Store) Workload(space, name string) (Workload, error) {
 	rec := s.mirror.workload(Key{space, name})
 	if rec.Release == nil {
-		return Workload{}, mayfly.Errorf(mayfly.NotFound, "no workload %q in space %q", name, space).
+		return Workload{}, mayfly.Errorf(mayfly.NotFound, "there is no workload %q", name).
 			WithHint("`mayfly workloads` lists those there are")
 	}
 	return Workload{Release: *rec.Release, Revision: rec.revision}, nil
