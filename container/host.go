@@ -42,14 +42,15 @@ type Options struct {
 
 // Host keeps the sandboxes of one data directory.
 type Host struct {
-	dir    string
-	init   string
-	driver Driver
-	opts   Options
-	filter *specs.LinuxSeccomp
-	points string // makePoints' layer
-	boot   string // the kernel's boot_id
-	memory int64  // of the machine, in bytes
+	dir      string
+	init     string
+	driver   Driver
+	opts     Options
+	filter   *specs.LinuxSeccomp
+	points   string // makePoints' layer
+	pointsOn uint64 // the filesystem that it is on
+	boot     string // the kernel's boot_id
+	memory   int64  // of the machine, in bytes
 
 	cgroups *cgroup.Host
 
@@ -115,6 +116,7 @@ func Open(dir, init string, driver Driver, opts Options) (*Host, error) {
 		dir:       dir,
 		init:      init,
 		points:    points,
+		pointsOn:  filesystem(points),
 		driver:    driver,
 		opts:      opts,
 		filter:    seccomp.Default(capabilities, runtime.GOARCH),

@@ -37,7 +37,7 @@ func makePoints(dir string) error {
 // seen: on the same filesystem, for with two of them the numbers of devices and
 // files that programs see are others.
 func (h *Host) layers(image []string) []string {
-	if len(image) == 0 || len(image) >= maxLayers || filesystem(image[0]) != filesystem(h.points) {
+	if len(image) == 0 || len(image) >= maxLayers || filesystem(image[0]) != h.pointsOn {
 		return image
 	}
 	return append(slices.Clip(image), h.points)

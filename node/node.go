@@ -117,8 +117,8 @@ func Open(ctx context.Context, dir string, p Parts, o Options) (_ *Node, err err
 		return nil, err
 	}
 	defer func() {
-		if closer, ok := driver.(io.Closer); ok && err != nil {
-			closer.Close()
+		if err != nil {
+			closeDriver(driver)
 		}
 	}()
 	n.host, err = container.Open(dir+"/sandboxes", init, driver, container.Options{
@@ -169,6 +169,14 @@ func openDriver(name, init, dir string) (container.Driver, error) {
 		return container.NewNative(init, container.NativeOptions{})
 	}
 	return container.NewOCI(name, dir+"/runtime")
+}
+
+// closeDriver ends the processes of a driver that has any.
+func closeDriver(d container.Driver) error {
+	if c, ok := d.(io.Closer); ok {
+		return c.Close()
+	}
+	return nil
 }
 
 // Memory is what this machine has, in bytes.
@@ -232,10 +240,7 @@ func (n *Node) goTaskLocked(f func(ctx context.Context)) bool {
 // Close lets go of the network, of the memory that sandboxes waited in, and of
 // the driver's processes. Run must have returned.
 func (n *Node) Close() error {
-	err := errors.Join(n.net.Close(), n.host.Close())
-	if driver, ok := n.host.Driver().(io.Closer); ok {
-		err = errors.Join(err, driver.Close())
-	}
+	err := errors.Join(n.net.Close(), n.host.Close(), closeDriver(n.host.Driver()))
 	if n.deserted() {
 		err = errors.Join(err, network.Destroy(n.token))
 	}

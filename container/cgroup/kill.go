@@ -165,13 +165,7 @@ func (h *Host) Discard(p string) error {
 	if err := checkPath(p); err != nil {
 		return err
 	}
-	gone := true
-	for _, dir := range h.group(p, func(*Hierarchy) bool { return true }).all() {
-		if err := unix.Rmdir(dir); err != nil && err != unix.ENOENT {
-			gone = false
-		}
-	}
-	if gone {
+	if h.rmdirs(p) {
 		return nil
 	}
 	g, err := h.Open(p)
@@ -187,10 +181,20 @@ func (h *Host) Discard(p string) error {
 // RemoveParent removes what Parent made, if no container is left in it.
 func (h *Host) RemoveParent(p string) {
 	if checkPath(p) == nil {
-		for _, dir := range h.group(p, func(*Hierarchy) bool { return true }).all() {
-			unix.Rmdir(dir)
+		h.rmdirs(p)
+	}
+}
+
+// rmdirs removes a group from every hierarchy where it is empty, and reports
+// whether it is gone.
+func (h *Host) rmdirs(p string) (gone bool) {
+	gone = true
+	for _, dir := range h.group(p, func(*Hierarchy) bool { return true }).all() {
+		if err := unix.Rmdir(dir); err != nil && err != unix.ENOENT {
+			gone = false
 		}
 	}
+	return gone
 }
 
 // Remove removes the group and those below it from all hierarchies. Processes
