@@ -137,6 +137,18 @@ func (d *daemon) deploy(ctx context.Context, w mayfly.Workload) error {
 	return nil
 }
 
+// upStatic starts a daemon that has the function "static".
+func (b *bench) upStatic(ctx context.Context, name string) (*daemon, error) {
+	d, err := b.up(ctx, name)
+	if err != nil {
+		return nil, err
+	}
+	if err := d.importStatic(ctx, b.material); err != nil {
+		return nil, err
+	}
+	return d, d.deploy(ctx, static("static"))
+}
+
 // importStatic gives the daemon the image bench-static.
 func (d *daemon) importStatic(ctx context.Context, m material) error {
 	f, err := os.Open(m.staticTar)

@@ -14,10 +14,10 @@ import (
 )
 
 // leftovers counts what a daemon holds after a few runs and after many, when
-// the function is deleted. The goroutines are those of a dump,
-// which ends the daemon; so another with the same settings is dumped before.
+// the function is deleted. The goroutines are those of a dump, which ends the
+// daemon; so another with the same settings is dumped before.
 func (b *bench) leftovers(ctx context.Context) error {
-	fresh, err := b.up(ctx, "fresh")
+	fresh, err := b.upStatic(ctx, "fresh")
 	if err != nil {
 		return err
 	}
@@ -28,7 +28,7 @@ func (b *bench) leftovers(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	d, err := b.up(ctx, "runs")
+	d, err := b.upStatic(ctx, "runs")
 	if err != nil {
 		return err
 	}
@@ -59,15 +59,9 @@ func (b *bench) leftovers(ctx context.Context) error {
 	return nil
 }
 
-// fewRuns deploys a function, calls it until everything that a node keeps
-// waiting has been used, and deletes it.
+// fewRuns calls the function until everything that a node keeps waiting has
+// been used, and deletes it.
 func (b *bench) fewRuns(ctx context.Context, d *daemon) error {
-	if err := d.importStatic(ctx, b.material); err != nil {
-		return err
-	}
-	if err := d.deploy(ctx, static("static")); err != nil {
-		return err
-	}
 	for range pick(b, 100, 10) {
 		if err := d.call(ctx, "static"); err != nil {
 			return err

@@ -13,14 +13,8 @@ import (
 // distances and once at random ones, as from many independent people. A time
 // counts from when the request was due.
 func (b *bench) load(ctx context.Context) error {
-	d, err := b.up(ctx, "load")
+	d, err := b.upStatic(ctx, "load")
 	if err != nil {
-		return err
-	}
-	if err := d.importStatic(ctx, b.material); err != nil {
-		return err
-	}
-	if err := d.deploy(ctx, static("static")); err != nil {
 		return err
 	}
 	half := b.results.highest(freshRate) / 2
@@ -85,14 +79,8 @@ func (d *daemon) openLoop(ctx context.Context, perSecond float64, random bool, w
 // burst sends many requests at once to a function that nobody has called for a
 // while. Each must be answered: by the function, or with 429 and Retry-After.
 func (b *bench) burst(ctx context.Context) error {
-	d, err := b.up(ctx, "burst")
+	d, err := b.upStatic(ctx, "burst")
 	if err != nil {
-		return err
-	}
-	if err := d.importStatic(ctx, b.material); err != nil {
-		return err
-	}
-	if err := d.deploy(ctx, static("static")); err != nil {
 		return err
 	}
 	if err := d.settle(ctx); err != nil {

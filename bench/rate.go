@@ -12,14 +12,8 @@ import (
 // for the next as soon as they have the last. The contenders take turns in
 // slices; what Mayfly leaves to do after a slice counts as part of it.
 func (b *bench) rate(ctx context.Context) error {
-	d, err := b.up(ctx, "rate")
+	d, err := b.upStatic(ctx, "rate")
 	if err != nil {
-		return err
-	}
-	if err := d.importStatic(ctx, b.material); err != nil {
-		return err
-	}
-	if err := d.deploy(ctx, static("static")); err != nil {
 		return err
 	}
 	for _, clients := range []int{1, 4, mostRooms} {

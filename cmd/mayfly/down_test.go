@@ -13,9 +13,9 @@ import (
 	"time"
 )
 
-// TestDownAndUpAgain: SIGTERM ends the daemon and not its containers, the next
-// one knows them, and down ends both.
-func TestDownAndUpAgain(t *testing.T) {
+// startTestDaemon returns a daemon that runs for the length of a test.
+func startTestDaemon(t *testing.T) *testDaemon {
+	t.Helper()
 	if os.Geteuid() != 0 {
 		t.Skip("needs root")
 	}
@@ -31,6 +31,13 @@ func TestDownAndUpAgain(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	return d
+}
+
+// TestDownAndUpAgain: SIGTERM ends the daemon and not its containers, the next
+// one knows them, and down ends both.
+func TestDownAndUpAgain(t *testing.T) {
+	d := startTestDaemon(t)
 	do := func(args ...string) string {
 		t.Helper()
 		out, err := d.mayfly(args...)
@@ -81,21 +88,8 @@ func TestDownAndUpAgain(t *testing.T) {
 // TestDownLeavesNoProcess: when down returns, every process that the daemon
 // started is dead, whatever it was about at that moment.
 func TestDownLeavesNoProcess(t *testing.T) {
-	if os.Geteuid() != 0 {
-		t.Skip("needs root")
-	}
-	d, err := newTestDaemon()
-	t.Cleanup(func() {
-		if err := d.close(); err != nil {
-			t.Error(err)
-		}
-	})
-	if err == nil {
-		err = d.start()
-	}
-	if err == nil {
-		_, err = d.mayfly("images", "import", d.path("busybox"), "--name", "bb")
-	}
+	d := startTestDaemon(t)
+	_, err := d.mayfly("images", "import", d.path("busybox"), "--name", "bb")
 	if err == nil {
 		err = os.WriteFile(d.path("mayfly.yaml"), []byte(`
 name: busy
