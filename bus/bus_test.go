@@ -67,7 +67,7 @@ func TestHistoryIsFlushedOnClose(t *testing.T) {
 func TestListIsAsWritten(t *testing.T) {
 	b := open(t, t.TempDir())
 	defer closeBus(t, b)
-	for _, name := range []string{StateStream, ReleasesStream} {
+	for _, name := range []string{StateStream, ReleasesStream, TasksStream, ParkedStream, QueuesStream, OutcomesStream} {
 		stream, err := b.JetStream().Stream(t.Context(), name)
 		if err != nil {
 			t.Fatal(err)

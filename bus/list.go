@@ -33,16 +33,28 @@ const MaxMessage = 1 << 20
 //	                                                          SPACE.names.NAME
 //	releases  bucket  file, synced on each write  store       SPACE.releases.NAME.NUMBER
 //	runs      stream  file, synced now and then   store       mayfly.SPACE.runs.WORKLOAD
+//	tasks     stream  file, synced on each write  queue       mayfly.SPACE.pending.WORKLOAD.PRIORITY.ID
+//	parked    stream  file, synced on each write  queue       mayfly.SPACE.later.MINUTE.WORKLOAD.PRIORITY.ID
+//	                                                          mayfly.SPACE.dead.WORKLOAD.ID
+//	queues    stream  file, synced on each write  queue       mayfly.SPACE.queue.WORKLOAD
+//	                                                          mayfly.SPACE.minute.MINUTE
+//	outcomes  stream  file, synced on each write  queue       mayfly.SPACE.outcome.ID
 //
 // All of state is watched, and a watch of a part of a stream costs the server
 // a walk over all its subjects for every message. So releases, which nobody
-// watches, are apart.
+// watches, are apart. So are tasks that wait for a time or a person, which can
+// be long: what is left of tasks that ended is removed from the front of the
+// stream of those that wait their turn, for all at once.
 const (
 	StateBucket    = "state"
 	StateStream    = "KV_" + StateBucket // under the bucket
 	ReleasesBucket = "releases"
 	ReleasesStream = "KV_" + ReleasesBucket
 	RunsStream     = "runs"
+	TasksStream    = "tasks"
+	ParkedStream   = "parked"
+	QueuesStream   = "queues"
+	OutcomesStream = "outcomes"
 )
 
 // How much call history is kept; whichever limit is met first wins.
@@ -51,6 +63,15 @@ const (
 	RunsMaxBytes       = 256 << 20
 	RunsMaxPerWorkload = 10_000
 	runMaxSize         = 64 << 10
+)
+
+// How much the queue holds. Tasks that wait are never dropped: a full stream
+// refuses the next. Of outcomes the oldest go, whichever limit is met first.
+const (
+	TasksMaxBytes    = 8 << 30
+	OutcomesMaxAge   = 7 * 24 * time.Hour
+	OutcomesMaxBytes = 1 << 30
+	OutcomesMax      = 500_000
 )
 
 // MarkerTTL is how long the marker of a removed key stays, so that a watcher
@@ -82,6 +103,33 @@ func ReleaseSubject(key string) string { return "$KV." + ReleasesBucket + "." + 
 // not part of it: a subject for each run would be kept in memory and replayed
 // at every start, and a limit for each workload could not be set.
 func RunSubject(space, workload string) string { return root + space + ".runs." + workload }
+
+// PendingSubject is the subject of a task that waits its turn. Wildcards are
+// allowed, here and below.
+func PendingSubject(space, workload, priority, id string) string {
+	return root + space + ".pending." + workload + "." + priority + "." + id
+}
+
+// LaterSubject is the subject of a task that waits for a time in the minute,
+// counted from 1970.
+func LaterSubject(space, minute, workload, priority, id string) string {
+	return root + space + ".later." + minute + "." + workload + "." + priority + "." + id
+}
+
+// DeadSubject is the subject of a buried task.
+func DeadSubject(space, workload, id string) string {
+	return root + space + ".dead." + workload + "." + id
+}
+
+// OutcomeSubject is the subject of a task that has ended.
+func OutcomeSubject(space, id string) string { return root + space + ".outcome." + id }
+
+// QueueSubject is the subject of what is known about a workload's queue, so that
+// a start need not look through all tasks to learn which have any.
+func QueueSubject(space, workload string) string { return root + space + ".queue." + workload }
+
+// MinuteSubject is the subject that says that tasks wait for the minute.
+func MinuteSubject(space, minute string) string { return root + space + ".minute." + minute }
 
 const root = "mayfly."
 
@@ -121,6 +169,36 @@ func runsConfig() jetstream.StreamConfig {
 	}
 }
 
+// strict is a stream of which nothing acknowledged is lost or dropped. Each
+// subject has one message, so a write can be made conditional on the last.
+func strict(name, description string, maxBytes int64, subjects ...string) jetstream.StreamConfig {
+	return jetstream.StreamConfig{
+		Name:              name,
+		Description:       description,
+		Subjects:          subjects,
+		Storage:           jetstream.FileStorage,
+		Retention:         jetstream.LimitsPolicy,
+		Discard:           jetstream.DiscardNew,
+		MaxBytes:          maxBytes,
+		MaxMsgsPerSubject: 1,
+		AllowDirect:       true,
+	}
+}
+
+func queueConfigs() []jetstream.StreamConfig {
+	outcomes := strict(OutcomesStream, "how tasks ended", OutcomesMaxBytes, OutcomeSubject("*", "*"))
+	outcomes.Discard = jetstream.DiscardOld
+	outcomes.MaxAge = OutcomesMaxAge
+	outcomes.MaxMsgs = OutcomesMax
+	return []jetstream.StreamConfig{
+		strict(TasksStream, "tasks that wait their turn", TasksMaxBytes, PendingSubject("*", "*", "*", "*")),
+		strict(ParkedStream, "tasks that wait for a time or a person", TasksMaxBytes,
+			LaterSubject("*", "*", "*", "*", "*"), DeadSubject("*", "*", "*")),
+		strict(QueuesStream, "which workloads and minutes have tasks", -1, QueueSubject("*", "*"), MinuteSubject("*", "*")),
+		outcomes,
+	}
+}
+
 // listFile holds the fingerprint of the list that was created and synced.
 const listFile = "streams"
 
@@ -145,6 +223,11 @@ func (b *Bus) ensureList(ctx context.Context, dir string) error {
 	if b.runs, err = b.js.CreateOrUpdateStream(ctx, runsConfig()); err != nil {
 		return fmt.Errorf("create stream %s: %w", RunsStream, err)
 	}
+	for _, config := range queueConfigs() {
+		if _, err := b.js.CreateOrUpdateStream(ctx, config); err != nil {
+			return fmt.Errorf("create stream %s: %w", config.Name, err)
+		}
+	}
 	if err := syncFS(filepath.Join(dir, storeDir)); err != nil {
 		return err
 	}
@@ -159,7 +242,7 @@ func (b *Bus) lookUp(ctx context.Context) error {
 }
 
 func fingerprint() (string, error) {
-	data, err := json.Marshal([]any{stateConfig(), releasesConfig(), runsConfig()})
+	data, err := json.Marshal([]any{stateConfig(), releasesConfig(), runsConfig(), queueConfigs()})
 	if err != nil {
 		return "", fmt.Errorf("encode stream list: %w", err)
 	}

@@ -51,7 +51,19 @@ type getRequest struct {
 // Last returns the newest message of stream on subject, which may hold
 // wildcards, or ErrNoMessage. The answer comes from the stream itself.
 func (b *Bus) Last(ctx context.Context, stream, subject string) (Message, error) {
-	body, err := json.Marshal(getRequest{LastFor: subject})
+	return b.get(ctx, stream, getRequest{LastFor: subject})
+}
+
+// Next returns the first message of stream on subject that has the sequence
+// from or a later one, or ErrNoMessage. It costs the same wherever it is, but
+// where from is not beyond the first message of the stream: then the server
+// counts all that match a wildcard.
+func (b *Bus) Next(ctx context.Context, stream, subject string, from uint64) (Message, error) {
+	return b.get(ctx, stream, getRequest{Seq: from, NextFor: subject})
+}
+
+func (b *Bus) get(ctx context.Context, stream string, req getRequest) (Message, error) {
+	body, err := json.Marshal(req)
 	if err != nil {
 		return Message{}, fmt.Errorf("encode request: %w", err)
 	}

@@ -1,0 +1,114 @@
+package mayfly
+
+import "time"
+
+// TaskState is where a task is in its life; package queue draws it.
+type TaskState string
+
+// The states of a task. The last six are ends, of which a buried task alone can
+// come back.
+const (
+	TaskQueued      TaskState = "queued" // its turn, or its time, has not come
+	TaskStarting    TaskState = "starting"
+	TaskRunning     TaskState = "running"
+	TaskSucceeded   TaskState = "succeeded"
+	TaskFailed      TaskState = "failed"
+	TaskTimedOut    TaskState = "timed-out"
+	TaskOutOfMemory TaskState = "out-of-memory"
+	TaskCancelled   TaskState = "cancelled"
+	TaskBuried      TaskState = "buried" // its last attempt failed; it waits for a person
+)
+
+// Ended reports whether no attempt of the task runs or will run by itself.
+func (s TaskState) Ended() bool {
+	return s != TaskQueued && s != TaskStarting && s != TaskRunning
+}
+
+// MaxPriority is the priority that goes first; 0 goes last.
+const MaxPriority = 9
+
+// Retries say what happens after an attempt that failed. The zero value: the
+// task has failed.
+type Retries struct {
+	Max    int             `json:"max,omitempty"`    // attempts after the first
+	Delays []time.Duration `json:"delays,omitempty"` // ns before each, the last for all that follow; instead of Backoff
+	// Backoff is the delay before the first retry in ns, doubled for each that
+	// follows up to Longest. One second, and an hour, if zero.
+	Backoff time.Duration `json:"backoff,omitempty"`
+	Longest time.Duration `json:"longest,omitempty"`
+	Jitter  float64       `json:"jitter,omitempty"` // part of the delay that is left to chance, 0 to 1
+	Final   []int         `json:"final,omitempty"`  // exit codes after which no retry can help
+	// MemoryUpTo lets an attempt that ran out of memory be repeated with twice
+	// as much, up to this many bytes. 0: with the same.
+	MemoryUpTo int64 `json:"memoryUpTo,omitempty"`
+}
+
+// Submission asks for one task: of a workload, or straight from an image.
+type Submission struct {
+	Space    string   `json:"space,omitempty"`
+	Workload string   `json:"workload,omitempty"`
+	Release  int      `json:"release,omitempty"` // which it pins; set by whoever resolves Workload
+	Image    string   `json:"image,omitempty"`   // instead of Workload
+	Argv     []string `json:"argv,omitempty"`    // with Image; its own if empty
+
+	Payload   []byte            `json:"payload,omitempty"`
+	Priority  int               `json:"priority,omitempty"` // 0 to 9, 9 first
+	NotBefore time.Time         `json:"notBefore,omitzero"` // now if zero
+	Timeout   time.Duration     `json:"timeout,omitempty"`  // of one attempt, ns; 0: the workload's
+	Memory    int64             `json:"memory,omitempty"`   // bytes; 0: the workload's
+	Retries   Retries           `json:"retries,omitzero"`   //
+	Key       string            `json:"key,omitempty"`      // the same key is the same task
+	Labels    map[string]string `json:"labels,omitempty"`   //
+	Callback  string            `json:"callback,omitempty"` // URL that is told of the end
+	After     []string          `json:"after,omitempty"`    // ids of tasks that must have succeeded
+}
+
+// Attempt is one execution of a task. A task that waits has none for the
+// attempt to come.
+type Attempt struct {
+	Number   int       `json:"number"` // 1, 2, 3...
+	Node     string    `json:"node"`
+	Instance string    `json:"instance,omitempty"`
+	Granted  time.Time `json:"granted"`
+	Started  time.Time `json:"started,omitzero"`
+	Ended    time.Time `json:"ended,omitzero"`
+	Exit     *Exit     `json:"exit,omitempty"` // nil while it runs
+}
+
+// Task is a run that waits its turn, or waited. Its payload and its result are
+// apart.
+type Task struct {
+	ID       string   `json:"id"`
+	Space    string   `json:"space"`
+	Workload string   `json:"workload,omitempty"`
+	Release  int      `json:"release,omitempty"`
+	Image    string   `json:"image,omitempty"`
+	Argv     []string `json:"argv,omitempty"`
+
+	State     TaskState         `json:"state"`
+	Priority  int               `json:"priority,omitempty"`
+	Accepted  time.Time         `json:"accepted"`
+	NotBefore time.Time         `json:"notBefore,omitzero"` // of the attempt to come
+	Timeout   time.Duration     `json:"timeout,omitempty"`  // of one attempt, ns; 0: the workload's
+	Memory    int64             `json:"memory,omitempty"`   // bytes for the attempt to come; 0: the workload's
+	Retries   Retries           `json:"retries,omitzero"`
+	Key       string            `json:"key,omitempty"`
+	Labels    map[string]string `json:"labels,omitempty"`
+	Callback  string            `json:"callback,omitempty"`
+	After     []string          `json:"after,omitempty"`
+	Digest    string            `json:"digest,omitempty"` // of the payload, when there is a key
+	Size      int               `json:"size,omitempty"`   // of the payload, bytes
+
+	Attempt  int       `json:"attempt"`            // the number of the one that runs, or comes, or was the last
+	Retried  int       `json:"retried,omitempty"`  // retries used of Retries.Max
+	Attempts []Attempt `json:"attempts,omitempty"` // the last ones, oldest first
+	Ended    time.Time `json:"ended,omitzero"`
+	Cut      bool      `json:"cut,omitempty"` // the result was longer than what is kept
+}
+
+// Result is what an attempt ended with.
+type Result struct {
+	Exit     Exit   `json:"exit"`
+	Output   []byte `json:"output,omitempty"`   // what the program wrote to stdout, or the handler's value
+	Instance string `json:"instance,omitempty"` // the container that ran it
+}
