@@ -1,0 +1,216 @@
+package queue
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"strconv"
+	"time"
+
+	"github.com/mayfly-run/mayfly"
+	"github.com/mayfly-run/mayfly/bus"
+)
+
+// Grant is the right, and the duty, to run one attempt of a task, until Done.
+type Grant struct {
+	Task     mayfly.Task // as it is starting
+	Payload  []byte
+	Attempt  mayfly.Attempt
+	Deadline time.Time // of the attempt, when the task has a timeout; the runner's to keep
+
+	entry     *entry
+	cancelled chan struct{}
+	charged   time.Duration
+	started   time.Time // guarded by the queue's mutex, as is what follows
+	ending    bool      // Done is at work
+	ended     bool
+}
+
+// Cancelled is closed when the task is cancelled: the attempt is to be stopped,
+// and Done to be called nevertheless.
+func (g *Grant) Cancelled() <-chan struct{} { return g.cancelled }
+
+// asker is one call of Next that waits.
+type asker struct{ ch chan *entry }
+
+// Next blocks until a task is granted to the node, in fair order, or ctx ends.
+func (q *Queue) Next(ctx context.Context, node string) (*Grant, error) {
+	for {
+		e, err := q.ask(ctx)
+		if err != nil {
+			return nil, err
+		}
+		g, err := q.grant(ctx, e, node)
+		if err != nil || g != nil {
+			return g, err
+		}
+	}
+}
+
+func (q *Queue) ask(ctx context.Context) (*entry, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	a := &asker{ch: make(chan *entry, 1)}
+	q.mu.Lock()
+	if q.closed {
+		q.mu.Unlock()
+		return nil, errClosed
+	}
+	q.askers = append(q.askers, a)
+	q.match()
+	q.mu.Unlock()
+	select {
+	case e := <-a.ch:
+		if e == nil {
+			return nil, errClosed
+		}
+		return e, nil
+	case <-ctx.Done():
+	}
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if i := slices.Index(q.askers, a); i >= 0 {
+		q.askers = slices.Delete(q.askers, i, i+1)
+	} else if e := <-a.ch; e != nil {
+		q.putBack(e)
+	}
+	return nil, ctx.Err()
+}
+
+// match gives tasks to those who ask, while there are both.
+func (q *Queue) match() {
+	for q.running && len(q.askers) > 0 {
+		e := q.pick()
+		if e == nil {
+			return
+		}
+		a := q.askers[0]
+		q.askers[0] = nil
+		q.askers = q.askers[1:]
+		q.hold(e)
+		a.ch <- e
+	}
+}
+
+// hold makes an entry granted, to nobody yet.
+func (q *Queue) hold(e *entry) {
+	e.grant = &Grant{entry: e, cancelled: make(chan struct{}), charged: e.lane.flow.usual}
+}
+
+// putBack undoes a grant that did not reach anybody.
+func (q *Queue) putBack(e *entry) {
+	f, charged := e.lane.flow, e.grant.charged
+	cancelled := e.grant.ended
+	e.grant = nil
+	f.granted--
+	q.charge(f, -charged)
+	if !cancelled {
+		q.enqueue(e)
+	}
+	q.match()
+}
+
+// grant completes what the dispatcher gave: nil when the task was cancelled
+// meanwhile.
+func (q *Queue) grant(ctx context.Context, e *entry, node string) (*Grant, error) {
+	g := e.grant
+	payload := e.payload
+	if !e.held {
+		msg, err := q.bus.Next(ctx, bus.TasksStream, pendingSubject(e.task), e.seq)
+		if err != nil && !errors.Is(err, bus.ErrNoMessage) {
+			q.mu.Lock()
+			defer q.mu.Unlock()
+			q.putBack(e)
+			return nil, unavailable("read the payload of task "+e.task.ID, err)
+		}
+		payload = msg.Data
+	}
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if g.ended {
+		q.putBack(e)
+		return nil, nil
+	}
+	g.Payload = payload
+	g.Attempt = mayfly.Attempt{Number: e.task.Attempt, Node: node, Granted: now()}
+	g.Task = e.view()
+	if e.task.Timeout > 0 {
+		g.Deadline = g.Attempt.Granted.Add(e.task.Timeout)
+	}
+	return g, nil
+}
+
+// Started says that the program of a grant runs.
+func (q *Queue) Started(g *Grant) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if g.started.IsZero() {
+		g.started = now()
+	}
+}
+
+// view is the entry's task as it is now.
+func (e *entry) view() mayfly.Task {
+	task := e.task
+	g := e.grant
+	switch {
+	case g == nil:
+		task.State = mayfly.TaskQueued
+		return task
+	case g.started.IsZero():
+		task.State = mayfly.TaskStarting
+	default:
+		task.State = mayfly.TaskRunning
+	}
+	attempt := g.Attempt
+	attempt.Started = g.started
+	if attempt.Number > 0 {
+		addAttempt(&task, attempt)
+	}
+	return task
+}
+
+// Adopt grants a task whose attempt survived the process that was granted it,
+// out of turn and whatever its limits are. It is called before Run. An attempt
+// that is not the task's present one, or a task that has ended, is a Conflict:
+// what survived is to be stopped.
+func (q *Queue) Adopt(ctx context.Context, space, id string, attempt mayfly.Attempt) (*Grant, error) {
+	if err := checkID(space, id); err != nil {
+		return nil, err
+	}
+	defer q.lockID(space, id)()
+	got, err := q.find(ctx, space, id, "*")
+	if err != nil {
+		return nil, err
+	}
+	if got.place != inPending || got.task.Attempt != attempt.Number {
+		return nil, mayfly.Errorf(mayfly.Conflict, "attempt %d of task %s cannot go on: it is at attempt %d and %s",
+			attempt.Number, id, got.task.Attempt, got.task.State)
+	}
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if q.running || q.closed {
+		return nil, mayfly.Errorf(mayfly.Conflict, "tasks are granted already; adopt before that")
+	}
+	e := q.entries[entryKey(space, id)]
+	if e == nil {
+		e = &entry{task: got.task, seq: got.seq, lane: q.lane(got.task), index: -1}
+		q.known[got.seq] = false
+		q.entries[entryKey(space, id)] = e
+	}
+	if e.grant != nil {
+		return nil, mayfly.Errorf(mayfly.Conflict, "task %s was adopted already", id)
+	}
+	q.withdraw(e)
+	q.hold(e)
+	e.grant.charged = 0
+	e.lane.flow.granted++
+	q.update(e.lane.flow)
+	g := e.grant
+	g.Attempt, g.started = attempt, attempt.Started
+	g.Task = e.view()
+	return g, nil
+}
+
+func formatSeq(seq uint64) string { return strconv.FormatUint(seq, 10) }

@@ -1,0 +1,162 @@
+package queue
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"strings"
+
+	"github.com/nats-io/nats.go"
+
+	"github.com/mayfly-run/mayfly"
+	"github.com/mayfly-run/mayfly/bus"
+)
+
+// queueRecord is the index's entry of a workload. It is written before the first
+// task of a priority is, and never removed: a start looks once for each.
+type queueRecord struct {
+	Priorities uint16 `json:"priorities"` // bits
+	Paused     bool   `json:"paused,omitempty"`
+}
+
+type minuteKey struct{ space, minute string }
+
+// readIndex learns which lanes and minutes may have tasks.
+func (q *Queue) readIndex(ctx context.Context) error {
+	from := bus.From{Subject: ">", Limit: 1000}
+	for more := true; more; {
+		msgs, next, err := q.bus.Read(ctx, bus.QueuesStream, from)
+		if err != nil {
+			return unavailable("read which queues there are", err)
+		}
+		for _, msg := range msgs {
+			q.takeIndex(msg)
+			from.Sequence = msg.Sequence + 1
+		}
+		more = next
+	}
+	return nil
+}
+
+func (q *Queue) takeIndex(msg bus.Message) {
+	token := strings.Split(msg.Subject, ".")
+	if len(token) != 4 {
+		return
+	}
+	if token[2] == "minute" {
+		q.addMinute(minuteKey{token[1], token[3]})
+		return
+	}
+	var rec queueRecord
+	if err := json.Unmarshal(msg.Data, &rec); err != nil {
+		q.log.Error("an entry of the index is passed over", "subject", msg.Subject, "error", err)
+		return
+	}
+	f := q.flow(flowKey{token[1], token[3]})
+	f.recorded, f.paused = rec.Priorities, rec.Paused
+	for p := range f.lanes {
+		if rec.Priorities&(1<<p) != 0 {
+			l := f.lane(p)
+			l.unread, l.queued = true, true
+			q.toRead = append(q.toRead, l)
+		}
+	}
+}
+
+// ensureLane makes sure that a start will look for tasks in the lane.
+func (q *Queue) ensureLane(ctx context.Context, key flowKey, priority int) error {
+	q.mu.Lock()
+	there := q.flow(key).recorded&(1<<priority) != 0
+	q.mu.Unlock()
+	if there {
+		return nil
+	}
+	return q.writeQueue(ctx, key, func(rec *queueRecord) { rec.Priorities |= 1 << priority })
+}
+
+// writeQueue changes a workload's entry of the index.
+func (q *Queue) writeQueue(ctx context.Context, key flowKey, change func(*queueRecord)) error {
+	q.indexMu.Lock()
+	defer q.indexMu.Unlock()
+	q.mu.Lock()
+	f := q.flow(key)
+	before := queueRecord{f.recorded, f.paused}
+	q.mu.Unlock()
+	rec := before
+	if change(&rec); rec == before {
+		return nil
+	}
+	data, err := json.Marshal(rec)
+	if err != nil {
+		return fmt.Errorf("encode queue: %w", err)
+	}
+	if _, err := q.js.PublishMsg(ctx, &nats.Msg{Subject: bus.QueueSubject(key.space, key.queue), Data: data}); err != nil {
+		return writeError(err)
+	}
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	f.recorded, f.paused = rec.Priorities, rec.Paused
+	q.update(f)
+	for _, l := range f.lanes {
+		if l != nil {
+			q.wantRead(l)
+		}
+	}
+	q.match()
+	return nil
+}
+
+// ensureMinute makes sure that the minute is looked at when it comes.
+func (q *Queue) ensureMinute(ctx context.Context, key minuteKey) error {
+	q.mu.Lock()
+	there := q.minutes[key]
+	q.mu.Unlock()
+	if there {
+		return nil
+	}
+	q.indexMu.Lock()
+	defer q.indexMu.Unlock()
+	if _, err := q.js.Publish(ctx, bus.MinuteSubject(key.space, key.minute), nil); err != nil {
+		return writeError(err)
+	}
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.addMinute(key)
+	return nil
+}
+
+// Pause stops granting tasks of a workload, across restarts, until Resume. What
+// runs goes on, and new tasks are accepted.
+func (q *Queue) Pause(ctx context.Context, space, workload string) error {
+	return q.setPaused(ctx, space, workload, true)
+}
+
+// Resume undoes Pause.
+func (q *Queue) Resume(ctx context.Context, space, workload string) error {
+	return q.setPaused(ctx, space, workload, false)
+}
+
+func (q *Queue) setPaused(ctx context.Context, space, workload string, paused bool) error {
+	if err := checkQueue(space, workload); err != nil {
+		return err
+	}
+	return q.writeQueue(ctx, flowKey{space, queueName(workload)}, func(rec *queueRecord) { rec.Paused = paused })
+}
+
+// Paused reports whether a workload's queue is paused.
+func (q *Queue) Paused(space, workload string) bool {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	f := q.flows[flowKey{space, queueName(workload)}]
+	return f != nil && f.paused
+}
+
+func queueName(workload string) string { return queueOf(mayfly.Task{Workload: workload}) }
+
+// checkQueue allows no workload, which is the queue of images.
+func checkQueue(space, workload string) error {
+	if err := mayfly.CheckName("space", space); err != nil || workload == "" {
+		return err
+	}
+	return mayfly.CheckName("workload", workload)
+}

@@ -1,0 +1,245 @@
+package queue
+
+import (
+	"context"
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/mayfly-run/mayfly"
+	"github.com/mayfly-run/mayfly/bus"
+)
+
+// Bounds of one page.
+const (
+	pageDefault = 50
+	pageMax     = 1000
+	scanMax     = 10_000 // messages looked at
+	readBatch   = 256
+)
+
+// Filter selects tasks of a space.
+type Filter struct {
+	Space    string
+	Workload string             // any if empty
+	States   []mayfly.TaskState // any if empty
+	Labels   map[string]string  // all of them
+	Since    time.Time          // accepted then or later
+	Until    time.Time          // accepted before; no limit if zero
+	Limit    int                // tasks of a page: 50 if zero, 1000 at most
+	After    string             // Next of the page before
+}
+
+// Page is a part of a list. It may be short, or empty, when much had to be
+// looked at; the list has ended when Next is empty.
+type Page struct {
+	Tasks []mayfly.Task
+	Next  string
+}
+
+// List returns the tasks that a filter selects: those that wait their turn,
+// then those that wait for a time, then the buried ones, each the oldest first,
+// then those that ended, the newest first. A task that moves meanwhile may be
+// listed twice or not.
+func (q *Queue) List(ctx context.Context, f Filter) (Page, error) {
+	if err := checkQueue(f.Space, f.Workload); err != nil {
+		return Page{}, err
+	}
+	if f.Limit <= 0 {
+		f.Limit = pageDefault
+	}
+	f.Limit = min(f.Limit, pageMax)
+	l := lister{q: q, filter: f, budget: scanMax}
+	at, seq, err := parseCursor(f.After)
+	if err != nil {
+		return Page{}, err
+	}
+	for i := at; i < len(listOrder); i, seq = i+1, 0 {
+		if !f.wants(listOrder[i]) {
+			continue
+		}
+		next, err := l.list(ctx, listOrder[i], seq)
+		if err != nil {
+			return Page{}, err
+		}
+		if next != 0 {
+			return Page{Tasks: l.tasks, Next: fmt.Sprintf("%d.%d", i, next)}, nil
+		}
+	}
+	return Page{Tasks: l.tasks}, nil
+}
+
+var listOrder = [...]place{inPending, inLater, inDead, inOutcome}
+
+// wants reports whether a place can hold tasks that the filter selects.
+func (f Filter) wants(p place) bool {
+	for _, s := range f.States {
+		switch {
+		case s == mayfly.TaskBuried:
+			if p == inDead {
+				return true
+			}
+		case s.Ended():
+			if p == inOutcome {
+				return true
+			}
+		case p == inPending, p == inLater && s == mayfly.TaskQueued:
+			return true
+		}
+	}
+	return len(f.States) == 0
+}
+
+func (f Filter) matches(t mayfly.Task) bool {
+	if t.Accepted.Before(f.Since) || !f.Until.IsZero() && !t.Accepted.Before(f.Until) || f.Workload != "" && t.Workload != f.Workload {
+		return false
+	}
+	for k, v := range f.Labels {
+		if got, ok := t.Labels[k]; !ok || got != v {
+			return false
+		}
+	}
+	for _, s := range f.States {
+		if t.State == s {
+			return true
+		}
+	}
+	return len(f.States) == 0
+}
+
+func parseCursor(s string) (at int, seq uint64, err error) {
+	if s == "" {
+		return 0, 0, nil
+	}
+	first, second, _ := strings.Cut(s, ".")
+	at, err1 := strconv.Atoi(first)
+	seq, err2 := strconv.ParseUint(second, 10, 64)
+	if err1 != nil || err2 != nil || at < 0 || at >= len(listOrder) {
+		return 0, 0, mayfly.Errorf(mayfly.Invalid, "%q does not continue a list", s)
+	}
+	return at, seq, nil
+}
+
+// lister fills one page.
+type lister struct {
+	q      *Queue
+	filter Filter
+	tasks  []mayfly.Task
+	budget int // messages that may be looked at yet
+}
+
+// list reads a place on from a sequence, 0 being its beginning. It returns where
+// to go on, or 0 at the end.
+func (l *lister) list(ctx context.Context, p place, seq uint64) (next uint64, err error) {
+	if p == inOutcome {
+		return l.listOutcomes(ctx, seq)
+	}
+	queue := "*"
+	if l.filter.Workload != "" {
+		queue = l.filter.Workload
+	}
+	stream, subject := bus.ParkedStream, bus.DeadSubject(l.filter.Space, queue, "*")
+	switch p {
+	case inPending:
+		stream, subject = bus.TasksStream, bus.PendingSubject(l.filter.Space, queue, "*", "*")
+	case inLater:
+		subject = bus.LaterSubject(l.filter.Space, "*", queue, "*", "*")
+	}
+	for {
+		msgs, more, err := l.q.bus.Read(ctx, stream, bus.From{Subject: subject, Sequence: seq, Limit: readBatch})
+		if err != nil {
+			return 0, unavailable("list tasks", err)
+		}
+		for _, msg := range msgs {
+			if len(l.tasks) == l.filter.Limit || l.budget == 0 {
+				return msg.Sequence, nil
+			}
+			if err := l.add(ctx, p, msg); err != nil {
+				return 0, err
+			}
+			seq = msg.Sequence + 1
+		}
+		if !more || len(msgs) == 0 {
+			return 0, nil
+		}
+	}
+}
+
+// listOutcomes reads windows of sequences backwards, since streams are read
+// forwards only. The cursor is the sequence before which to go on.
+func (l *lister) listOutcomes(ctx context.Context, end uint64) (next uint64, err error) {
+	info, err := l.q.js.Stream(ctx, bus.OutcomesStream)
+	if err != nil {
+		return 0, unavailable("list tasks", err)
+	}
+	state := info.CachedInfo().State
+	if end == 0 {
+		end = state.LastSeq + 1
+	}
+	for end > state.FirstSeq && state.Msgs > 0 {
+		start := max(state.FirstSeq, end-min(end, readBatch))
+		msgs, _, err := l.q.bus.Read(ctx, bus.OutcomesStream, bus.From{Subject: ">", Sequence: start, Limit: readBatch})
+		if err != nil {
+			return 0, unavailable("list tasks", err)
+		}
+		for i := len(msgs) - 1; i >= 0; i-- {
+			msg := msgs[i]
+			if msg.Sequence >= end || !strings.HasPrefix(msg.Subject, bus.OutcomeSubject(l.filter.Space, "")) {
+				continue
+			}
+			if len(l.tasks) == l.filter.Limit || l.budget == 0 {
+				return msg.Sequence + 1, nil
+			}
+			if err := l.add(ctx, inOutcome, msg); err != nil {
+				return 0, err
+			}
+		}
+		end = start
+	}
+	return 0, nil
+}
+
+// add adds a message's task if the filter selects it and it is there.
+func (l *lister) add(ctx context.Context, p place, msg bus.Message) error {
+	l.budget--
+	task, err := decode(msg)
+	if err != nil {
+		l.q.log.Error("a task that cannot be read is passed over", "sequence", msg.Sequence, "error", err)
+		return nil
+	}
+	switch p {
+	case inDead:
+		task.State = mayfly.TaskBuried
+	case inPending:
+		var here bool
+		if task, here, err = l.pending(ctx, task, msg.Sequence); err != nil || !here {
+			return err
+		}
+	}
+	if l.filter.matches(task) {
+		l.tasks = append(l.tasks, task)
+	}
+	return nil
+}
+
+// pending returns a pending task as it is now, and whether it is one: what has
+// ended is not removed at once.
+func (l *lister) pending(ctx context.Context, task mayfly.Task, seq uint64) (mayfly.Task, bool, error) {
+	l.q.mu.Lock()
+	ended, known := l.q.known[seq]
+	before := seq <= l.q.opened
+	if e := l.q.entries[entryKey(task.Space, task.ID)]; e != nil && e.seq == seq {
+		task = e.view()
+	}
+	past := seq < l.q.tidied
+	l.q.mu.Unlock()
+	if known || !before {
+		return task, !ended && !past, nil
+	}
+	_, err := l.q.findEnded(ctx, task.Space, task.ID, queueOf(task))
+	if mayfly.KindOf(err) == mayfly.NotFound {
+		return task, true, nil
+	}
+	return task, false, err
+}

@@ -1,0 +1,208 @@
+package queue
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/mayfly-run/mayfly"
+	"github.com/mayfly-run/mayfly/bus"
+)
+
+// Done records how a granted attempt ended, and what follows: the outcome,
+// another attempt, or the dead letters. It returns the task as it is then. When
+// Done fails with an Unavailable or Busy error, the grant is still held, and
+// Done is to be called again. An attempt that was cancelled leaves the outcome
+// as it is.
+func (q *Queue) Done(ctx context.Context, g *Grant, res mayfly.Result) (mayfly.Task, error) {
+	if err := q.beginDone(g); err != nil {
+		return mayfly.Task{}, err
+	}
+	e := g.entry
+	defer q.lockID(e.task.Space, e.task.ID)()
+	q.mu.Lock()
+	cancelled := g.ended
+	q.mu.Unlock()
+	if cancelled {
+		q.finish(g)
+		got, err := q.find(ctx, e.task.Space, e.task.ID, queueOf(e.task))
+		return got.task, err
+	}
+	next := q.after(g, res)
+	var err error
+	switch next.State {
+	case mayfly.TaskQueued:
+		err = q.again(ctx, g, &next)
+	case mayfly.TaskBuried:
+		if err = q.bury(ctx, g, next); err == nil {
+			q.finish(g)
+			q.waiting.add(1, 0)
+		}
+	default:
+		if err = q.conclude(ctx, next, res.Output); err == nil {
+			q.finish(g)
+		}
+	}
+	if errors.Is(err, errExists) {
+		q.finish(g)
+		return mayfly.Task{}, mayfly.Errorf(mayfly.Conflict, "attempt %d of task %s came too late: the task has moved on", g.Attempt.Number, e.task.ID)
+	}
+	if err != nil {
+		q.mu.Lock()
+		g.ending = false
+		q.mu.Unlock()
+		if errors.Is(err, errFull) {
+			err = full()
+		}
+		return mayfly.Task{}, err
+	}
+	if next.State.Ended() {
+		q.tell(next)
+	}
+	return next, nil
+}
+
+func (q *Queue) beginDone(g *Grant) error {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if g.ending || q.closed {
+		if q.closed {
+			return errClosed
+		}
+		return mayfly.Errorf(mayfly.Conflict, "attempt %d of task %s was ended already", g.Attempt.Number, g.entry.task.ID)
+	}
+	g.ending = true
+	return nil
+}
+
+// conclude creates the outcome of a task. One that is there already is kept,
+// with errExists, unless it is of the same attempt: then an earlier answer of
+// the stream was lost.
+func (q *Queue) conclude(ctx context.Context, task mayfly.Task, output []byte) error {
+	if len(output) > q.opts.Output {
+		output, task.Cut = output[:q.opts.Output], true
+	}
+	subject := bus.OutcomeSubject(task.Space, task.ID)
+	msg, err := encode(subject, task, output)
+	if err != nil {
+		return err
+	}
+	expect(msg, 0)
+	_, err = q.js.PublishMsg(ctx, msg)
+	if err == nil {
+		return nil
+	}
+	if err = writeError(err); !errors.Is(err, errExists) {
+		return err
+	}
+	got, lookErr := q.look(ctx, inOutcome, bus.OutcomesStream, subject, task.ID)
+	if lookErr == nil && sameAttempt(got.task, task) {
+		return nil
+	}
+	return err
+}
+
+// sameAttempt reports whether two records were written for the same attempt.
+func sameAttempt(a, b mayfly.Task) bool {
+	if a.Attempt != b.Attempt || a.State != b.State || len(a.Attempts) != len(b.Attempts) || len(a.Attempts) == 0 {
+		return false
+	}
+	x, y := a.Attempts[len(a.Attempts)-1], b.Attempts[len(b.Attempts)-1]
+	return x.Number == y.Number && x.Node == y.Node && x.Granted.Equal(y.Granted)
+}
+
+// finish ends a grant whose task is elsewhere by now.
+func (q *Queue) finish(g *Grant) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	e := g.entry
+	if !g.ended {
+		g.ended = true
+		q.forget(e)
+	}
+	q.release(e.lane.flow, g.charged, q.ran(g))
+}
+
+func (q *Queue) ran(g *Grant) time.Duration { return time.Since(g.Attempt.Granted) }
+
+// forget ends an entry: its message is to be removed.
+func (q *Queue) forget(e *entry) {
+	if q.entries[entryKey(e.task.Space, e.task.ID)] == e {
+		delete(q.entries, entryKey(e.task.Space, e.task.ID))
+	}
+	q.end(e.seq)
+	q.waiting.add(-1, 0)
+	q.wantRead(e.lane)
+}
+
+// end notes that the task of a message has ended or moved.
+func (q *Queue) end(seq uint64) {
+	if q.known[seq] || seq < q.tidied {
+		return
+	}
+	q.known[seq] = true
+	q.ended = append(q.ended, endedSeq{seq, time.Now()})
+	if len(q.ended) == 1 || len(q.ended)%tidyEvery == 0 {
+		wake(q.wakeTidy)
+	}
+}
+
+func wake(ch chan struct{}) {
+	select {
+	case ch <- struct{}{}:
+	default:
+	}
+}
+
+// Wait blocks until a task has ended or was buried, and returns it.
+func (q *Queue) Wait(ctx context.Context, space, id string) (mayfly.Task, error) {
+	if err := checkID(space, id); err != nil {
+		return mayfly.Task{}, err
+	}
+	key, ch := entryKey(space, id), make(chan struct{})
+	q.mu.Lock()
+	q.waiters[key] = append(q.waiters[key], ch)
+	q.mu.Unlock()
+	defer q.leaveWait(key, ch)
+	task, err := q.Get(ctx, space, id)
+	if err != nil || task.State.Ended() {
+		return task, err
+	}
+	select {
+	case <-ch:
+		return q.Get(ctx, space, id)
+	case <-ctx.Done():
+		return task, ctx.Err()
+	case <-q.quit:
+		return task, errClosed
+	}
+}
+
+func (q *Queue) leaveWait(key string, ch chan struct{}) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	list := q.waiters[key]
+	for i := range list {
+		if list[i] == ch {
+			list[i] = list[len(list)-1]
+			list = list[:len(list)-1]
+			break
+		}
+	}
+	if len(list) == 0 {
+		delete(q.waiters, key)
+	} else {
+		q.waiters[key] = list
+	}
+}
+
+// tell wakes whoever waits for a task that has ended.
+func (q *Queue) tell(task mayfly.Task) {
+	key := entryKey(task.Space, task.ID)
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	for _, ch := range q.waiters[key] {
+		close(ch)
+	}
+	delete(q.waiters, key)
+}

@@ -1,0 +1,200 @@
+package queue
+
+import (
+	"context"
+	"errors"
+	"strings"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/mayfly-run/mayfly"
+	"github.com/mayfly-run/mayfly/bus"
+)
+
+// place is where a task was found.
+type place string
+
+const (
+	inPending place = "pending"
+	inLater   place = "later"
+	inDead    place = "dead"
+	inOutcome place = "outcome"
+)
+
+// found is a task as it is kept.
+type found struct {
+	task  mayfly.Task
+	place place
+	seq   uint64
+	data  []byte // payload or result; nil when the task was found in memory
+}
+
+func notFound(id string) error {
+	return mayfly.Errorf(mayfly.NotFound, "no task %q", id).
+		WithHint("its outcome may be too old; `mayfly task ls` lists those that are kept")
+}
+
+// find looks for a task in all places, in the order in which they beat each
+// other. The caller has locked the id. The queue may be "*".
+func (q *Queue) find(ctx context.Context, space, id, queue string) (found, error) {
+	got, err := q.findEnded(ctx, space, id, queue)
+	if err == nil || mayfly.KindOf(err) != mayfly.NotFound {
+		return got, err
+	}
+	q.mu.Lock()
+	if e := q.entries[entryKey(space, id)]; e != nil {
+		defer q.mu.Unlock()
+		return found{task: e.view(), place: inPending, seq: e.seq}, nil
+	}
+	q.mu.Unlock()
+	got, err = q.look(ctx, inPending, bus.TasksStream, bus.PendingSubject(space, queue, "*", id), id)
+	if mayfly.KindOf(err) == mayfly.NotFound {
+		got, err = q.look(ctx, inLater, bus.ParkedStream, bus.LaterSubject(space, "*", queue, "*", id), id)
+	}
+	return got, err
+}
+
+// findEnded looks for an outcome or a dead letter.
+func (q *Queue) findEnded(ctx context.Context, space, id, queue string) (found, error) {
+	got, err := q.look(ctx, inOutcome, bus.OutcomesStream, bus.OutcomeSubject(space, id), id)
+	if mayfly.KindOf(err) != mayfly.NotFound {
+		return got, err
+	}
+	got, err = q.look(ctx, inDead, bus.ParkedStream, bus.DeadSubject(space, queue, id), id)
+	if err != nil {
+		return got, err
+	}
+	// A dead letter that was brought back is beaten by the task, until it goes.
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if e := q.entries[entryKey(space, id)]; e != nil && e.task.Attempt > got.task.Attempt {
+		return found{}, notFound(id)
+	}
+	got.task.State = mayfly.TaskBuried
+	return got, nil
+}
+
+// look reads one place.
+func (q *Queue) look(ctx context.Context, where place, stream, subject, id string) (found, error) {
+	msg, err := q.bus.Last(ctx, stream, subject)
+	if errors.Is(err, bus.ErrNoMessage) {
+		return found{}, notFound(id)
+	}
+	if err != nil {
+		return found{}, unavailable("look for task "+id, err)
+	}
+	task, err := decode(msg)
+	if err != nil {
+		return found{}, err
+	}
+	return found{task: task, place: where, seq: msg.Sequence, data: msg.Data}, nil
+}
+
+// settle decides whether a pending task that was read is to be done. One from
+// before Open may be elsewhere too, where the last process ended between two
+// writes.
+func (q *Queue) settle(ctx context.Context, task mayfly.Task, msg bus.Message) (keep bool, err error) {
+	if msg.Sequence <= q.opened {
+		defer q.lockID(task.Space, task.ID)()
+		ended, err := q.findEnded(ctx, task.Space, task.ID, queueOf(task))
+		switch {
+		case err == nil && (ended.place == inOutcome || ended.task.Attempt >= task.Attempt):
+			return false, nil
+		case err == nil:
+			err = q.remove(ctx, q.parked, ended.seq)
+		case mayfly.KindOf(err) == mayfly.NotFound:
+			err = nil
+		}
+		if err != nil {
+			return false, err
+		}
+		if !task.NotBefore.IsZero() {
+			if err := q.parked.Purge(ctx, jetstream.WithPurgeSubject(laterSubject(task))); err != nil {
+				return false, unavailable("settle task "+task.ID, err)
+			}
+		}
+	}
+	if !later(task) {
+		return true, nil
+	}
+	return false, q.postpone(ctx, task, msg.Sequence, msg.Data)
+}
+
+// remove deletes a message; one that is not there is no error.
+func (q *Queue) remove(ctx context.Context, stream jetstream.Stream, seq uint64) error {
+	err := stream.DeleteMsg(ctx, seq)
+	var api *jetstream.APIError
+	if errors.As(err, &api) && (api.ErrorCode == noMessage || api.ErrorCode == deleteFailed && strings.Contains(api.Description, "not found")) {
+		err = nil
+	}
+	if err != nil {
+		return unavailable("remove a task that has moved", err)
+	}
+	return nil
+}
+
+// Error codes of JetStream when a message that is to be removed is not there.
+const (
+	noMessage    = 10037
+	deleteFailed = 10057
+)
+
+// Get returns a task of a space, with its state now.
+func (q *Queue) Get(ctx context.Context, space, id string) (mayfly.Task, error) {
+	got, err := q.get(ctx, space, id)
+	return got.task, err
+}
+
+func (q *Queue) get(ctx context.Context, space, id string) (found, error) {
+	if err := checkID(space, id); err != nil {
+		return found{}, err
+	}
+	defer q.lockID(space, id)()
+	return q.find(ctx, space, id, "*")
+}
+
+// Payload returns what a task that has not ended was submitted with.
+func (q *Queue) Payload(ctx context.Context, space, id string) ([]byte, error) {
+	got, err := q.get(ctx, space, id)
+	if err != nil {
+		return nil, err
+	}
+	if got.place == inOutcome {
+		return nil, mayfly.Errorf(mayfly.NotFound, "task %s has ended, and its payload is gone", id)
+	}
+	if got.data == nil {
+		again, err := q.look(ctx, inPending, bus.TasksStream, pendingSubject(got.task), id)
+		return again.data, err
+	}
+	return got.data, nil
+}
+
+// Result returns what a task that has ended returned: the first part of it,
+// when the task says that it was cut.
+func (q *Queue) Result(ctx context.Context, space, id string) ([]byte, error) {
+	got, err := q.get(ctx, space, id)
+	if err != nil {
+		return nil, err
+	}
+	if got.place != inOutcome {
+		return nil, mayfly.Errorf(mayfly.Conflict, "task %s is %s and has no result", id, got.task.State)
+	}
+	return got.data, nil
+}
+
+func checkID(space, id string) error {
+	if err := mayfly.CheckName("space", space); err != nil {
+		return err
+	}
+	if !idPattern.MatchString(id) {
+		return mayfly.Errorf(mayfly.Invalid, "task id %q is not an id", id)
+	}
+	return nil
+}
+
+// expect makes a write conditional on the sequence of its subject's message, 0
+// meaning that there is none.
+func expect(msg *nats.Msg, seq uint64) {
+	msg.Header.Set(jetstream.ExpectedLastSubjSeqHeader, formatSeq(seq))
+}

@@ -1,0 +1,266 @@
+// Package queue is the durable half of tasks: runs that wait their turn. It
+// accepts them, says which goes next to a runner that asks, and records how
+// each ended.
+//
+//	               Submit
+//	                 │
+//	   not before    ▼      Next            Started
+//	later ───────► queued ───────► starting ───────► running
+//	                 ▲ │               │                │ Done
+//	        backoff  │ │ Cancel        ├────────────────┘
+//	                 │ │               ▼
+//	                 ├─│── attempts left? ── final ──► succeeded, failed, timed-out,
+//	                 │ └─────────────────────────────► out-of-memory, cancelled
+//	                 │                 │                  ▲
+//	          Retry  │                 ▼ retries used up  │ Purge
+//	                 └────────────── buried ──────────────┘
+//
+// What Submit returned for is on disk, as one message: it is the task's record,
+// and there is no other. An accepted task gets exactly one outcome, which is
+// created and never overwritten, so an attempt that comes too late loses. At
+// any moment one of four places holds a task, in the streams of package bus:
+// pending, later, dead and outcome. A crash between two writes can leave it in
+// two: an outcome beats the rest, a dead letter beats a pending task of no
+// later attempt, and pending beats later. Whoever reads a task that was there
+// before Open looks at the other places first.
+//
+// Between spaces and between workloads of a space turns are shared fairly, by
+// the time that their tasks run, whatever is queued. Within a workload the
+// higher priority goes first, a step of priority being worth 30 seconds of
+// waiting, so that nothing starves; tasks of the same priority go in order. A
+// grant is not written down: it is held by this process and ends with it, and a
+// task whose container survived is taken over with Adopt before Run.
+//
+// Memory does not grow with what is queued, beyond what the server keeps for
+// each message: a few tasks of each workload are held, and the rest is read when
+// its turn is near. There is no consumer and no polling; an idle queue does
+// nothing.
+//
+// Removing a task that has ended from pending is no third write: all that lie
+// before the oldest that has not ended are removed at once, because removing
+// each by itself costs as much as accepting it (2.8k tasks a second instead of
+// 4.8k), and purging a workload's subjects reads all that it has queued.
+//
+// Running a task, its timeout and its logs are left to the caller of Next;
+// what a workload is, to the store.
+package queue
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/mayfly-run/mayfly"
+	"github.com/mayfly-run/mayfly/bus"
+)
+
+// MaxPayload is the size limit of a task's payload, in bytes.
+const MaxPayload = 1_000_000
+
+// Options tune a Queue. The zero value is fit for production.
+type Options struct {
+	Log      *slog.Logger // nil: nothing is logged
+	MaxTasks int          // that wait, over all workloads; 2,000,000 if zero
+	MaxBytes int64        // of those; 7/8 of what the stream holds if zero
+	Output   int          // bytes kept of a result; 256 kB if zero
+	Readers  int          // that read on in the streams; 4 if zero
+}
+
+// Queue holds the tasks of every space. Its methods are safe for concurrent use.
+type Queue struct {
+	bus     *bus.Bus
+	js      jetstream.JetStream
+	log     *slog.Logger
+	opts    Options
+	tasks   jetstream.Stream
+	parked  jetstream.Stream
+	ids     [256]sync.Mutex    // one task moves or is looked up at a time
+	indexMu sync.Mutex         // held while the index is written
+	opened  uint64             // last sequence of tasks before Open
+	waiting gauge              // what the streams hold, about
+	stop    context.CancelFunc // of the readers
+	quit    chan struct{}      // closed by Close
+	done    sync.WaitGroup
+
+	mu       sync.Mutex
+	running  bool // Run was called
+	closed   bool
+	spaces   spaceHeap         // with a flow that can be granted from
+	vtime    time.Duration     // clock of the space that went last
+	bySpace  map[string]*space // all
+	flows    map[flowKey]*flow // all
+	entries  map[string]*entry // by space and id: known in memory and not ended
+	known    map[uint64]bool   // sequences seen; true when ended. None below tidied
+	gone     []goneSeq         // deleted, but perhaps still on the way to offer
+	flights  flights           // writes and reads under way
+	askers   []*asker          // of Next, the oldest first
+	timers   clock             // of entries and lanes
+	laters   clock             // of minutes and tasks in later
+	minutes  map[minuteKey]bool
+	toRead   []*lane                    // lanes to read on
+	waiters  map[string][]chan struct{} // of Wait, by space and id; closed at the end
+	tidied   uint64                     // everything before is removed
+	ended    []endedSeq                 // of known, the oldest end first
+	readCond *sync.Cond                 // toRead changed, or closed
+	wakeTidy chan struct{}              // something ended
+}
+
+// gauge counts what waits, about: messages of other origin are not seen.
+type gauge struct{ tasks, bytes atomic.Int64 }
+
+func (g *gauge) add(tasks, bytes int64) {
+	g.tasks.Add(tasks)
+	g.bytes.Add(bytes)
+}
+
+// Open reads which workloads have tasks. Nothing is granted before Run, so that
+// what survived can be adopted.
+func Open(ctx context.Context, b *bus.Bus, opts Options) (*Queue, error) {
+	if opts.Log == nil {
+		opts.Log = slog.New(slog.DiscardHandler)
+	}
+	opts.MaxTasks = cmp.Or(opts.MaxTasks, 2_000_000)
+	opts.MaxBytes = cmp.Or(opts.MaxBytes, bus.TasksMaxBytes/8*7)
+	opts.Output = cmp.Or(opts.Output, 256<<10)
+	opts.Readers = cmp.Or(opts.Readers, 4)
+	q := &Queue{
+		bus: b, js: b.JetStream(), log: opts.Log, opts: opts,
+		bySpace: map[string]*space{}, flows: map[flowKey]*flow{}, entries: map[string]*entry{},
+		known: map[uint64]bool{}, minutes: map[minuteKey]bool{}, waiters: map[string][]chan struct{}{},
+		quit: make(chan struct{}), timers: newClock(), laters: newClock(), wakeTidy: make(chan struct{}, 1),
+	}
+	q.readCond = sync.NewCond(&q.mu)
+	if err := q.load(ctx); err != nil {
+		return nil, err
+	}
+	reading, stop := context.WithCancel(context.Background())
+	q.stop = stop
+	for range opts.Readers {
+		q.done.Go(func() { q.readLanes(reading) })
+	}
+	return q, nil
+}
+
+// load takes the handles and the index.
+func (q *Queue) load(ctx context.Context) error {
+	var err error
+	if q.tasks, err = q.js.Stream(ctx, bus.TasksStream); err != nil {
+		return unavailable("open the queue", err)
+	}
+	if q.parked, err = q.js.Stream(ctx, bus.ParkedStream); err != nil {
+		return unavailable("open the queue", err)
+	}
+	tasks, parked := q.tasks.CachedInfo().State, q.parked.CachedInfo().State
+	q.opened, q.tidied = tasks.LastSeq, tasks.FirstSeq
+	q.flights.last = tasks.LastSeq
+	q.waiting.add(int64(tasks.Msgs+parked.Msgs), int64(tasks.Bytes+parked.Bytes))
+	return q.readIndex(ctx)
+}
+
+// Run grants tasks until ctx ends or the queue is closed. It is called once,
+// after what survived was adopted.
+func (q *Queue) Run(ctx context.Context) error {
+	q.mu.Lock()
+	if q.running || q.closed {
+		q.mu.Unlock()
+		return errors.New("run queue: it ran already or is closed")
+	}
+	q.running = true
+	q.match()
+	q.mu.Unlock()
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	var parts sync.WaitGroup
+	parts.Go(func() {
+		defer cancel()
+		select {
+		case <-q.quit:
+		case <-ctx.Done():
+		}
+	})
+	parts.Go(func() { q.runClock(ctx, &q.timers, q.ring) })
+	parts.Go(func() { q.runClock(ctx, &q.laters, q.promote) })
+	parts.Go(func() { q.runTidy(ctx) })
+	parts.Wait()
+	q.mu.Lock()
+	q.running = false
+	q.mu.Unlock()
+	return ctx.Err()
+}
+
+// Close ends Run and everything that waits. What runs stays granted as far as
+// the streams are concerned: the next Open finds it queued. The bus stays open.
+func (q *Queue) Close() {
+	q.mu.Lock()
+	if q.closed {
+		q.mu.Unlock()
+		return
+	}
+	q.closed = true
+	close(q.quit)
+	for _, a := range q.askers {
+		close(a.ch)
+	}
+	q.askers = nil
+	q.readCond.Broadcast()
+	q.mu.Unlock()
+	q.stop()
+	q.done.Wait()
+}
+
+// lockID keeps all else from moving or looking up the task.
+func (q *Queue) lockID(space, id string) (unlock func()) {
+	var h uint32 = 2166136261
+	for _, c := range []byte(space + id) {
+		h = (h ^ uint32(c)) * 16777619
+	}
+	m := &q.ids[h%uint32(len(q.ids))]
+	m.Lock()
+	return m.Unlock
+}
+
+// errClosed is what every call gets after Close.
+var errClosed = mayfly.Errorf(mayfly.Unavailable, "the task queue is closed")
+
+// errExists means that the condition of a write did not hold.
+var errExists = errors.New("changed meanwhile")
+
+// errFull means that a stream has reached its limit.
+var errFull = errors.New("the stream is full")
+
+func writeError(err error) error {
+	var api *jetstream.APIError
+	if errors.As(err, &api) {
+		switch api.ErrorCode {
+		case jetstream.JSErrCodeStreamWrongLastSequence, jetstream.JSErrCodeStreamWrongLastSequenceConstant:
+			return errExists
+		case streamStoreFailed:
+			if strings.Contains(api.Description, "maximum") { // not for a failing disk
+				return errFull
+			}
+		}
+	}
+	return unavailable("write the queue", err)
+}
+
+// streamStoreFailed is an error code of JetStream that its client has no name for.
+const streamStoreFailed = 10077
+
+// unavailable wraps an error of the engine; what did not answer may do so later.
+func unavailable(doing string, err error) error {
+	if errors.Is(err, context.Canceled) {
+		return fmt.Errorf("%s: %w", doing, err)
+	}
+	return mayfly.Errorf(mayfly.Unavailable, "%s: %w", doing, err)
+}
+
+// now is the wall clock without the reading that JSON would lose.
+func now() time.Time { return time.Now().UTC().Truncate(time.Microsecond) }

@@ -1,0 +1,168 @@
+package queue
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"math/rand/v2"
+	"slices"
+	"time"
+
+	"github.com/mayfly-run/mayfly"
+	"github.com/mayfly-run/mayfly/bus"
+)
+
+// Delays where a task names none.
+const (
+	firstBackoff = time.Second
+	maxBackoff   = time.Hour
+	lostMax      = 3 // times that an attempt is repeated which Mayfly itself lost
+	lostBackoff  = time.Second
+)
+
+// after decides what follows an attempt: the returned task is queued again
+// for a later time, buried, or has ended.
+func (q *Queue) after(g *Grant, res mayfly.Result) mayfly.Task {
+	task := g.entry.task
+	attempt := g.Attempt
+	q.mu.Lock()
+	attempt.Started = g.started
+	q.mu.Unlock()
+	exit := res.Exit
+	attempt.Ended, attempt.Exit, attempt.Instance = now(), &exit, cmp.Or(res.Instance, attempt.Instance)
+	addAttempt(&task, attempt)
+	delay, again := next(&task, exit, rand.Float64())
+	if again {
+		task.NotBefore = attempt.Ended.Add(delay)
+	} else {
+		task.Ended = attempt.Ended
+	}
+	return task
+}
+
+// next sets the task's state after an exit, and what the next attempt needs if
+// there is to be one. Chance is between 0 and 1.
+func next(task *mayfly.Task, exit mayfly.Exit, chance float64) (delay time.Duration, again bool) {
+	r := task.Retries
+	repeat := func(d time.Duration) (time.Duration, bool) {
+		task.State = mayfly.TaskQueued
+		task.Attempt++
+		return d, true
+	}
+	task.State = endState(exit.Reason)
+	switch {
+	case task.State == mayfly.TaskSucceeded || task.State == mayfly.TaskCancelled:
+		return 0, false
+	case exit.Reason == mayfly.Lost || exit.Reason == mayfly.Rejected:
+		if lost := task.Attempt - 1 - task.Retried; lost < lostMax {
+			return repeat(lostBackoff << lost)
+		}
+		return 0, false
+	case exit.Reason == mayfly.ExitedNonZero && slices.Contains(r.Final, exit.Code):
+		return 0, false
+	case exit.Reason == mayfly.OutOfMemory && r.MemoryUpTo > 0 && task.Memory >= r.MemoryUpTo:
+		return 0, false // the same memory would not do
+	case r.Max == 0:
+		return 0, false
+	case task.Retried >= r.Max:
+		task.State = mayfly.TaskBuried
+		return 0, false
+	}
+	if exit.Reason == mayfly.OutOfMemory && r.MemoryUpTo > 0 {
+		task.Memory = min(2*task.Memory, r.MemoryUpTo)
+	}
+	d := backoff(r, task.Retried, chance)
+	task.Retried++
+	return repeat(d)
+}
+
+func endState(reason mayfly.Reason) mayfly.TaskState {
+	switch reason {
+	case mayfly.Succeeded:
+		return mayfly.TaskSucceeded
+	case mayfly.Cancelled:
+		return mayfly.TaskCancelled
+	case mayfly.DeadlinePassed:
+		return mayfly.TaskTimedOut
+	case mayfly.OutOfMemory:
+		return mayfly.TaskOutOfMemory
+	default:
+		return mayfly.TaskFailed
+	}
+}
+
+// backoff is the delay before a retry, of which retried have been.
+func backoff(r mayfly.Retries, retried int, chance float64) time.Duration {
+	longest := cmp.Or(r.Longest, maxBackoff)
+	d := cmp.Or(r.Backoff, firstBackoff)
+	if len(r.Delays) > 0 {
+		d = r.Delays[min(retried, len(r.Delays)-1)]
+	} else {
+		for range retried {
+			if d = 2 * d; d > longest || d < 0 {
+				break
+			}
+		}
+		if d > longest || d < 0 {
+			d = longest
+		}
+	}
+	return d - time.Duration(r.Jitter*chance*float64(d))
+}
+
+// again queues a task for its next attempt: one write, in its place.
+func (q *Queue) again(ctx context.Context, g *Grant, next *mayfly.Task) error {
+	e := g.entry
+	msg, err := encode(pendingSubject(*next), *next, g.Payload)
+	if err != nil {
+		return err
+	}
+	expect(msg, e.seq)
+	flight := q.begin()
+	ack, err := q.js.PublishMsg(ctx, msg)
+	var seq uint64
+	if err == nil {
+		seq = ack.Sequence
+	} else if err = writeError(err); errors.Is(err, errExists) {
+		// An earlier answer of the stream may have been lost.
+		got, lookErr := q.look(ctx, inPending, bus.TasksStream, msg.Subject, next.ID)
+		if lookErr == nil && got.task.Attempt == next.Attempt {
+			seq, err = got.seq, nil
+			*next = got.task
+		}
+	}
+	if err != nil {
+		q.mu.Lock()
+		q.flights.end(flight)
+		q.mu.Unlock()
+		return err
+	}
+	q.mu.Lock()
+	g.ended = true
+	delete(q.entries, entryKey(next.Space, next.ID))
+	q.replaced(e.seq)
+	q.release(e.lane.flow, g.charged, q.ran(g))
+	q.mu.Unlock()
+	moved := false
+	if later(*next) {
+		err := q.postpone(ctx, *next, seq, g.Payload)
+		if moved = err == nil; !moved {
+			q.log.Warn("a task waits for its retry in memory", "task", next.ID, "error", err)
+		}
+	}
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.flights.end(flight)
+	if moved {
+		q.replaced(seq)
+	} else {
+		q.offer(*next, seq, g.Payload)
+	}
+	return nil
+}
+
+// replaced notes that a message is no longer in its stream.
+func (q *Queue) replaced(seq uint64) {
+	q.known[seq] = true
+	q.gone = append(q.gone, goneSeq{seq, q.flights.next})
+}

@@ -1,0 +1,153 @@
+package queue
+
+import (
+	"context"
+	"slices"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+)
+
+// How ended tasks are removed from pending. Nothing depends on it but room: a
+// start looks for the outcome of every task that it reads.
+const (
+	tidyEvery  = 256                    // ended tasks
+	tidyPause  = 100 * time.Millisecond // between two rounds, at least
+	tidyShare  = 20                     // a round takes at most one part in so many of the time
+	tidyWait   = 2 * time.Second        // until one that lies behind a waiting task is removed by itself
+	tidyBudget = 30 * time.Second
+)
+
+// runTidy removes what has ended, some time after it did.
+func (q *Queue) runTidy(ctx context.Context) {
+	for left := false; ; {
+		if !left {
+			select {
+			case <-q.wakeTidy:
+			case <-ctx.Done():
+			}
+		}
+		pause := tidyPause
+		if ctx.Err() == nil {
+			took, err := q.purgeEnded(ctx)
+			if err == nil {
+				err = q.removeEnded(ctx)
+			}
+			if err != nil && ctx.Err() == nil {
+				q.log.Warn("tasks that have ended are not removed yet; it is tried again", "error", err)
+			}
+			pause = max(pause, tidyShare*took)
+		}
+		q.mu.Lock()
+		left = len(q.ended) > 0
+		q.mu.Unlock()
+		select {
+		case <-time.After(pause):
+		case <-ctx.Done():
+			q.lastTidy()
+			return
+		}
+	}
+}
+
+// lastTidy leaves little to look at for the next start.
+func (q *Queue) lastTidy() {
+	ctx, cancel := context.WithTimeout(context.Background(), tidyWait)
+	defer cancel()
+	if _, err := q.purgeEnded(ctx); err != nil {
+		q.log.Debug("tasks that have ended are left for the next start", "error", err)
+	}
+}
+
+// purgeEnded removes everything before the oldest task that has not ended.
+func (q *Queue) purgeEnded(ctx context.Context) (took time.Duration, err error) {
+	q.mu.Lock()
+	oldest := q.oldest()
+	some := slices.ContainsFunc(q.ended, func(e endedSeq) bool { return e.seq < oldest })
+	if some {
+		q.tidied = oldest
+	}
+	q.mu.Unlock()
+	if !some {
+		return 0, nil
+	}
+	start := time.Now()
+	ctx, cancel := context.WithTimeout(ctx, tidyBudget)
+	defer cancel()
+	if err = q.tasks.Purge(ctx, jetstream.WithPurgeSequence(oldest)); err != nil {
+		return time.Since(start), err
+	}
+	tasks, err1 := q.tasks.Info(ctx)
+	parked, err2 := q.parked.Info(ctx)
+	if err1 == nil && err2 == nil {
+		q.waiting.bytes.Store(int64(tasks.State.Bytes + parked.State.Bytes))
+	}
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.ended = slices.DeleteFunc(q.ended, func(e endedSeq) bool { return e.seq < oldest })
+	for seq := range q.known {
+		if seq < oldest {
+			delete(q.known, seq)
+		}
+	}
+	return time.Since(start), nil
+}
+
+// oldest is the first sequence whose task has not ended, as far as is known.
+func (q *Queue) oldest() uint64 {
+	first := q.flights.floor() + 1
+	for _, e := range q.entries {
+		first = min(first, e.seq)
+	}
+	for _, f := range q.flows {
+		for _, l := range f.lanes {
+			if l != nil && l.unread {
+				first = min(first, l.from)
+			}
+		}
+	}
+	for seq, ended := range q.known { // claimed by Cancel, or between two places
+		if !ended {
+			first = min(first, seq)
+		}
+	}
+	return first
+}
+
+// removeEnded removes, one by one, what has ended some time ago and lies behind
+// a task that goes on waiting.
+func (q *Queue) removeEnded(ctx context.Context) error {
+	q.mu.Lock()
+	n := 0
+	for n < len(q.ended) && time.Since(q.ended[n].when) > tidyWait {
+		n++
+	}
+	stuck := slices.Clone(q.ended[:n])
+	q.mu.Unlock()
+	for i, e := range stuck {
+		if err := q.remove(ctx, q.tasks, e.seq); err != nil {
+			n = i
+			stuck = stuck[:i]
+			q.removed(stuck)
+			return err
+		}
+	}
+	q.removed(stuck)
+	return nil
+}
+
+// removed forgets messages, as soon as nothing can bring them up again.
+func (q *Queue) removed(list []endedSeq) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.ended = q.ended[len(list):]
+	for _, e := range list {
+		q.gone = append(q.gone, goneSeq{e.seq, q.flights.next})
+	}
+	n := 0
+	for n < len(q.gone) && q.flights.over(q.gone[n].flight) {
+		delete(q.known, q.gone[n].seq)
+		n++
+	}
+	q.gone = q.gone[n:]
+}
