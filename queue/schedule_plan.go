@@ -1,0 +1,192 @@
+package queue
+
+import (
+	"encoding/json"
+	"time"
+
+	"github.com/mayfly-run/mayfly"
+)
+
+const (
+	maxTicks  = 100  // of one plan
+	maxMisses = 1000 // counted by one plan
+
+	// clockSlack is how far in the future what was recorded may be before it
+	// is taken for the work of a wrong clock.
+	clockSlack = time.Minute
+
+	maxScheduleState = 4 << 10 // bytes
+)
+
+// ScheduleState is how far a schedule has come. It is a small JSON value for
+// the record; each method returns what to record next.
+type ScheduleState struct {
+	Since  time.Time `json:"since"`            // ticks up to here are none of it: when it was added, changed or resumed
+	Last   time.Time `json:"last,omitzero"`    // the last tick that was dealt with, its nominal time
+	Ran    time.Time `json:"ran,omitzero"`     // the last tick that made a task, its nominal time
+	Count  int       `json:"count,omitempty"`  // ticks that made a task
+	Skips  int       `json:"skips,omitempty"`  // ticks that made none because of the overlap policy
+	Misses int       `json:"misses,omitempty"` // ticks that nobody was there for; counted up to 1000 at a time
+}
+
+// NewScheduleState is the state of a schedule that is added now.
+func NewScheduleState(now time.Time) ScheduleState {
+	return ScheduleState{Since: now.UTC().Truncate(time.Second)}
+}
+
+// ParseScheduleState reads a recorded state. It takes what is whole and makes
+// sense, and refuses all else as Invalid.
+func ParseScheduleState(data []byte) (ScheduleState, error) {
+	var s ScheduleState
+	if len(data) > maxScheduleState {
+		return s, mayfly.Errorf(mayfly.Invalid, "state of a schedule has %d bytes; at most %d are read", len(data), maxScheduleState)
+	}
+	if err := json.Unmarshal(data, &s); err != nil {
+		return ScheduleState{}, mayfly.Errorf(mayfly.Invalid, "state of a schedule: %w", err)
+	}
+	if s.Since.IsZero() || s.Count < 0 || s.Skips < 0 || s.Misses < 0 {
+		return ScheduleState{}, mayfly.Errorf(mayfly.Invalid, "state of a schedule has no beginning, or a negative count")
+	}
+	return s, nil
+}
+
+// AfterRun is the state when the tick has made a task.
+func (s ScheduleState) AfterRun(tick time.Time) ScheduleState {
+	s.Last, s.Ran = tick.UTC(), tick.UTC()
+	s.Count++
+	return s
+}
+
+// AfterSkip is the state when the tick was skipped.
+func (s ScheduleState) AfterSkip(tick time.Time) ScheduleState {
+	s.Last = tick.UTC()
+	s.Skips++
+	return s
+}
+
+// AfterMisses is the state when what the plan found missed has been passed over.
+func (s ScheduleState) AfterMisses(p SchedulePlan) ScheduleState {
+	if p.Missed > 0 {
+		s.Last = p.MissedUntil.UTC()
+		s.Misses += p.Missed
+	}
+	return s
+}
+
+// Restart is the state of a schedule that is resumed or changed now: what
+// passed meanwhile is not caught up.
+func (s ScheduleState) Restart(now time.Time) ScheduleState {
+	s.Since = now.UTC().Truncate(time.Second)
+	return s
+}
+
+// from is the time after which ticks are still to come. What lies far in the
+// future was recorded under a wrong clock: it would silence the schedule until
+// then, so the schedule goes on from now. A tick that this repeats has the id
+// that it had, and is not run again.
+func (s ScheduleState) from(now time.Time) time.Time {
+	from := s.Since
+	if s.Last.After(from) {
+		from = s.Last
+	}
+	if from.Sub(now) > clockSlack {
+		return now
+	}
+	return from
+}
+
+// Tick is one tick of a schedule.
+type Tick struct {
+	Time time.Time // nominal
+	Due  time.Time // with jitter: when its task is submitted
+}
+
+// SchedulePlan is what to do for a schedule now, and when to look again.
+type SchedulePlan struct {
+	Missed      int       // ticks too late for the catch-up window; counted up to 1000
+	MissedUntil time.Time // no tick up to here is still run; zero if none was missed
+	Ticks       []Tick    // to fire now, oldest first; at most 100, then Wake is at once
+	Wake        time.Time // when to plan again; zero if only a change of the schedule can bring a tick
+	Done        bool      // no tick follows Ticks: the schedule has ended
+}
+
+// Plan says which ticks to fire at the time now, and when to wake next. All
+// ticks within the catch-up window are fired, each once; older ones are
+// missed. A schedule of at most n times is done when n ticks have made tasks:
+// with Ticks in hand that is not known yet, so the plan may wake once too often.
+//
+// The caller records AfterMisses, then AfterRun or AfterSkip for each tick,
+// in this order, after the task was submitted. If it dies in between, the next
+// leader plans the same ticks again, and their TickKey keeps the tasks single.
+func (t *Timetable) Plan(state ScheduleState, now time.Time) (p SchedulePlan) {
+	if t.paused {
+		return p
+	}
+	room := maxTicks
+	if t.times > 0 {
+		room = min(room, t.times-state.Count)
+		if room <= 0 {
+			return SchedulePlan{Done: true}
+		}
+	}
+	tick := t.passMissed(&p, t.Next(state.from(now)), now)
+	for ; !tick.IsZero(); tick = t.Next(tick) {
+		if tick.After(now) && t.jitter == 0 || len(p.Ticks) == room {
+			p.Wake = t.Due(tick)
+			return p
+		}
+		due := t.Due(tick)
+		if due.After(now) {
+			p.Wake = due
+			return p
+		}
+		p.Ticks = append(p.Ticks, Tick{tick, due})
+	}
+	p.Done = true
+	return p
+}
+
+// passMissed counts the ticks that are too late, from the given one on, and
+// returns the first that is not.
+func (t *Timetable) passMissed(p *SchedulePlan, tick, now time.Time) time.Time {
+	if t.catchUp == anyTime {
+		return tick
+	}
+	oldest := now.Add(-t.catchUp)
+	for !tick.IsZero() && t.Due(tick).Before(oldest) {
+		p.MissedUntil = tick
+		if p.Missed < maxMisses {
+			p.Missed++
+		} else if far := oldest.Add(-t.jitter - 1); far.After(tick) {
+			p.MissedUntil = far // years of seconds are not worth counting
+		}
+		tick = t.Next(p.MissedUntil)
+	}
+	return tick
+}
+
+// TickAction is what to do with a tick.
+type TickAction string
+
+// The actions.
+const (
+	TickFire    TickAction = "fire"    // submit its task
+	TickSkip    TickAction = "skip"    // submit nothing
+	TickQueue   TickAction = "queue"   // submit its task to wait for the unfinished ones
+	TickReplace TickAction = "replace" // cancel the unfinished ones, then submit its task
+)
+
+// Decide says what to do with a tick while so many tasks of earlier ticks of
+// its schedule are unfinished: queued, starting, running, or waiting for a retry.
+func Decide(overlap mayfly.Overlap, unfinished int) TickAction {
+	switch {
+	case unfinished <= 0:
+		return TickFire
+	case overlap == mayfly.OverlapQueue:
+		return TickQueue
+	case overlap == mayfly.OverlapReplace:
+		return TickReplace
+	default:
+		return TickSkip
+	}
+}
