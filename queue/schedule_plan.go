@@ -16,6 +16,7 @@ const (
 	clockSlack = time.Minute
 
 	maxScheduleState = 4 << 10 // bytes
+	maxCount         = 1 << 53 // what JSON's numbers hold everywhere; no schedule lives so long
 )
 
 // ScheduleState is how far a schedule has come. It is a small JSON value for
@@ -44,8 +45,13 @@ func ParseScheduleState(data []byte) (ScheduleState, error) {
 	if err := json.Unmarshal(data, &s); err != nil {
 		return ScheduleState{}, mayfly.Errorf(mayfly.Invalid, "state of a schedule: %w", err)
 	}
-	if s.Since.IsZero() || s.Count < 0 || s.Skips < 0 || s.Misses < 0 {
-		return ScheduleState{}, mayfly.Errorf(mayfly.Invalid, "state of a schedule has no beginning, or a negative count")
+	if s.Since.IsZero() {
+		return ScheduleState{}, mayfly.Errorf(mayfly.Invalid, "state of a schedule does not say since when")
+	}
+	for _, n := range []int{s.Count, s.Skips, s.Misses} {
+		if n < 0 || n > maxCount {
+			return ScheduleState{}, mayfly.Errorf(mayfly.Invalid, "state of a schedule counts %d ticks", n)
+		}
 	}
 	return s, nil
 }
@@ -80,21 +86,6 @@ func (s ScheduleState) Restart(now time.Time) ScheduleState {
 	return s
 }
 
-// from is the time after which ticks are still to come. What lies far in the
-// future was recorded under a wrong clock: it would silence the schedule until
-// then, so the schedule goes on from now. A tick that this repeats has the id
-// that it had, and is not run again.
-func (s ScheduleState) from(now time.Time) time.Time {
-	from := s.Since
-	if s.Last.After(from) {
-		from = s.Last
-	}
-	if from.Sub(now) > clockSlack {
-		return now
-	}
-	return from
-}
-
 // Tick is one tick of a schedule.
 type Tick struct {
 	Time time.Time // nominal
@@ -122,6 +113,9 @@ func (t *Timetable) Plan(state ScheduleState, now time.Time) (p SchedulePlan) {
 	if t.paused {
 		return p
 	}
+	if !t.at.IsZero() && state.Last.Equal(t.at) {
+		return SchedulePlan{Done: true}
+	}
 	room := maxTicks
 	if t.times > 0 {
 		room = min(room, t.times-state.Count)
@@ -129,7 +123,7 @@ func (t *Timetable) Plan(state ScheduleState, now time.Time) (p SchedulePlan) {
 			return SchedulePlan{Done: true}
 		}
 	}
-	tick := t.passMissed(&p, t.Next(state.from(now)), now)
+	tick := t.passMissed(&p, t.Next(t.from(state, now)), now)
 	for ; !tick.IsZero(); tick = t.Next(tick) {
 		if tick.After(now) && t.jitter == 0 || len(p.Ticks) == room {
 			p.Wake = t.Due(tick)
@@ -144,6 +138,25 @@ func (t *Timetable) Plan(state ScheduleState, now time.Time) (p SchedulePlan) {
 	}
 	p.Done = true
 	return p
+}
+
+// from is the time after which ticks are still to come. What lies far in the
+// future was recorded under a wrong clock and would silence the schedule until
+// then, so it does not count: the window alone says how far back to look. A
+// tick that this repeats has the key that it had, and is not run again.
+func (t *Timetable) from(state ScheduleState, now time.Time) (from time.Time) {
+	wrong := false
+	for _, at := range []time.Time{state.Since, state.Last} {
+		if at.Sub(now) > clockSlack {
+			wrong = true
+		} else if at.After(from) {
+			from = at
+		}
+	}
+	if oldest := now.Add(-t.catchUp); wrong && t.catchUp != anyTime && oldest.After(from) {
+		from = oldest
+	}
+	return from
 }
 
 // passMissed counts the ticks that are too late, from the given one on, and

@@ -186,8 +186,10 @@ func TestPlans(t *testing.T) {
 		{"after its end", with(minutely, func(s *S) { s.End = minutes(2)[0] }), state(2, 2), 3, nil, -1, 0, true},
 		{"before its start", with(minutely, func(s *S) { s.Start = minutes(30)[0] }), fresh, 3, nil, 30, 0, false},
 		{"the clock went back a little", minutely, state(2, 2), 1.5, nil, 3, 0, false},
-		{"the clock had been a year ahead", minutely, state(525600, 2), 1.5, nil, 2, 0, false},
-		{"added under a clock a year ahead", minutely, queue.NewScheduleState(minutes(525600)[0]), 1.5, nil, 2, 0, false},
+		{"the clock had been a year ahead", minutely, state(525600, 2), 1.5, []float64{1}, 2, 0, false},
+		{"the clock had been a year ahead, years after", minutely, state(1e6, 2), 1e5, []float64{99996, 99997, 99998, 99999, 100000}, 100001, 0, false},
+		{"at was fired under a clock a year ahead", func(s *S) { s.At = minutes(525600)[0] }, state(525600, 1), 1.5, nil, -1, 0, true},
+		{"added under a clock a year ahead", minutely, queue.NewScheduleState(minutes(525600)[0]), 1.5, []float64{-3, -2, -1, 0, 1}, 2, 0, false},
 		{"every minute and a half", func(s *S) { s.Every = 90 * time.Second }, fresh, 3, []float64{1.5, 3}, 4.5, 0, false},
 	}
 	for _, c := range cases {
@@ -236,6 +238,18 @@ func TestAPlanIsBoundedHoweverLongTheDowntime(t *testing.T) {
 		}
 		if state.Count < 300 || state.Count > 302 || state.Misses != 1000 {
 			t.Errorf("jitter %v: %+v: want all of the last five minutes", jitter, state)
+		}
+	}
+}
+
+func TestWhatIsTooLateDoesNotDependOnHowMuchWasMissed(t *testing.T) {
+	tt := timetable(t, func(s *mayfly.Schedule) { s.Cron, s.Jitter = "* * * * *", time.Hour })
+	for second := range 60 {
+		now := noon.AddDate(1, 0, 0).Add(time.Duration(second) * time.Second)
+		long := tt.Plan(queue.NewScheduleState(noon), now)
+		short := tt.Plan(queue.NewScheduleState(now.Add(-2*time.Hour)), now)
+		if !slices.Equal(long.Ticks, short.Ticks) || !long.Wake.Equal(short.Wake) || long.Missed != 1000 || short.Missed > 120 {
+			t.Fatalf("at %v\nafter a year:    %d missed, %v\nafter two hours: %d missed, %v", now, long.Missed, long.Ticks, short.Missed, short.Ticks)
 		}
 	}
 }
