@@ -27,8 +27,7 @@ func TestFairShares(t *testing.T) {
 	turns := map[string]int{}
 	for range 40 {
 		g := n.next()
-		turns[g.Task.Space+"/"+g.Task.Workload]++
-		n.done(g, mayfly.Succeeded)
+		turns[g.Task.Space+"/"+g.Task.Workload]++ // none ends, so all count the same
 	}
 	for _, who := range []string{"default/w0", "default/w1", "other/w0", "other/w1"} {
 		if turns[who] != 5 {

@@ -16,7 +16,6 @@ const (
 	windowMax   = 64     // entries of one lane
 	windowFew   = 2      // the same, when many are held
 	manyEntries = 20_000 // held over all lanes
-	windowLow   = 16     // read on below it
 	maxHeld     = 4 << 10
 	soon        = 10 * time.Second // a task that is due by then waits in memory
 	farTimers   = 20_000           // timers beyond which nothing more is taken from later
@@ -45,6 +44,7 @@ type lane struct {
 	from     uint64
 	news     bool // something unread has come since the last read began
 	queued   bool // in toRead, or being read
+	ahead    int  // entries to read on to; doubled each time, so that a start reads little of each lane
 }
 
 func (l *lane) subject() string {
@@ -111,7 +111,7 @@ func (q *Queue) enqueue(e *entry) {
 
 // wantRead queues a lane for the readers, if there is reason to.
 func (q *Queue) wantRead(l *lane) {
-	if !l.unread || l.queued || l.flow.paused && len(l.window) > 0 || len(l.window) >= min(windowLow, q.limit()) {
+	if !l.unread || l.queued || l.flow.paused && len(l.window) > 0 || len(l.window) >= max(1, l.ahead/4) {
 		return
 	}
 	l.queued = true
@@ -148,9 +148,12 @@ func (q *Queue) readLanes(ctx context.Context) {
 
 // readLane fills a lane's window.
 func (q *Queue) readLane(ctx context.Context, l *lane) error {
+	q.mu.Lock()
+	l.ahead = min(q.limit(), max(windowFew, 2*l.ahead))
+	q.mu.Unlock()
 	for {
 		q.mu.Lock()
-		if !l.unread || len(l.window) >= q.limit() || q.closed {
+		if !l.unread || len(l.window) >= l.ahead || q.closed {
 			q.mu.Unlock()
 			return nil
 		}
