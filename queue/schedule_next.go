@@ -49,6 +49,9 @@ func stretchAt(at int64, zone *time.Location) stretch {
 	if !end.IsZero() {
 		s.end = end.Unix()
 	}
+	if s.end <= at {
+		s.end = at + 3600 // Go 1.26 has it that leap years end on 30 December, from 2038 on
+	}
 	if !start.IsZero() {
 		s.start = start.Unix()
 		if at-s.start < farStart {

@@ -57,6 +57,10 @@ func TestTurnedClocksMakeNoTickLostOrDoubled(t *testing.T) {
 		{"not in the repeated half hour", "Australia/Lord_Howe", "15 1 * * *", "2026-04-04T12:00:00+11:00", "2026-04-05T01:15:00+11:00 2026-04-06T01:15:00+10:30"},
 		{"every hour, the repeated half hour", "Australia/Lord_Howe", "45 * * * *", "2026-04-05T00:50:00+11:00", "2026-04-05T01:45:00+11:00 2026-04-05T01:45:00+10:30 2026-04-05T02:45:00+10:30"},
 
+		// Of leap years from 2038 on, Go gives no end of the offset on the last day.
+		{"the last day of a leap year", "Europe/Berlin", "0 */11 * * *", "2040-12-30T23:00:00+01:00", "2040-12-31T00:00:00+01:00 2040-12-31T11:00:00+01:00 2040-12-31T22:00:00+01:00 2041-01-01T00:00:00+01:00"},
+		{"over decades", "Europe/Berlin", "0 0 ? 2 1#5", "2026-11-21T00:00:00+01:00", "2044-02-29T00:00:00+01:00 2072-02-29T00:00:00+01:00"},
+
 		// Kathmandu: a quarter hour off, never turned since 1986.
 		{"a quarter of an hour off", "Asia/Kathmandu", "0 0 * * *", "2026-11-20T18:14:59Z", "2026-11-21T00:00:00+05:45 2026-11-22T00:00:00+05:45"},
 		{"the quarter that it skipped", "Asia/Kathmandu", "5 0 1 1 *", "1985-12-31T00:00:00Z", "1986-01-01T00:15:00+05:45 1987-01-01T00:05:00+05:45"},
@@ -201,7 +205,7 @@ func TestNextIsWhatEveryMinuteLookedAtGives(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		o := makeOracle(func(n int) int { return rapid.IntRange(0, n-1).Draw(t, "n") })
 		zone := zones[rapid.IntRange(0, len(zones)-1).Draw(t, "zone")]
-		from := rapid.Int64Range(0, 2_200_000_000/60).Draw(t, "minute") * 60
+		from := rapid.Int64Range(0, 4_200_000_000/60).Draw(t, "minute") * 60
 		o.check(t, zone, from, from+10*86400)
 	})
 }
@@ -271,9 +275,9 @@ func zoneNames(t *testing.T) (names []string) {
 }
 
 func TestNextHoldsAtEveryTurnOfEveryZone(t *testing.T) {
-	first, last := 1980, 2037
+	first, last := 1980, 2045
 	if testing.Short() {
-		first, last = 2020, 2030
+		first, last = 2020, 2041
 	}
 	all := transitions(t, first, last)
 	keys := slices.SortedFunc(maps.Keys(all), func(a, b transition) int { return int(a.at - b.at) })
