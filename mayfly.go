@@ -96,8 +96,11 @@ type Workload struct {
 	Protocol    Protocol      `json:"protocol,omitempty"`
 	Isolation   Isolation     `json:"isolation,omitempty"`
 	Concurrency int           `json:"concurrency,omitempty"` // runs at once over all nodes; 0: no limit
-	Timeout     time.Duration `json:"timeout,omitempty"`     // of one run, in nanoseconds
-	MaxBody     int64         `json:"maxBody,omitempty"`     // bytes of a request's body
+	Rate        Rate          `json:"rate,omitzero"`
+	Key         KeyLimit      `json:"key,omitzero"`
+	Retries     Retries       `json:"retries,omitzero"`  // of its tasks, where a submission says nothing
+	Timeout     time.Duration `json:"timeout,omitempty"` // of one run, in nanoseconds
+	MaxBody     int64         `json:"maxBody,omitempty"` // bytes of a request's body
 	Routes      []Route       `json:"routes,omitempty"`
 }
 

@@ -45,11 +45,12 @@ type Retries struct {
 
 // Submission asks for one task: of a workload, or straight from an image.
 type Submission struct {
-	Space    string   `json:"space,omitempty"`
-	Workload string   `json:"workload,omitempty"`
-	Release  int      `json:"release,omitempty"` // which it pins; set by whoever resolves Workload
-	Image    string   `json:"image,omitempty"`   // instead of Workload
-	Argv     []string `json:"argv,omitempty"`    // with Image; its own if empty
+	Space    string            `json:"space,omitempty"`
+	Workload string            `json:"workload,omitempty"`
+	Release  int               `json:"release,omitempty"` // which it pins; set by whoever resolves Workload
+	Image    string            `json:"image,omitempty"`   // instead of Workload
+	Argv     []string          `json:"argv,omitempty"`    // with Image; its own if empty
+	Env      map[string]string `json:"env,omitempty"`     // with Image, over its own
 
 	Payload   []byte            `json:"payload,omitempty"`
 	Priority  int               `json:"priority,omitempty"` // 0 to 9, 9 first
@@ -78,12 +79,14 @@ type Attempt struct {
 // Task is a run that waits its turn, or waited. Its payload and its result are
 // apart.
 type Task struct {
-	ID       string   `json:"id"`
-	Space    string   `json:"space"`
-	Workload string   `json:"workload,omitempty"`
-	Release  int      `json:"release,omitempty"`
-	Image    string   `json:"image,omitempty"`
-	Argv     []string `json:"argv,omitempty"`
+	ID          string            `json:"id"`
+	Space       string            `json:"space"`
+	Workload    string            `json:"workload,omitempty"`
+	Release     int               `json:"release,omitempty"`
+	Image       string            `json:"image,omitempty"`       // as it was asked for
+	ImageDigest string            `json:"imageDigest,omitempty"` // what it resolved to
+	Argv        []string          `json:"argv,omitempty"`
+	Env         map[string]string `json:"env,omitempty"`
 
 	State     TaskState         `json:"state"`
 	Priority  int               `json:"priority,omitempty"`
@@ -103,7 +106,29 @@ type Task struct {
 	Retried  int       `json:"retried,omitempty"`  // retries used of Retries.Max
 	Attempts []Attempt `json:"attempts,omitempty"` // the last ones, oldest first
 	Ended    time.Time `json:"ended,omitzero"`
-	Cut      bool      `json:"cut,omitempty"` // the result was longer than what is kept
+	Progress *Progress `json:"progress,omitempty"` // what its program said last
+	Cut      bool      `json:"cut,omitempty"`      // the result was longer than what is kept
+}
+
+// Progress is how far a program says that it is.
+type Progress struct {
+	Percent float64   `json:"percent"` // 0 to 100
+	Message string    `json:"message,omitempty"`
+	Time    time.Time `json:"time"`
+}
+
+// Rate bounds how often tasks of a workload start, over all nodes. The zero
+// value is no bound.
+type Rate struct {
+	PerSecond float64 `json:"perSecond,omitempty"`
+	Burst     int     `json:"burst,omitempty"` // that may start at once after a pause; 1 if zero
+}
+
+// KeyLimit bounds how many tasks run at once that have the same value in a
+// field of their payload. The zero value is no bound.
+type KeyLimit struct {
+	Field string `json:"field,omitempty"` // of a JSON payload, as in "user.id"
+	Max   int    `json:"max,omitempty"`
 }
 
 // Result is what an attempt ended with.
