@@ -21,7 +21,7 @@ const module = "github.com/mayfly-run/mayfly"
 // is not named takes the rank of its nearest parent that is.
 var ranks = map[string]int{
 	".": 0, "sdk/go": 0,
-	"bus": 1, "place": 1, "image": 1, "network": 1, "volume": 1, "manifest": 1,
+	"bus": 1, "place": 1, "image": 1, "network": 1, "volume": 1, "manifest": 1, "schedule": 1,
 	"container/wire": 1, "container/setup": 1, "container/seccomp": 1, "container/cgroup": 1,
 	"store": 2, "container": 2,
 	"queue": 3, "build": 3, "discovery": 3,
@@ -38,6 +38,7 @@ var rootMay = map[string][]string{"sdk/go": {"."}}
 // code of a package may have. A trailing slash means everything below.
 var only = map[string][]string{
 	".":                 {},
+	"schedule":          {module},
 	"container/wire":    {},
 	"container/setup":   {"golang.org/x/sys/unix"},
 	"container/seccomp": {"golang.org/x/sys/", "github.com/opencontainers/runtime-spec/"},

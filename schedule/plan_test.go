@@ -1,4 +1,4 @@
-package queue_test
+package schedule_test
 
 import (
 	"encoding/json"
@@ -11,20 +11,20 @@ import (
 	"pgregory.net/rapid"
 
 	"github.com/mayfly-run/mayfly"
-	"github.com/mayfly-run/mayfly/queue"
+	"github.com/mayfly-run/mayfly/schedule"
 )
 
 // noon is when the schedules of these tests are created.
 var noon = time.Date(2026, 11, 21, 12, 0, 0, 0, time.UTC)
 
-func schedule(change func(*mayfly.Schedule)) mayfly.Schedule {
+func nightly(change func(*mayfly.Schedule)) mayfly.Schedule {
 	s := mayfly.Schedule{Space: "default", Name: "nightly", Task: mayfly.Submission{Workload: "report"}, Created: noon}
 	change(&s)
 	return s
 }
 
-func timetable(t interface{ Fatalf(string, ...any) }, change func(*mayfly.Schedule)) *queue.Timetable {
-	tt, err := queue.NewTimetable(schedule(change), new(queue.Zones))
+func timetable(t interface{ Fatalf(string, ...any) }, change func(*mayfly.Schedule)) *schedule.Timetable {
+	tt, err := schedule.NewTimetable(nightly(change), new(schedule.Zones))
 	if err != nil {
 		t.Fatalf("%v", err)
 	}
@@ -62,7 +62,7 @@ func TestWrongSchedulesAreRefusedInOneLine(t *testing.T) {
 		{func(s *S) { s.Cron = "@daily"; s.Overlap = "kill" }, `overlap "kill" is none; use skip, queue or replace`},
 	}
 	for _, c := range cases {
-		_, err := queue.NewTimetable(schedule(c.change), new(queue.Zones))
+		_, err := schedule.NewTimetable(nightly(c.change), new(schedule.Zones))
 		if err == nil || !strings.Contains(err.Error(), c.want) || strings.Contains(err.Error(), "\n") || mayfly.KindOf(err) != mayfly.Invalid {
 			t.Errorf("got  %v\nwant %s", err, c.want)
 		}
@@ -151,14 +151,14 @@ func TestPlans(t *testing.T) {
 			}
 		}
 	}
-	state := func(last float64, count int) queue.ScheduleState {
-		return queue.ScheduleState{Since: noon, Last: minutes(last)[0], Count: count}
+	state := func(last float64, count int) schedule.State {
+		return schedule.State{Since: noon, Last: minutes(last)[0], Count: count}
 	}
-	fresh := queue.NewScheduleState(noon)
+	fresh := schedule.NewState(noon)
 	cases := []struct {
 		name   string
 		change func(*S)
-		state  queue.ScheduleState
+		state  schedule.State
 		now    float64
 		ticks  []float64
 		wake   float64 // -1: never
@@ -189,7 +189,7 @@ func TestPlans(t *testing.T) {
 		{"the clock had been a year ahead", minutely, state(525600, 2), 1.5, []float64{1}, 2, 0, false},
 		{"the clock had been a year ahead, years after", minutely, state(1e6, 2), 1e5, []float64{99996, 99997, 99998, 99999, 100000}, 100001, 0, false},
 		{"at was fired under a clock a year ahead", func(s *S) { s.At = minutes(525600)[0] }, state(525600, 1), 1.5, nil, -1, 0, true},
-		{"added under a clock a year ahead", minutely, queue.NewScheduleState(minutes(525600)[0]), 1.5, []float64{-3, -2, -1, 0, 1}, 2, 0, false},
+		{"added under a clock a year ahead", minutely, schedule.NewState(minutes(525600)[0]), 1.5, []float64{-3, -2, -1, 0, 1}, 2, 0, false},
 		{"every minute and a half", func(s *S) { s.Every = 90 * time.Second }, fresh, 3, []float64{1.5, 3}, 4.5, 0, false},
 	}
 	for _, c := range cases {
@@ -223,7 +223,7 @@ func TestAPlanIsBoundedHoweverLongTheDowntime(t *testing.T) {
 	tenYears := noon.AddDate(10, 0, 0)
 	for _, jitter := range []time.Duration{0, time.Hour} {
 		tt := timetable(t, func(s *mayfly.Schedule) { s.Cron, s.Jitter = "* * * * * *", jitter })
-		state := queue.NewScheduleState(noon)
+		state := schedule.NewState(noon)
 		p := tt.Plan(state, tenYears)
 		if p.Missed != 1000 || len(p.Ticks) != 100 || p.Wake.After(tenYears) {
 			t.Fatalf("missed %d, %d ticks, wake %v", p.Missed, len(p.Ticks), p.Wake)
@@ -246,8 +246,8 @@ func TestWhatIsTooLateDoesNotDependOnHowMuchWasMissed(t *testing.T) {
 	tt := timetable(t, func(s *mayfly.Schedule) { s.Cron, s.Jitter = "* * * * *", time.Hour })
 	for second := range 60 {
 		now := noon.AddDate(1, 0, 0).Add(time.Duration(second) * time.Second)
-		long := tt.Plan(queue.NewScheduleState(noon), now)
-		short := tt.Plan(queue.NewScheduleState(now.Add(-2*time.Hour)), now)
+		long := tt.Plan(schedule.NewState(noon), now)
+		short := tt.Plan(schedule.NewState(now.Add(-2*time.Hour)), now)
 		if !slices.Equal(long.Ticks, short.Ticks) || !long.Wake.Equal(short.Wake) || long.Missed != 1000 || short.Missed > 120 {
 			t.Fatalf("at %v\nafter a year:    %d missed, %v\nafter two hours: %d missed, %v", now, long.Missed, long.Ticks, short.Missed, short.Ticks)
 		}
@@ -255,7 +255,7 @@ func TestWhatIsTooLateDoesNotDependOnHowMuchWasMissed(t *testing.T) {
 }
 
 func TestJitterIsTheSameEverywhereAndKeepsTheOrder(t *testing.T) {
-	make := func(name string) *queue.Timetable {
+	make := func(name string) *schedule.Timetable {
 		return timetable(t, func(s *mayfly.Schedule) { s.Name, s.Cron, s.Jitter = name, "0,1,30 * * * *", 20*time.Minute })
 	}
 	a, again, other := make("a"), make("a"), make("b")
@@ -280,17 +280,17 @@ func TestJitterIsTheSameEverywhereAndKeepsTheOrder(t *testing.T) {
 }
 
 func TestATickSubmitsTheSameTaskWhoeverFiresIt(t *testing.T) {
-	s := schedule(func(s *mayfly.Schedule) { s.Cron, s.Task.Labels = "@daily", map[string]string{"team": "red"} })
-	sub := queue.TickSubmission(s, noon)
-	if again := queue.TickSubmission(s, noon.In(location(t, "Asia/Kathmandu"))); again.Key != sub.Key {
+	s := nightly(func(s *mayfly.Schedule) { s.Cron, s.Task.Labels = "@daily", map[string]string{"team": "red"} })
+	sub := schedule.TickSubmission(s, noon)
+	if again := schedule.TickSubmission(s, noon.In(location(t, "Asia/Kathmandu"))); again.Key != sub.Key {
 		t.Errorf("the zone that a time is written in changes the key: %q, %q", sub.Key, again.Key)
 	}
 	if sub.Space != "default" || sub.Workload != "report" || sub.Key != "schedule/default/nightly/2026-11-21T12:00:00Z" ||
-		sub.Labels["team"] != "red" || sub.Labels[queue.ScheduleLabel] != "nightly" || len(s.Task.Labels) != 1 {
+		sub.Labels["team"] != "red" || sub.Labels[schedule.Label] != "nightly" || len(s.Task.Labels) != 1 {
 		t.Errorf("%+v of %+v", sub, s.Task)
 	}
 	seen := map[string]bool{sub.Key: true}
-	for _, other := range []string{queue.TickKey("other", "nightly", noon), queue.TickKey("default", "weekly", noon), queue.TickKey("default", "nightly", noon.Add(time.Second))} {
+	for _, other := range []string{schedule.TickKey("other", "nightly", noon), schedule.TickKey("default", "weekly", noon), schedule.TickKey("default", "nightly", noon.Add(time.Second))} {
 		if seen[other] {
 			t.Errorf("%q is the key of two ticks", other)
 		}
@@ -302,15 +302,15 @@ func TestOverlap(t *testing.T) {
 	cases := []struct {
 		overlap    mayfly.Overlap
 		unfinished int
-		want       queue.TickAction
+		want       schedule.Action
 	}{
-		{"", 0, queue.TickFire}, {"", 1, queue.TickSkip},
-		{mayfly.OverlapSkip, 0, queue.TickFire}, {mayfly.OverlapSkip, 2, queue.TickSkip},
-		{mayfly.OverlapQueue, 0, queue.TickFire}, {mayfly.OverlapQueue, 1, queue.TickQueue},
-		{mayfly.OverlapReplace, 0, queue.TickFire}, {mayfly.OverlapReplace, 1, queue.TickReplace},
+		{"", 0, schedule.Fire}, {"", 1, schedule.Skip},
+		{mayfly.OverlapSkip, 0, schedule.Fire}, {mayfly.OverlapSkip, 2, schedule.Skip},
+		{mayfly.OverlapQueue, 0, schedule.Fire}, {mayfly.OverlapQueue, 1, schedule.Queue},
+		{mayfly.OverlapReplace, 0, schedule.Fire}, {mayfly.OverlapReplace, 1, schedule.Replace},
 	}
 	for _, c := range cases {
-		if got := queue.Decide(c.overlap, c.unfinished); got != c.want {
+		if got := schedule.Decide(c.overlap, c.unfinished); got != c.want {
 			t.Errorf("%q with %d unfinished: %s, want %s", c.overlap, c.unfinished, got, c.want)
 		}
 	}
@@ -329,7 +329,7 @@ func TestEachTickRunsOnceWhateverLeadersDo(t *testing.T) {
 			s.Jitter = rapid.SampledFrom([]time.Duration{0, 5 * time.Second, 10 * time.Minute}).Draw(t, "jitter")
 			s.CatchUp = rapid.SampledFrom([]time.Duration{0, 30 * time.Second, time.Hour}).Draw(t, "catchUp")
 		})
-		record := queue.NewScheduleState(noon)
+		record := schedule.NewState(noon)
 		stale, queued, planned := record, map[string]int{}, []time.Time{}
 		for now := noon; now.Before(noon.Add(3 * time.Hour)); {
 			state := record
@@ -342,7 +342,7 @@ func TestEachTickRunsOnceWhateverLeadersDo(t *testing.T) {
 				if tick.Due.After(now) {
 					t.Fatalf("%v is fired at %v, before it is due at %v", tick.Time, now, tick.Due)
 				}
-				queued[queue.TickKey("default", "nightly", tick.Time)]++
+				queued[schedule.TickKey("default", "nightly", tick.Time)]++
 				state = state.AfterRun(tick.Time)
 			}
 			planned = append(planned, now)
@@ -362,18 +362,18 @@ func TestEachTickRunsOnceWhateverLeadersDo(t *testing.T) {
 
 // expect compares what was queued with every tick that somebody could plan
 // between its due time and the end of the window.
-func expect(t *rapid.T, tt *queue.Timetable, queued map[string]int, planned []time.Time) {
+func expect(t *rapid.T, tt *schedule.Timetable, queued map[string]int, planned []time.Time) {
 	last, i := planned[len(planned)-1], 0
 	for tick := tt.Next(noon); !tick.After(last); tick = tt.Next(tick) {
-		due, key := tt.Due(tick), queue.TickKey("default", "nightly", tick)
+		due, key := tt.Due(tick), schedule.TickKey("default", "nightly", tick)
 		for i < len(planned) && planned[i].Before(due) {
 			i++
 		}
 		if i == len(planned) {
 			break
 		}
-		inTime := len(tt.Plan(queue.ScheduleState{Since: tick.Add(-1)}, planned[i]).Ticks) > 0 &&
-			tt.Plan(queue.ScheduleState{Since: tick.Add(-1)}, planned[i]).Missed == 0
+		inTime := len(tt.Plan(schedule.State{Since: tick.Add(-1)}, planned[i]).Ticks) > 0 &&
+			tt.Plan(schedule.State{Since: tick.Add(-1)}, planned[i]).Missed == 0
 		if inTime != (queued[key] > 0) {
 			t.Fatalf("%s, due at %v, first planned at %v: queued %d times", key, due, planned[i], queued[key])
 		}
@@ -384,18 +384,18 @@ func expect(t *rapid.T, tt *queue.Timetable, queued map[string]int, planned []ti
 	}
 }
 
-func FuzzParseScheduleState(f *testing.F) {
+func FuzzParseState(f *testing.F) {
 	for _, s := range []string{`{"since":"2026-11-21T12:00:00Z"}`, `{"since":"2026-11-21T12:00:00Z","last":"2026-11-21T13:00:00Z","count":3}`,
 		`{"since":"9999-12-31T23:59:59Z","count":9223372036854775807}`, `{"since":"0001-01-01T00:00:01Z","misses":1}`, `{}`, `[]`, `{"count":-1}`} {
 		f.Add([]byte(s))
 	}
-	tables := []*queue.Timetable{
+	tables := []*schedule.Timetable{
 		timetable(f, func(s *mayfly.Schedule) { s.Cron, s.TimeZone, s.Jitter = "* * * * *", "Europe/Berlin", time.Hour }),
 		timetable(f, func(s *mayfly.Schedule) { s.Every, s.Times = time.Second, 5 }),
 		timetable(f, func(s *mayfly.Schedule) { s.At = noon }),
 	}
 	f.Fuzz(func(t *testing.T, data []byte) {
-		state, err := queue.ParseScheduleState(data)
+		state, err := schedule.ParseState(data)
 		if err != nil {
 			if mayfly.KindOf(err) != mayfly.Invalid {
 				t.Fatal(err)
@@ -418,14 +418,14 @@ func FuzzParseScheduleState(f *testing.F) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if again, err := queue.ParseScheduleState(text); err != nil || fmt.Sprint(again) != fmt.Sprint(state) {
+		if again, err := schedule.ParseState(text); err != nil || fmt.Sprint(again) != fmt.Sprint(state) {
 			t.Fatalf("%s is read as %+v (%v), was %+v", text, again, err, state)
 		}
 	})
 }
 
 func TestAScheduleAndItsStateSurviveJSON(t *testing.T) {
-	s := schedule(func(s *mayfly.Schedule) {
+	s := nightly(func(s *mayfly.Schedule) {
 		s.Cron, s.TimeZone, s.Task.Payload, s.Overlap = "0 3 * * *", "Europe/Berlin", []byte("\x00\xff"), mayfly.OverlapQueue
 		s.Start, s.Jitter = noon, time.Minute
 	})
@@ -440,7 +440,7 @@ func TestAScheduleAndItsStateSurviveJSON(t *testing.T) {
 	if again, _ := json.Marshal(back); string(again) != string(text) {
 		t.Errorf("%s became %s", text, again)
 	}
-	state := queue.NewScheduleState(noon).AfterRun(noon.Add(time.Hour)).AfterSkip(noon.Add(2 * time.Hour))
+	state := schedule.NewState(noon).AfterRun(noon.Add(time.Hour)).AfterSkip(noon.Add(2 * time.Hour))
 	text, _ = json.Marshal(state)
 	if want := `{"since":"2026-11-21T12:00:00Z","last":"2026-11-21T14:00:00Z","ran":"2026-11-21T13:00:00Z","count":1,"skips":1}`; string(text) != want {
 		t.Errorf("state %s\nwant  %s", text, want)

@@ -1,4 +1,4 @@
-package queue_test
+package schedule_test
 
 import (
 	"fmt"
@@ -7,12 +7,12 @@ import (
 	"time"
 
 	"github.com/mayfly-run/mayfly"
-	"github.com/mayfly-run/mayfly/queue"
+	"github.com/mayfly-run/mayfly/schedule"
 )
 
-func mustCron(t testing.TB, line string) queue.Cron {
+func mustCron(t testing.TB, line string) schedule.Cron {
 	t.Helper()
-	c, err := queue.ParseCron(line)
+	c, err := schedule.ParseCron(line)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -20,7 +20,7 @@ func mustCron(t testing.TB, line string) queue.Cron {
 }
 
 // ticks returns the next n ticks as texts, and "none" where they end.
-func ticks(c queue.Cron, after time.Time, zone *time.Location, n int) (got []string) {
+func ticks(c schedule.Cron, after time.Time, zone *time.Location, n int) (got []string) {
 	for range n {
 		if after = c.Next(after, zone); after.IsZero() {
 			return append(got, "none")
@@ -139,7 +139,7 @@ func TestBadCronLinesSayWhichFieldAndWhatIsAllowed(t *testing.T) {
 		{strings.Repeat("1,", 200) + "1 * * * *", `has 409 characters; at most 256 are read`},
 	}
 	for _, c := range cases {
-		_, err := queue.ParseCron(c.line)
+		_, err := schedule.ParseCron(c.line)
 		if err == nil || !strings.Contains(err.Error(), c.want) || mayfly.KindOf(err) != mayfly.Invalid {
 			t.Errorf("%q: %v\nwant %s", c.line, err, c.want)
 		}
@@ -155,7 +155,7 @@ func FuzzParseCron(f *testing.F) {
 	}
 	zone := location(f, "Australia/Lord_Howe")
 	f.Fuzz(func(t *testing.T, line string, unix int64) {
-		c, err := queue.ParseCron(line)
+		c, err := schedule.ParseCron(line)
 		if err != nil {
 			if mayfly.KindOf(err) != mayfly.Invalid || strings.Contains(err.Error(), "\n") {
 				t.Fatalf("%q: %v", line, err)
@@ -189,7 +189,7 @@ func BenchmarkCronNext(b *testing.B) {
 	}
 	b.Run("refuse", func(b *testing.B) {
 		for b.Loop() {
-			if _, err := queue.ParseCron("0 0 30 2 *"); err == nil {
+			if _, err := schedule.ParseCron("0 0 30 2 *"); err == nil {
 				b.Fatal("accepted")
 			}
 		}
@@ -197,11 +197,11 @@ func BenchmarkCronNext(b *testing.B) {
 }
 
 func ExampleCron_Next() {
-	c, err := queue.ParseCron("30 2 * * *")
+	c, err := schedule.ParseCron("30 2 * * *")
 	if err != nil {
 		panic(err)
 	}
-	zone, err := new(queue.Zones).Load("Europe/Berlin")
+	zone, err := new(schedule.Zones).Load("Europe/Berlin")
 	if err != nil {
 		panic(err)
 	}

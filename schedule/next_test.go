@@ -1,4 +1,4 @@
-package queue_test
+package schedule_test
 
 import (
 	"fmt"
@@ -14,12 +14,12 @@ import (
 
 	"pgregory.net/rapid"
 
-	"github.com/mayfly-run/mayfly/queue"
+	"github.com/mayfly-run/mayfly/schedule"
 )
 
 func location(t testing.TB, name string) *time.Location {
 	t.Helper()
-	zone, err := new(queue.Zones).Load(name)
+	zone, err := new(schedule.Zones).Load(name)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -132,7 +132,7 @@ func (o *oracle) ticks(zone *time.Location, from, to int64) (all []int64) {
 
 // check compares the oracle with Next from from to to.
 func (o *oracle) check(t interface{ Fatalf(string, ...any) }, zone *time.Location, from, to int64) {
-	c, err := queue.ParseCron(o.text)
+	c, err := schedule.ParseCron(o.text)
 	if err != nil {
 		if strings.Contains(err.Error(), "never fires") && len(o.ticks(time.UTC, from, to)) == 0 {
 			return
@@ -301,7 +301,7 @@ func TestNextHoldsAtEveryTurnOfEveryZone(t *testing.T) {
 }
 
 func TestZonesAreThoseOfTheDatabaseOnly(t *testing.T) {
-	var zones queue.Zones
+	var zones schedule.Zones
 	for _, name := range []string{"Europe/Berlin", "America/Argentina/Buenos_Aires", "UTC", "", "GMT", "Etc/GMT+5"} {
 		a, err := zones.Load(name)
 		if err != nil {

@@ -1,4 +1,4 @@
-package queue
+package schedule
 
 import (
 	"encoding/json"
@@ -15,13 +15,13 @@ const (
 	// is taken for the work of a wrong clock.
 	clockSlack = time.Minute
 
-	maxScheduleState = 4 << 10 // bytes
-	maxCount         = 1 << 53 // what JSON's numbers hold everywhere; no schedule lives so long
+	maxState = 4 << 10 // bytes
+	maxCount = 1 << 53 // what JSON's numbers hold everywhere; no schedule lives so long
 )
 
-// ScheduleState is how far a schedule has come. It is a small JSON value for
+// State is how far a schedule has come. It is a small JSON value for
 // the record; each method returns what to record next.
-type ScheduleState struct {
+type State struct {
 	Since  time.Time `json:"since"`            // ticks up to here are none of it: when it was added, changed or resumed
 	Last   time.Time `json:"last,omitzero"`    // the last tick that was dealt with, its nominal time
 	Ran    time.Time `json:"ran,omitzero"`     // the last tick that made a task, its nominal time
@@ -30,48 +30,48 @@ type ScheduleState struct {
 	Misses int       `json:"misses,omitempty"` // ticks that nobody was there for; counted up to 1000 at a time
 }
 
-// NewScheduleState is the state of a schedule that is added now.
-func NewScheduleState(now time.Time) ScheduleState {
-	return ScheduleState{Since: now.UTC().Truncate(time.Second)}
+// NewState is the state of a schedule that is added now.
+func NewState(now time.Time) State {
+	return State{Since: now.UTC().Truncate(time.Second)}
 }
 
-// ParseScheduleState reads a recorded state. It takes what is whole and makes
+// ParseState reads a recorded state. It takes what is whole and makes
 // sense, and refuses all else as Invalid.
-func ParseScheduleState(data []byte) (ScheduleState, error) {
-	var s ScheduleState
-	if len(data) > maxScheduleState {
-		return s, mayfly.Errorf(mayfly.Invalid, "state of a schedule has %d bytes; at most %d are read", len(data), maxScheduleState)
+func ParseState(data []byte) (State, error) {
+	var s State
+	if len(data) > maxState {
+		return s, mayfly.Errorf(mayfly.Invalid, "state of a schedule has %d bytes; at most %d are read", len(data), maxState)
 	}
 	if err := json.Unmarshal(data, &s); err != nil {
-		return ScheduleState{}, mayfly.Errorf(mayfly.Invalid, "state of a schedule: %w", err)
+		return State{}, mayfly.Errorf(mayfly.Invalid, "state of a schedule: %w", err)
 	}
 	if s.Since.IsZero() {
-		return ScheduleState{}, mayfly.Errorf(mayfly.Invalid, "state of a schedule does not say since when")
+		return State{}, mayfly.Errorf(mayfly.Invalid, "state of a schedule does not say since when")
 	}
 	for _, n := range []int{s.Count, s.Skips, s.Misses} {
 		if n < 0 || n > maxCount {
-			return ScheduleState{}, mayfly.Errorf(mayfly.Invalid, "state of a schedule counts %d ticks", n)
+			return State{}, mayfly.Errorf(mayfly.Invalid, "state of a schedule counts %d ticks", n)
 		}
 	}
 	return s, nil
 }
 
 // AfterRun is the state when the tick has made a task.
-func (s ScheduleState) AfterRun(tick time.Time) ScheduleState {
+func (s State) AfterRun(tick time.Time) State {
 	s.Last, s.Ran = tick.UTC(), tick.UTC()
 	s.Count++
 	return s
 }
 
 // AfterSkip is the state when the tick was skipped.
-func (s ScheduleState) AfterSkip(tick time.Time) ScheduleState {
+func (s State) AfterSkip(tick time.Time) State {
 	s.Last = tick.UTC()
 	s.Skips++
 	return s
 }
 
 // AfterMisses is the state when what the plan found missed has been passed over.
-func (s ScheduleState) AfterMisses(p SchedulePlan) ScheduleState {
+func (s State) AfterMisses(p Plan) State {
 	if p.Missed > 0 {
 		s.Last = p.MissedUntil.UTC()
 		s.Misses += p.Missed
@@ -81,7 +81,7 @@ func (s ScheduleState) AfterMisses(p SchedulePlan) ScheduleState {
 
 // Restart is the state of a schedule that is resumed or changed now: what
 // passed meanwhile is not caught up.
-func (s ScheduleState) Restart(now time.Time) ScheduleState {
+func (s State) Restart(now time.Time) State {
 	s.Since = now.UTC().Truncate(time.Second)
 	return s
 }
@@ -92,8 +92,8 @@ type Tick struct {
 	Due  time.Time // with jitter: when its task is submitted
 }
 
-// SchedulePlan is what to do for a schedule now, and when to look again.
-type SchedulePlan struct {
+// Plan is what to do for a schedule now, and when to look again.
+type Plan struct {
 	Missed      int       // ticks too late for the catch-up window; counted up to 1000
 	MissedUntil time.Time // no tick up to here is still run; zero if none was missed
 	Ticks       []Tick    // to fire now, oldest first; at most 100, then Wake is at once
@@ -109,18 +109,18 @@ type SchedulePlan struct {
 // The caller records AfterMisses, then AfterRun or AfterSkip for each tick,
 // in this order, after the task was submitted. If it dies in between, the next
 // leader plans the same ticks again, and their TickKey keeps the tasks single.
-func (t *Timetable) Plan(state ScheduleState, now time.Time) (p SchedulePlan) {
+func (t *Timetable) Plan(state State, now time.Time) (p Plan) {
 	if t.paused {
 		return p
 	}
 	if !t.at.IsZero() && state.Last.Equal(t.at) {
-		return SchedulePlan{Done: true}
+		return Plan{Done: true}
 	}
 	room := maxTicks
 	if t.times > 0 {
 		room = min(room, t.times-state.Count)
 		if room <= 0 {
-			return SchedulePlan{Done: true}
+			return Plan{Done: true}
 		}
 	}
 	tick := t.passMissed(&p, t.Next(t.from(state, now)), now)
@@ -144,7 +144,7 @@ func (t *Timetable) Plan(state ScheduleState, now time.Time) (p SchedulePlan) {
 // future was recorded under a wrong clock and would silence the schedule until
 // then, so it does not count: the window alone says how far back to look. A
 // tick that this repeats has the key that it had, and is not run again.
-func (t *Timetable) from(state ScheduleState, now time.Time) (from time.Time) {
+func (t *Timetable) from(state State, now time.Time) (from time.Time) {
 	wrong := false
 	for _, at := range []time.Time{state.Since, state.Last} {
 		if at.Sub(now) > clockSlack {
@@ -161,7 +161,7 @@ func (t *Timetable) from(state ScheduleState, now time.Time) (from time.Time) {
 
 // passMissed counts the ticks that are too late, from the given one on, and
 // returns the first that is not.
-func (t *Timetable) passMissed(p *SchedulePlan, tick, now time.Time) time.Time {
+func (t *Timetable) passMissed(p *Plan, tick, now time.Time) time.Time {
 	if t.catchUp == anyTime {
 		return tick
 	}
@@ -178,28 +178,28 @@ func (t *Timetable) passMissed(p *SchedulePlan, tick, now time.Time) time.Time {
 	return tick
 }
 
-// TickAction is what to do with a tick.
-type TickAction string
+// Action is what to do with a tick.
+type Action string
 
 // The actions.
 const (
-	TickFire    TickAction = "fire"    // submit its task
-	TickSkip    TickAction = "skip"    // submit nothing
-	TickQueue   TickAction = "queue"   // submit its task to wait for the unfinished ones
-	TickReplace TickAction = "replace" // cancel the unfinished ones, then submit its task
+	Fire    Action = "fire"    // submit its task
+	Skip    Action = "skip"    // submit nothing
+	Queue   Action = "queue"   // submit its task to wait for the unfinished ones
+	Replace Action = "replace" // cancel the unfinished ones, then submit its task
 )
 
 // Decide says what to do with a tick while so many tasks of earlier ticks of
 // its schedule are unfinished: queued, starting, running, or waiting for a retry.
-func Decide(overlap mayfly.Overlap, unfinished int) TickAction {
+func Decide(overlap mayfly.Overlap, unfinished int) Action {
 	switch {
 	case unfinished <= 0:
-		return TickFire
+		return Fire
 	case overlap == mayfly.OverlapQueue:
-		return TickQueue
+		return Queue
 	case overlap == mayfly.OverlapReplace:
-		return TickReplace
+		return Replace
 	default:
-		return TickSkip
+		return Skip
 	}
 }

@@ -1,4 +1,4 @@
-package queue
+package schedule
 
 import (
 	"crypto/sha256"
@@ -215,8 +215,8 @@ func (t *Timetable) Due(tick time.Time) time.Time {
 	return tick.Add(time.Duration(late).Truncate(time.Millisecond))
 }
 
-// ScheduleLabel is the label of a tick's task: the name of its schedule.
-const ScheduleLabel = "mayfly.schedule"
+// Label is the label of a tick's task: the name of its schedule.
+const Label = "mayfly.schedule"
 
 // TickSubmission is what to submit for a tick: the schedule's task with the
 // tick's key and the schedule's label.
@@ -227,7 +227,7 @@ func TickSubmission(s mayfly.Schedule, tick time.Time) mayfly.Submission {
 	if sub.Labels == nil {
 		sub.Labels = map[string]string{}
 	}
-	sub.Labels[ScheduleLabel] = s.Name
+	sub.Labels[Label] = s.Name
 	return sub
 }
 

@@ -1,4 +1,4 @@
-package queue_test
+package schedule_test
 
 import (
 	"fmt"
@@ -8,31 +8,31 @@ import (
 	"pgregory.net/rapid"
 
 	"github.com/mayfly-run/mayfly"
-	"github.com/mayfly-run/mayfly/queue"
+	"github.com/mayfly-run/mayfly/schedule"
 )
 
 // many is the number of schedules that must not slow anything down.
 const many = 20_000
 
 // fleet is many schedules, each daily at a minute of its own.
-func fleet(t testing.TB) (map[queue.ScheduleName]*queue.Timetable, *queue.ScheduleIndex) {
+func fleet(t testing.TB) (map[schedule.Name]*schedule.Timetable, *schedule.Index) {
 	var (
-		zones  queue.Zones
-		index  queue.ScheduleIndex
-		tables = make(map[queue.ScheduleName]*queue.Timetable, many)
+		zones  schedule.Zones
+		index  schedule.Index
+		tables = make(map[schedule.Name]*schedule.Timetable, many)
 	)
 	for i := range many {
-		s := schedule(func(s *mayfly.Schedule) {
+		s := nightly(func(s *mayfly.Schedule) {
 			s.Name = fmt.Sprintf("s%d", i)
 			s.Cron, s.TimeZone = fmt.Sprintf("%d %d * * *", i%60, i/60%24), "Europe/Berlin"
 		})
-		tt, err := queue.NewTimetable(s, &zones)
+		tt, err := schedule.NewTimetable(s, &zones)
 		if err != nil {
 			t.Fatal(err)
 		}
-		name := queue.ScheduleName{Space: s.Space, Name: s.Name}
+		name := schedule.Name{Space: s.Space, Name: s.Name}
 		tables[name] = tt
-		index.Set(name, tt.Plan(queue.NewScheduleState(noon), noon).Wake)
+		index.Set(name, tt.Plan(schedule.NewState(noon), noon).Wake)
 	}
 	return tables, &index
 }
@@ -42,7 +42,7 @@ func TestPlanningTouchesOnlyWhatIsDue(t *testing.T) {
 	if index.Len() != many {
 		t.Fatalf("%d schedules wait, want %d", index.Len(), many)
 	}
-	states := map[queue.ScheduleName]queue.ScheduleState{}
+	states := map[schedule.Name]schedule.State{}
 	planned, fired := 0, 0
 	for now := noon; now.Before(noon.Add(time.Hour)); {
 		now = index.First()
@@ -53,7 +53,7 @@ func TestPlanningTouchesOnlyWhatIsDue(t *testing.T) {
 			}
 			state, known := states[name]
 			if !known {
-				state = queue.NewScheduleState(noon)
+				state = schedule.NewState(noon)
 			}
 			p := tables[name].Plan(state, now)
 			for _, tick := range p.Ticks {
@@ -78,9 +78,9 @@ func TestPlanningTouchesOnlyWhatIsDue(t *testing.T) {
 
 func TestIndexGivesTheEarliest(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		var index queue.ScheduleIndex
-		model := map[queue.ScheduleName]time.Time{}
-		earliest := func() (first queue.ScheduleName, at time.Time) {
+		var index schedule.Index
+		model := map[schedule.Name]time.Time{}
+		earliest := func() (first schedule.Name, at time.Time) {
 			for name, wake := range model {
 				if at.IsZero() || wake.Before(at) || wake.Equal(at) && (name.Space+"/"+name.Name) < (first.Space+"/"+first.Name) {
 					first, at = name, wake
@@ -90,7 +90,7 @@ func TestIndexGivesTheEarliest(t *testing.T) {
 		}
 		t.Repeat(map[string]func(*rapid.T){
 			"set": func(t *rapid.T) {
-				name := queue.ScheduleName{Space: rapid.SampledFrom([]string{"a", "b"}).Draw(t, "space"), Name: fmt.Sprint(rapid.IntRange(0, 9).Draw(t, "name"))}
+				name := schedule.Name{Space: rapid.SampledFrom([]string{"a", "b"}).Draw(t, "space"), Name: fmt.Sprint(rapid.IntRange(0, 9).Draw(t, "name"))}
 				wake := noon.Add(time.Duration(rapid.IntRange(0, 20).Draw(t, "wake")) * time.Second)
 				if rapid.IntRange(0, 4).Draw(t, "remove") == 0 {
 					wake = time.Time{}
@@ -131,7 +131,7 @@ func BenchmarkPlanOneOf20000(b *testing.B) {
 		if !ok {
 			b.Fatal("nothing is due")
 		}
-		p := tables[name].Plan(queue.ScheduleState{Since: now.Add(-time.Second)}, now)
+		p := tables[name].Plan(schedule.State{Since: now.Add(-time.Second)}, now)
 		if len(p.Ticks) != 1 {
 			b.Fatalf("%d ticks", len(p.Ticks))
 		}
@@ -143,6 +143,6 @@ func BenchmarkPlanOneOf20000(b *testing.B) {
 func BenchmarkIndexSet(b *testing.B) {
 	_, index := fleet(b)
 	for i := 0; b.Loop(); i++ {
-		index.Set(queue.ScheduleName{Space: "default", Name: fmt.Sprintf("s%d", i%many)}, noon.Add(time.Duration(i*7919%86400)*time.Second))
+		index.Set(schedule.Name{Space: "default", Name: fmt.Sprintf("s%d", i%many)}, noon.Add(time.Duration(i*7919%86400)*time.Second))
 	}
 }

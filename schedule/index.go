@@ -1,4 +1,4 @@
-package queue
+package schedule
 
 import (
 	"container/heap"
@@ -6,21 +6,21 @@ import (
 	"time"
 )
 
-// ScheduleName names a schedule among all spaces.
-type ScheduleName struct{ Space, Name string }
+// Name names a schedule among all spaces.
+type Name struct{ Space, Name string }
 
-// ScheduleIndex keeps schedules by the time at which each is to be planned
+// Index keeps schedules by the time at which each is to be planned
 // next, so that planning touches only those whose time has come. Each change
 // takes O(log n). The zero value is empty and ready; one goroutine at a time
 // may use it.
-type ScheduleIndex struct {
+type Index struct {
 	heap wakeHeap
-	at   map[ScheduleName]*wakeEntry
+	at   map[Name]*wakeEntry
 }
 
 // Set puts a schedule in, or moves it, to be planned at wake. The zero time
 // takes it out.
-func (x *ScheduleIndex) Set(name ScheduleName, wake time.Time) {
+func (x *Index) Set(name Name, wake time.Time) {
 	e := x.at[name]
 	switch {
 	case wake.IsZero() && e == nil:
@@ -29,7 +29,7 @@ func (x *ScheduleIndex) Set(name ScheduleName, wake time.Time) {
 		delete(x.at, name)
 	case e == nil:
 		if x.at == nil {
-			x.at = map[ScheduleName]*wakeEntry{}
+			x.at = map[Name]*wakeEntry{}
 		}
 		e = &wakeEntry{name: name, wake: wake}
 		x.at[name] = e
@@ -42,7 +42,7 @@ func (x *ScheduleIndex) Set(name ScheduleName, wake time.Time) {
 
 // First returns the earliest time at which a schedule is to be planned, and
 // the zero time when there is none.
-func (x *ScheduleIndex) First() time.Time {
+func (x *Index) First() time.Time {
 	if len(x.heap) == 0 {
 		return time.Time{}
 	}
@@ -51,9 +51,9 @@ func (x *ScheduleIndex) First() time.Time {
 
 // Pop takes out the schedule that has waited longest of those whose time has
 // come, by their names among equals. The caller plans it and sets it again.
-func (x *ScheduleIndex) Pop(now time.Time) (ScheduleName, bool) {
+func (x *Index) Pop(now time.Time) (Name, bool) {
 	if len(x.heap) == 0 || x.heap[0].wake.After(now) {
-		return ScheduleName{}, false
+		return Name{}, false
 	}
 	e := heap.Pop(&x.heap).(*wakeEntry)
 	delete(x.at, e.name)
@@ -61,10 +61,10 @@ func (x *ScheduleIndex) Pop(now time.Time) (ScheduleName, bool) {
 }
 
 // Len is how many schedules wait for their time.
-func (x *ScheduleIndex) Len() int { return len(x.heap) }
+func (x *Index) Len() int { return len(x.heap) }
 
 type wakeEntry struct {
-	name  ScheduleName
+	name  Name
 	wake  time.Time
 	place int // in the heap
 }
