@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/mayfly-run/mayfly"
+	"github.com/mayfly-run/mayfly/queue"
 	client "github.com/mayfly-run/mayfly/sdk/go"
 )
 
@@ -118,6 +119,69 @@ type Runs interface {
 	RunLogs(ctx context.Context, space, ref string, opts mayfly.LogOptions, each func(mayfly.LogEntry) error) error
 }
 
+// Tasks are runs that wait their turn. The queue package gives them. An id is a
+// whole one.
+type Tasks interface {
+	TaskSubmitter
+	TaskReader
+	TaskChanger
+	TaskQueues
+}
+
+// TaskSubmitter accepts tasks.
+type TaskSubmitter interface {
+	// Submit answers in the order of what was submitted. What was accepted is
+	// on disk.
+	Submit(ctx context.Context, subs []mayfly.Submission) []queue.Accepted
+}
+
+// TaskReader tells what became of tasks.
+type TaskReader interface {
+	Get(ctx context.Context, space, id string) (mayfly.Task, error)
+	List(ctx context.Context, f queue.Filter) (queue.Page, error)
+
+	// Wait returns the task when it has ended or was buried.
+	Wait(ctx context.Context, space, id string) (mayfly.Task, error)
+
+	// Watch returns the task when its state, attempt or progress is another
+	// than in seen.
+	Watch(ctx context.Context, space, id string, seen mayfly.Task) (mayfly.Task, error)
+
+	// Payload returns what a task that has not ended was submitted with, and
+	// Result what one that has ended returned.
+	Payload(ctx context.Context, space, id string) ([]byte, error)
+	Result(ctx context.Context, space, id string) ([]byte, error)
+}
+
+// TaskChanger changes what becomes of tasks.
+type TaskChanger interface {
+	// Cancel returns when the outcome is on disk. A task that has ended, or was
+	// buried, is a Conflict.
+	Cancel(ctx context.Context, space, id string) (mayfly.Task, error)
+
+	// Retry brings a buried task back, and Purge ends one. Any other task is a
+	// Conflict.
+	Retry(ctx context.Context, space, id string) (mayfly.Task, error)
+	Purge(ctx context.Context, space, id string) (mayfly.Task, error)
+
+	// Progress notes how far an attempt is. One that does not run is a Conflict.
+	Progress(ctx context.Context, space, id string, attempt int, p mayfly.Progress) error
+}
+
+// TaskQueues are the queues of workloads.
+type TaskQueues interface {
+	Pause(ctx context.Context, space, workload string) error
+	Resume(ctx context.Context, space, workload string) error
+	Paused(space, workload string) bool
+}
+
+// Logs gives what was written in containers of functions and tasks, those that
+// are gone included. The node package gives it.
+type Logs interface {
+	// SandboxLogs gives each entry to each, in order, and stops at its error.
+	SandboxLogs(ctx context.Context, id string, opts mayfly.LogOptions, each func(mayfly.LogEntry) error) error
+}
+
 // Images are the node's images. The image package gives them.
 type Images interface {
 	ImageReader
@@ -174,6 +238,8 @@ type Machine interface {
 type Services struct {
 	Instances Instances
 	Workloads Workloads
+	Tasks     Tasks
+	Logs      Logs // of tasks
 	Images    Images
 	Stacks    Stacks
 	Machine   Machine

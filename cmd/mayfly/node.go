@@ -98,7 +98,7 @@ func openNode(ctx context.Context, f upFlags, log *slog.Logger) (_ *node, err er
 	n.routes = routes
 	n.loops = append(n.loops, machine.Run, routes.Run)
 	n.services = api.Services{
-		Instances: machine, Workloads: workloads{machine, routes}, Machine: machine,
+		Instances: machine, Workloads: workloads{machine, routes}, Machine: machine, Logs: machine,
 		Images: imageService{images, machine}, Stacks: stackService{stacks},
 	}
 	return n, nil
