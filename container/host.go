@@ -271,6 +271,7 @@ func (h *Host) Adopt(id string) (*Sandbox, error) {
 	if err != nil {
 		return nil, err
 	}
+	s.recallRun()
 	h.mu.Lock()
 	h.sandboxes[id] = s
 	h.mu.Unlock()

@@ -29,5 +29,8 @@ func NewLease(s *Sandbox, giveUp func(healthy bool)) *Lease {
 // GiveUp ends the lease. A sandbox that may serve several runs serves the next
 // one if it is healthy; any other ends. It does not wait.
 func (l *Lease) GiveUp(healthy bool) {
-	l.once.Do(func() { l.giveUp(healthy) })
+	l.once.Do(func() {
+		l.EndRun()
+		l.giveUp(healthy)
+	})
 }

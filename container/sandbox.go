@@ -10,6 +10,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -33,6 +34,7 @@ type Sandbox struct {
 	state  state
 	pidfd  *os.File
 	conn   *initConn // nil when adopted after its end
+	run    atomic.Pointer[Run]
 	ended  chan struct{}
 	buried chan struct{} // closed when the host was told of the end
 	exit   mayfly.Exit   // valid once ended is closed
@@ -307,7 +309,7 @@ func (s *Sandbox) Start(ctx context.Context, p Program) (*Process, error) {
 		s.main = pr // before its end can be noticed
 	}
 	s.mu.Unlock()
-	err := s.run(ctx, wire.Start, p, pr)
+	err := s.execute(ctx, wire.Start, p, pr)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if err == nil {
@@ -323,13 +325,13 @@ func (s *Sandbox) Start(ctx context.Context, p Program) (*Process, error) {
 // Spawn runs a program beside the main one.
 func (s *Sandbox) Spawn(ctx context.Context, p Program) (*Process, error) {
 	pr := newProcess()
-	if err := s.run(ctx, wire.Spawn, p, pr); err != nil {
+	if err := s.execute(ctx, wire.Spawn, p, pr); err != nil {
 		return nil, err
 	}
 	return pr, nil
 }
 
-func (s *Sandbox) run(ctx context.Context, t wire.Type, p Program, pr *Process) error {
+func (s *Sandbox) execute(ctx context.Context, t wire.Type, p Program, pr *Process) error {
 	if p.Env == nil {
 		p.Env = s.env
 	}

@@ -1,25 +1,22 @@
 package router
 
 import (
-	"encoding/json"
 	"net/http"
 	"strconv"
 	"strings"
+
+	"github.com/mayfly-run/mayfly/container"
 )
 
 // A run's identity reaches the program in /run/mayfly/run.json in every case,
 // in the environment where a program is started for the run, and in headers
 // where it had been started before.
 
-func (x *run) identity() []byte {
-	b, err := json.Marshal(map[string]any{
-		"run": x.record.ID, "attempt": 1, "deadline": x.deadline.UnixMilli(),
-		"workload": x.record.Workload, "space": x.record.Space, "release": x.record.Release,
-	})
-	if err != nil {
-		panic(err) // strings and numbers
+func (x *run) identity() container.Run {
+	return container.Run{
+		ID: x.record.ID, Attempt: 1, Deadline: x.deadline.UnixMilli(),
+		Workload: x.record.Workload, Space: x.record.Space, Release: x.record.Release,
 	}
-	return b
 }
 
 func (x *run) environment() []string {

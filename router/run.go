@@ -117,7 +117,7 @@ func (r *Router) perform(ctx context.Context, x *run, w *answer, req *http.Reque
 		rec.Sandbox = x.handed.Sub(x.accepted) - rec.Queue
 	})
 	defer lease.GiveUp(false) // unless it was before
-	if err := lease.PutFile("run.json", x.identity()); err != nil {
+	if err := lease.SetRun(x.identity()); err != nil {
 		return 0, err
 	}
 	if x.memory > 0 {

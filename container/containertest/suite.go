@@ -37,6 +37,7 @@ func Run(t *testing.T, p Programs, maker Maker) {
 		{"layers", layers},
 		{"network", networks},
 		{"dial", dial},
+		{"sockets", sockets},
 		{"adopt", adopted},
 		{"discard", discarded},
 		{"half made", halfMade},

@@ -37,6 +37,8 @@ func main() {
 		orphan()
 	case "listen":
 		listen(args[0], args[1])
+	case "knock":
+		knock(args[0])
 	case "identity":
 		for _, l := range lines("/proc/self/status") {
 			if strings.HasPrefix(l, "CapEff") {

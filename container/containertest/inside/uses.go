@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"os/exec"
@@ -128,6 +129,19 @@ func listen(addr, text string) {
 	}
 	fmt.Fprint(c, text)
 	c.Close()
+}
+
+// knock says what whoever listens on a unix socket has to say.
+func knock(path string) {
+	c, err := net.Dial("unix", path)
+	if err != nil {
+		fail(err)
+	}
+	text, err := io.ReadAll(c)
+	if err != nil {
+		fail(err)
+	}
+	fmt.Println(string(text))
 }
 
 // count is how many processes have that name, the dead included.

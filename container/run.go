@@ -1,0 +1,87 @@
+package container
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+
+	"golang.org/x/sys/unix"
+)
+
+// Run is what a sandbox is told of the run that it serves, in
+// /run/mayfly/run.json.
+type Run struct {
+	ID       string `json:"run"`
+	Attempt  int    `json:"attempt"`
+	Deadline int64  `json:"deadline"` // ms since 1970; 0: none
+	Workload string `json:"workload,omitempty"`
+	Space    string `json:"space"`
+	Release  int    `json:"release,omitempty"`
+	Task     bool   `json:"task,omitempty"` // it waited its turn, and ID is the task's
+}
+
+const runName = "run.json"
+
+// SetRun says which run the sandbox serves from now on: to its programs, and to
+// whoever asks Run. A later daemon that adopts the sandbox knows it too.
+func (s *Sandbox) SetRun(r Run) error {
+	if err := s.PutFile(runName, mustJSON(r)); err != nil {
+		return err
+	}
+	s.run.Store(&r)
+	return nil
+}
+
+// EndRun says that the sandbox serves none, until the next SetRun. The file
+// stays as it was.
+func (s *Sandbox) EndRun() { s.run.Store(nil) }
+
+// Run is what the sandbox serves now; nil while that is none.
+func (s *Sandbox) Run() *Run { return s.run.Load() }
+
+// recallRun finds out what a sandbox serves that an earlier daemon handed over.
+func (s *Sandbox) recallRun() {
+	var r Run
+	if data, err := s.ReadFile(runName); err == nil && json.Unmarshal(data, &r) == nil && r.ID != "" {
+		s.run.Store(&r)
+	}
+}
+
+// ReadFile reads a file of /run/mayfly, which only the daemon can write.
+func (s *Sandbox) ReadFile(name string) ([]byte, error) {
+	return os.ReadFile(s.dir + "/run/" + name)
+}
+
+// Listen makes a socket in /run/mayfly, in place of one that an earlier daemon
+// left, to which every program of the container can connect. The descriptor
+// does not block. It and what connects to it are the caller's; the file goes
+// with the sandbox.
+func (s *Sandbox) Listen(name string) (fd int, err error) {
+	dir, err := openDir(s.dir + "/run")
+	if err != nil {
+		return -1, err
+	}
+	defer unix.Close(dir)
+	fd, err = unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
+	if err != nil {
+		return -1, os.NewSyscallError("socket", err)
+	}
+	at := &unix.SockaddrUnix{Name: socketPath(dir, name)}
+	err = unix.Bind(fd, at)
+	if errors.Is(err, unix.EADDRINUSE) {
+		unix.Unlinkat(dir, name, 0)
+		err = unix.Bind(fd, at)
+	}
+	if err == nil {
+		err = unix.Listen(fd, unix.SOMAXCONN)
+	}
+	if err == nil {
+		err = unix.Fchmodat(dir, name, 0o666, 0)
+	}
+	if err != nil {
+		unix.Close(fd)
+		return -1, fmt.Errorf("listen on %s: %w", name, err)
+	}
+	return fd, nil
+}
