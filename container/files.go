@@ -86,7 +86,7 @@ func replace(dir int, name string, data []byte, mode uint32) error {
 // contents of a directory before itself; directories end with a slash.
 var kept = [...]string{
 	stateName, "resolv.conf", "hosts", "hostname", socketName, logName0, logName1, exitsName, pidName,
-	"run/init", "run/self.json", "run/run.json", "run/api.sock", "run/",
+	noteName, "run/init", "run/self.json", "run/run.json", "run/api.sock", "run/payload", "run/",
 	"work/work/incompat/volatile/dirty", "work/work/incompat/volatile/", "work/work/incompat/", "work/work/", "work/",
 	"upper/",
 }

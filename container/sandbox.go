@@ -68,6 +68,7 @@ const (
 	exitsName  = "exits"
 	pidName    = "pid"
 	stateName  = "state.json"
+	noteName   = "note"
 )
 
 // Process is a program that was started in a sandbox.
@@ -499,6 +500,21 @@ func (s *Sandbox) PutFile(name string, data []byte) error {
 	}
 	defer unix.Close(dir)
 	return replace(dir, name, data, 0o644)
+}
+
+// SetNote leaves word for a later daemon that adopts the sandbox.
+func (s *Sandbox) SetNote(data []byte) error {
+	dir, err := openDir(s.dir)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(dir)
+	return replace(dir, noteName, data, 0o600)
+}
+
+// OpenFile opens a file that PutFile has put, as a program's standard input.
+func (s *Sandbox) OpenFile(name string) (*os.File, error) {
+	return os.Open(s.dir + "/run/" + name)
 }
 
 // Remove kills the container if it is still there and has its directory

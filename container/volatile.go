@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"golang.org/x/sys/unix"
 )
@@ -76,12 +77,28 @@ func (h *Host) Left() ([]string, error) {
 	return ids, nil
 }
 
-// Close lets go of the memory that volatile sandboxes lived in, and of the
-// control group above all others if none is left. Run has returned, and
-// volatile sandboxes are removed.
+// Note is what SetNote left with a sandbox, nil if nothing.
+func (h *Host) Note(id string) ([]byte, error) {
+	data, err := os.ReadFile(h.Dir(id) + "/" + noteName)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	return data, err
+}
+
+// Close lets go of the control group above all others if none is left, and of
+// the memory that volatile sandboxes lived in unless one is left there for a
+// later daemon. Run has returned.
 func (h *Host) Close() error {
 	h.cgroups.RemoveParent(h.opts.Cgroup)
 	if h.volatile == "" {
+		return nil
+	}
+	entries, err := os.ReadDir(h.volatile)
+	if err != nil {
+		return err
+	}
+	if slices.ContainsFunc(entries, fs.DirEntry.IsDir) {
 		return nil
 	}
 	return unix.Unmount(h.volatile, unix.MNT_DETACH)

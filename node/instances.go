@@ -112,10 +112,11 @@ func (n *Node) InstanceStats(_ context.Context, space, ref string) (mayfly.Stats
 	return in.sandbox.Stats()
 }
 
-// StopAll stops every instance and lets nothing start any more.
+// StopAll stops every instance and every task's attempt, and lets nothing start any more.
 func (n *Node) StopAll(ctx context.Context, progress func(string)) error {
 	n.mu.Lock()
 	n.stopped = true
+	runner := n.runner
 	var all []*instance
 	for _, in := range n.instances {
 		all = append(all, in)
@@ -138,6 +139,7 @@ func (n *Node) StopAll(ctx context.Context, progress func(string)) error {
 			return errShuttingDown()
 		}
 	}
+	runner.stop(ctx)
 	for range waiting {
 		select {
 		case <-done:

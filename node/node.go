@@ -74,6 +74,9 @@ type Node struct {
 	functions map[functionKey]*function
 	users     map[functionKey]int  // runs and deploys that need a release's image
 	instances map[string]*instance // that have not been removed, by id
+	left      []leftAttempt        // of an earlier daemon, until somebody takes them over
+	leaving   bool                 // attempts go on when this daemon has ended
+	runner    *Runner              // that runs tasks here, or nil
 	ctx       context.Context      // of Run; nil before and after
 	begun     chan struct{}        // closed when Run has begun
 	tasks     sync.WaitGroup       // goroutines that Run waits for
@@ -254,6 +257,9 @@ func (n *Node) deserted() bool {
 	if n.stopped {
 		return true
 	}
+	if n.leaving {
+		return false
+	}
 	for _, in := range n.instances {
 		select {
 		case <-in.recorded:
@@ -297,9 +303,7 @@ func (n *Node) recover(ctx context.Context) error {
 			return fmt.Errorf("adopt instance %s: %w", rec.ID, err)
 		}
 		in.sandbox = s
-		if a, err := netip.ParseAddr(s.Address); err == nil {
-			held = append(held, network.Held{ID: rec.ID, Address: a, Ports: s.Ports})
-		}
+		held = append(held, heldBy(s)...)
 	}
 	left, err := n.host.Left()
 	if err != nil {
@@ -307,6 +311,11 @@ func (n *Node) recover(ctx context.Context) error {
 	}
 	for _, id := range left {
 		if !wanted[id] {
+			if a, ok := n.recoverAttempt(id); ok {
+				n.left = append(n.left, a)
+				held = append(held, heldBy(a.sandbox)...)
+				continue
+			}
 			if err := n.host.Discard(id); err != nil {
 				n.opts.Log.Error("discard sandbox", "id", id, "err", err)
 			}
@@ -314,6 +323,15 @@ func (n *Node) recover(ctx context.Context) error {
 	}
 	n.dropOwners(ctx, wanted)
 	return n.net.Recover(ctx, held)
+}
+
+// heldBy is what a sandbox holds of the network.
+func heldBy(s *container.Sandbox) []network.Held {
+	a, err := netip.ParseAddr(s.Address)
+	if err != nil {
+		return nil
+	}
+	return []network.Held{{ID: s.ID, Address: a, Ports: s.Ports}}
 }
 
 // dropOwners ends the uses of images by what is no more.

@@ -95,6 +95,10 @@ func (n *Node) drop(ctx context.Context, key functionKey) {
 	if used {
 		return
 	}
+	if key.number == 0 { // of an image's tasks
+		n.releaseImages(ctx, key.owner())
+		return
+	}
 	if _, err := n.store.Release(ctx, key.space, key.name, key.number); mayfly.KindOf(err) == mayfly.NotFound {
 		n.releaseImages(ctx, key.owner())
 	}
@@ -189,7 +193,9 @@ func (n *Node) NeededImages() []string {
 
 // OwnerName says for people who keeps an image, as image.Owner names it.
 func (n *Node) OwnerName(owner string) string {
-	if key, ok := keyOfOwner(owner); ok {
+	if key, ok := keyOfOwner(owner); ok && key.number == 0 {
+		return "tasks of an image"
+	} else if ok {
 		return fmt.Sprintf("release %d of function %s", key.number, key.name)
 	}
 	n.mu.Lock()

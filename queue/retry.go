@@ -16,8 +16,8 @@ import (
 const (
 	firstBackoff = time.Second
 	maxBackoff   = time.Hour
-	lostMax      = 3 // times that an attempt is repeated which Mayfly itself lost
-	lostBackoff  = time.Second
+	lostBackoff  = time.Second // of an attempt that the platform itself lost or had no room for
+	lostLongest  = 64 * lostBackoff
 )
 
 // after decides what follows an attempt: the returned task is queued again
@@ -54,10 +54,8 @@ func next(task *mayfly.Task, exit mayfly.Exit, chance float64) (delay time.Durat
 	case task.State == mayfly.TaskSucceeded || task.State == mayfly.TaskCancelled:
 		return 0, false
 	case exit.Reason == mayfly.Lost || exit.Reason == mayfly.Rejected:
-		if lost := task.Attempt - 1 - task.Retried; lost < lostMax {
-			return repeat(lostBackoff << lost)
-		}
-		return 0, false
+		lost := task.Attempt - 1 - task.Retried // no fault of the task's, so it is repeated for ever
+		return repeat(min(lostLongest, lostBackoff<<min(lost, 10)))
 	case exit.Reason == mayfly.ExitedNonZero && slices.Contains(r.Final, exit.Code):
 		return 0, false
 	case exit.Reason == mayfly.OutOfMemory && r.MemoryUpTo > 0 && task.Memory >= r.MemoryUpTo:

@@ -14,15 +14,15 @@ import (
 
 func (x *run) identity() container.Run {
 	return container.Run{
-		ID: x.record.ID, Attempt: 1, Deadline: x.deadline.UnixMilli(),
-		Workload: x.record.Workload, Space: x.record.Space, Release: x.record.Release,
+		ID: x.record.ID, Attempt: x.attempt, Deadline: x.deadline.UnixMilli(),
+		Workload: x.record.Workload, Space: x.record.Space, Release: x.record.Release, Task: x.record.Trigger == "queue",
 	}
 }
 
 func (x *run) environment() []string {
 	return []string{
 		"MAYFLY_RUN=" + x.record.ID,
-		"MAYFLY_ATTEMPT=1",
+		"MAYFLY_ATTEMPT=" + strconv.Itoa(x.attempt),
 		"MAYFLY_DEADLINE=" + strconv.FormatInt(x.deadline.UnixMilli(), 10),
 		"MAYFLY_WORKLOAD=" + x.record.Workload,
 		"MAYFLY_SPACE=" + x.record.Space,
@@ -37,7 +37,7 @@ func (x *run) identify(h http.Header) {
 		}
 	}
 	h.Set("X-Mayfly-Run", x.record.ID)
-	h.Set("X-Mayfly-Attempt", "1")
+	h.Set("X-Mayfly-Attempt", strconv.Itoa(x.attempt))
 	h.Set("X-Mayfly-Deadline", strconv.FormatInt(x.deadline.UnixMilli(), 10))
 	h.Set("X-Mayfly-Workload", x.record.Workload)
 	h.Set("X-Mayfly-Space", x.record.Space)

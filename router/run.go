@@ -23,7 +23,9 @@ var errClientLeft = errors.New("the client left")
 type run struct {
 	router   *Router
 	release  *mayfly.Release
-	memory   int64 // limit in bytes, where it is not the release's
+	memory   int64                 // limit in bytes, where it is not the release's
+	attempt  int                   // 1, 2, 3... of a task; 1 of a call
+	started  func(instance string) // told when there is a container; or nil
 	body     *requestBody
 	lease    *container.Lease
 	accepted time.Time
@@ -47,7 +49,7 @@ func (r *Router) serve(w http.ResponseWriter, req *http.Request, rel *mayfly.Rel
 	if timeout == 0 {
 		timeout = r.opts.Timeout
 	}
-	x := &run{router: r, release: rel, memory: c.memory, body: newRequestBody(w, req.Body), accepted: now, deadline: now.Add(timeout), record: mayfly.Run{
+	x := &run{router: r, release: rel, memory: c.memory, attempt: 1, body: newRequestBody(w, req.Body), accepted: now, deadline: now.Add(timeout), record: mayfly.Run{
 		ID: mayfly.NewID(), Space: rel.Workload.Space, Workload: rel.Workload.Name, Release: rel.Number,
 		Node: r.opts.Node, Trigger: c.trigger, Started: now,
 	}}
@@ -117,6 +119,9 @@ func (r *Router) perform(ctx context.Context, x *run, w *answer, req *http.Reque
 		rec.Sandbox = x.handed.Sub(x.accepted) - rec.Queue
 	})
 	defer lease.GiveUp(false) // unless it was before
+	if x.started != nil {
+		x.started(lease.ID)
+	}
 	if err := lease.SetRun(x.identity()); err != nil {
 		return 0, err
 	}

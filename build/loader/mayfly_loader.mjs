@@ -113,7 +113,10 @@ async function load (name, folder) {
   const path = ['.mjs', '.js', '.cjs'].map(ext => join(folder, file + ext)).find(existsSync)
   if (!path) fail(`handler ${name}: there is no ${file}.mjs or ${file}.js in ${folder}`)
   process.argv = [process.argv[0], path]
+  const write = process.stdout.write
+  process.stdout.write = process.stderr.write.bind(process.stderr) // what a module prints is no task's result
   const module = await import(path)
+  process.stdout.write = write
   const handle = module[fn] ?? module.default?.[fn]
   if (typeof handle !== 'function') fail(`handler ${name}: ${path} exports no function ${fn}`)
   return handle
@@ -129,6 +132,7 @@ async function serve (handle, req, res) {
   } catch (e) {
     return answer(res, 400, TEXT, Buffer.from(e.message))
   }
+  if (req.headers['x-mayfly-detached']) return detached(handle, event, context, res)
   let outcome
   try {
     outcome = encode(await handle(event, context))
@@ -137,6 +141,33 @@ async function serve (handle, req, res) {
     outcome = [500, TEXT, Buffer.from(report(e))]
   }
   answer(res, ...outcome)
+}
+
+// detached runs a task that needs no connection: what the handler returns is
+// the program's output, and what it prints goes to stderr.
+async function detached (handle, event, context, res) {
+  answer(res, 202, '', '')
+  process.stdout.write = process.stderr.write.bind(process.stderr)
+  let code = 0
+  try {
+    let body = Buffer.from(encode(await handle(event, context))[2])
+    while (body.length > 0) body = body.subarray(write(body))
+  } catch (e) {
+    report(e)
+    code = 1
+  }
+  process.exit(code)
+}
+
+// write writes what the pipe takes of a result.
+function write (body) {
+  for (;;) {
+    try {
+      return writeSync(1, body)
+    } catch (e) {
+      if (e.code !== 'EAGAIN') throw e
+    }
+  }
 }
 
 function answer (res, status, kind, body) {

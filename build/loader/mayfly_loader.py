@@ -165,7 +165,7 @@ class Connection:
             self.sock.sendall(body)
 
 
-REASONS = {200: "OK", 204: "No Content", 400: "Bad Request", 431: "Request Header Fields Too Large",
+REASONS = {200: "OK", 202: "Accepted", 204: "No Content", 400: "Bad Request", 431: "Request Header Fields Too Large",
            500: "Internal Server Error"}
 
 
@@ -245,6 +245,24 @@ class Server:
         finally:
             sock.close()
 
+    def detached(self, conn, event, context):
+        """Runs a task that needs no connection: what the handler returns is
+        the program's output, and what it prints goes to stderr."""
+        conn.answer(202, "", b"")
+        flush()
+        out = os.dup(1)
+        os.dup2(2, 1)
+        code = 0
+        try:
+            body = memoryview(self.call(event, context)[2])
+            while body:
+                body = body[os.write(out, body):]
+        except BaseException as e:
+            report(e)
+            code = 1
+        flush()
+        os._exit(code)
+
     def request(self, conn):
         try:
             head = conn.head()
@@ -259,6 +277,8 @@ class Server:
         except ValueError:
             conn.answer(400, "text/plain; charset=utf-8", b"an X-Mayfly header is not a number", keep=False)
             return False
+        if "x-mayfly-detached" in headers:
+            self.detached(conn, event, context)
         keep = version != "HTTP/1.0" and headers.get("connection", "").lower() != "close"
         try:
             status, kind, body = self.call(event, context)
@@ -319,7 +339,12 @@ def load(name, folder):
     else:  # with PYTHONSAFEPATH the loader's own folder is not there
         sys.path.insert(0, folder)
     sys.argv = [path + ".py"]
+    out = os.dup(1)
+    os.dup2(2, 1)  # what a module prints is no task's result
     module = __import__(file.replace("/", "."), fromlist=[function])
+    flush()
+    os.dup2(out, 1)
+    os.close(out)
     handle = getattr(module, function, None)
     if not callable(handle):
         fail("handler %s: %s.py has no function %s" % (name, file, function))

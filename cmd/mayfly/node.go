@@ -15,6 +15,7 @@ import (
 	"github.com/mayfly-run/mayfly/bus"
 	"github.com/mayfly-run/mayfly/image"
 	nodes "github.com/mayfly-run/mayfly/node"
+	"github.com/mayfly-run/mayfly/queue"
 	"github.com/mayfly-run/mayfly/router"
 	"github.com/mayfly-run/mayfly/store"
 )
@@ -96,7 +97,16 @@ func openNode(ctx context.Context, f upFlags, log *slog.Logger) (_ *node, err er
 	n.onClose(machine.Close)
 	routes := router.New(record, machine, machine, router.Options{Log: log, Node: n.name, MaxMemory: machine.Memory()})
 	n.routes = routes
-	n.loops = append(n.loops, machine.Run, routes.Run)
+	tasks, err := queue.Open(ctx, b, queue.Options{Log: log})
+	if err != nil {
+		return nil, err
+	}
+	n.onClose(func() error { tasks.Close(); return nil })
+	runner := nodes.NewRunner(machine, tasks, routes, nodes.RunnerOptions{Log: log, Tasks: f.tasks})
+	if err := runner.Adopt(ctx); err != nil {
+		return nil, err
+	}
+	n.loops = append(n.loops, machine.Run, routes.Run, tasks.Run, runner.Run)
 	n.services = api.Services{
 		Instances: machine, Workloads: workloads{machine, routes}, Machine: machine, Logs: machine,
 		Images: imageService{images, machine}, Stacks: stackService{stacks},

@@ -28,7 +28,7 @@ type upFlags struct {
 	data, driver, node, logLevel string
 	http                         string
 	api                          []string
-	waiting                      int
+	waiting, tasks               int
 }
 
 func (c *cli) up() *cobra.Command {
@@ -56,6 +56,7 @@ mayfly down stops them too.`,
 	fs.StringArrayVar(&f.api, "api", []string{client.DefaultHost}, "where the API is served: unix:///path, or http:// and a loopback address; again for more")
 	fs.StringVar(&f.driver, "driver", "", "how containers are made: native, crun, runc or another OCI runtime")
 	fs.IntVar(&f.waiting, "waiting", 0, "most sandboxes of one function that wait for calls (default 32, -1 for none)")
+	fs.IntVar(&f.tasks, "tasks", 0, "most tasks that run at once on this node (default 8 for each core, at least 16)")
 	fs.StringVar(&f.node, "node", "", "name of this node (default the host's name)")
 	fs.StringVar(&f.logLevel, "log-level", "info", "debug, info, warn or error")
 	return cmd

@@ -1,0 +1,309 @@
+package node
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net/http"
+	"strconv"
+	"syscall"
+	"time"
+
+	"github.com/mayfly-run/mayfly"
+	"github.com/mayfly-run/mayfly/container"
+	"github.com/mayfly-run/mayfly/queue"
+)
+
+// attempt is one execution of a task by a program that was started for it.
+type attempt struct {
+	runner   *Runner
+	grant    *queue.Grant
+	release  *mayfly.Release // nil when it was adopted
+	sandbox  *container.Sandbox
+	deadline time.Time // zero: none
+	giveUp   func()    // takes the sandbox down; nil when it was adopted
+	leave    func()    // leaves it to the next daemon
+	recorded chan struct{}
+}
+
+// attemptNote is what a later daemon needs to take an attempt over, left in its
+// sandbox before the program starts.
+type attemptNote struct {
+	Space    string         `json:"space"`
+	Task     string         `json:"task"`
+	Attempt  mayfly.Attempt `json:"attempt"`
+	Deadline time.Time      `json:"deadline,omitzero"`
+}
+
+// begin takes a sandbox and starts the program in it.
+func (a *attempt) begin(ctx context.Context) error {
+	n := a.runner.node
+	f, ready, err := n.get(ctx, a.release)
+	if err != nil {
+		return err
+	}
+	key := keyOf(a.release)
+	a.sandbox = ready.Sandbox
+	a.giveUp = func() {
+		f.pool.Gone()
+		n.retire(a.sandbox, func() { n.done(key) })
+	}
+	a.leave = func() {
+		f.pool.Gone()
+		n.done(key)
+	}
+	if err := a.start(ctx, f.template, ready); err != nil {
+		a.giveUp()
+		return err
+	}
+	a.runner.queue.Started(a.grant)
+	return nil
+}
+
+// start hands the task over.
+func (a *attempt) start(ctx context.Context, t *template, r *ready) error {
+	s, g := a.sandbox, a.grant
+	if err := s.SetRun(a.identity()); err != nil {
+		return err
+	}
+	if err := s.PutFile("payload", g.Payload); err != nil {
+		return err
+	}
+	if g.Task.Memory > 0 {
+		if err := s.SetMemory(g.Task.Memory); err != nil {
+			return err
+		}
+	}
+	g.Attempt.Instance, g.Attempt.Started = s.ID, time.Now()
+	note, err := json.Marshal(attemptNote{Space: g.Task.Space, Task: g.Task.ID, Attempt: g.Attempt, Deadline: a.deadline})
+	if err != nil {
+		return err
+	}
+	if r.port != 0 {
+		// Without the note the next daemon throws the sandbox away: it cannot
+		// know whether the handler was called.
+		if err := a.call(ctx, r); err != nil {
+			return err
+		}
+		return s.SetNote(note)
+	}
+	if err := s.SetNote(note); err != nil {
+		return err
+	}
+	return a.execute(ctx, t)
+}
+
+// execute starts the program. One that cannot be executed ends the sandbox as
+// a shell would say it.
+func (a *attempt) execute(ctx context.Context, t *template) error {
+	s := a.sandbox
+	in, err := s.OpenFile("payload")
+	if err != nil {
+		return err
+	}
+	defer in.Close()
+	p := container.Program{Argv: t.argv, Env: append(s.Env()[:len(s.Env()):len(s.Env())], a.environment()...), Dir: t.config.WorkDir, Stdin: in}
+	_, err = s.Start(ctx, p)
+	var errno syscall.Errno
+	if errors.As(err, &errno) {
+		code := 126
+		if errno == syscall.ENOENT {
+			code = 127
+		}
+		s.Fail(code, "cannot execute "+p.Argv[0]+": "+errno.Error())
+		return nil
+	}
+	return err
+}
+
+// callTime is how long a handler's loader may take to accept a task.
+const callTime = 10 * time.Second
+
+// call gives the task to a handler that waits for it. Its loader answers before
+// it calls the handler, and writes what that returns to the standard output.
+func (a *attempt) call(ctx context.Context, r *ready) error {
+	conn := r.conn
+	r.conn = nil
+	if conn == nil {
+		var err error
+		if conn, err = r.Dial(ctx, r.port, time.Second); err != nil {
+			return err
+		}
+	}
+	defer conn.Close()
+	if err := conn.SetDeadline(time.Now().Add(callTime)); err != nil {
+		return err
+	}
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://function/", bytes.NewReader(a.grant.Payload))
+	if err != nil {
+		return err
+	}
+	h := req.Header
+	h.Set("X-Mayfly-Detached", "1")
+	h.Set("X-Mayfly-Run", a.grant.Task.ID)
+	h.Set("X-Mayfly-Attempt", strconv.Itoa(a.grant.Attempt.Number))
+	h.Set("X-Mayfly-Workload", a.grant.Task.Workload)
+	h.Set("X-Mayfly-Space", a.grant.Task.Space)
+	if !a.deadline.IsZero() {
+		h.Set("X-Mayfly-Deadline", strconv.FormatInt(a.deadline.UnixMilli(), 10))
+	}
+	if err := req.Write(conn); err != nil {
+		return fmt.Errorf("hand over to the handler: %w", err)
+	}
+	resp, err := http.ReadResponse(bufio.NewReader(conn), req)
+	if err != nil {
+		return fmt.Errorf("hand over to the handler: %w", err)
+	}
+	if resp.StatusCode != http.StatusAccepted {
+		return mayfly.Errorf(mayfly.Failed, "the handler's loader answered with status %d; deploy the function again", resp.StatusCode)
+	}
+	return nil
+}
+
+func (a *attempt) identity() container.Run {
+	g := a.grant
+	run := container.Run{
+		ID: g.Task.ID, Attempt: g.Attempt.Number, Workload: g.Task.Workload, Space: g.Task.Space, Release: g.Task.Release, Task: true,
+	}
+	if !a.deadline.IsZero() {
+		run.Deadline = a.deadline.UnixMilli()
+	}
+	return run
+}
+
+func (a *attempt) environment() []string {
+	g := a.grant
+	env := []string{
+		"MAYFLY_RUN=" + g.Task.ID,
+		"MAYFLY_ATTEMPT=" + strconv.Itoa(g.Attempt.Number),
+		"MAYFLY_SPACE=" + g.Task.Space,
+	}
+	if g.Task.Workload != "" {
+		env = append(env, "MAYFLY_WORKLOAD="+g.Task.Workload)
+	}
+	if !a.deadline.IsZero() {
+		env = append(env, "MAYFLY_DEADLINE="+strconv.FormatInt(a.deadline.UnixMilli(), 10))
+	}
+	return env
+}
+
+// attend waits for the program's end and has it recorded, before anything of
+// the sandbox goes. When ctx ends first, all is left to the next daemon.
+func (a *attempt) attend(ctx context.Context) {
+	r := a.runner
+	a.recorded = make(chan struct{})
+	r.mu.Lock()
+	r.running[a] = struct{}{}
+	r.mu.Unlock()
+	defer func() {
+		r.mu.Lock()
+		delete(r.running, a)
+		r.mu.Unlock()
+		close(a.recorded)
+	}()
+	if !a.await(ctx) || !r.done(ctx, a.grant, a.result(ctx)) {
+		r.node.noteLeft()
+		if a.leave != nil {
+			a.leave()
+		}
+		return
+	}
+	if a.giveUp == nil {
+		r.node.retire(a.sandbox, func() {})
+		return
+	}
+	a.giveUp()
+}
+
+// await sees to it that the program ends in time. It reports false when ctx
+// ended before.
+func (a *attempt) await(ctx context.Context) bool {
+	s := a.sandbox
+	var late <-chan time.Time
+	if !a.deadline.IsZero() {
+		t := time.NewTimer(time.Until(a.deadline))
+		defer t.Stop()
+		late = t.C
+	}
+	select {
+	case <-s.Ended():
+		return true
+	case <-late:
+		s.Blame(mayfly.DeadlinePassed, "its timeout of "+a.grant.Task.Timeout.String()+" passed")
+	case <-a.grant.Cancelled():
+		s.Blame(mayfly.Cancelled, "it was cancelled")
+	case <-ctx.Done():
+		return false
+	}
+	s.Stop(ctx, syscall.SIGTERM, stopGrace)
+	<-s.Ended()
+	return true
+}
+
+// result is how the program ended and what it wrote to its standard output.
+func (a *attempt) result(ctx context.Context) mayfly.Result {
+	s := a.sandbox
+	res := mayfly.Result{Exit: s.Exit(), Instance: s.ID}
+	if !container.HasLog(s.Dir()) {
+		return res
+	}
+	err := container.ReadLog(ctx, s.Dir(), mayfly.LogOptions{Tail: -1}, nil, func(e mayfly.LogEntry) error {
+		if e.Stream != "stdout" {
+			return nil
+		}
+		res.Output = append(res.Output, e.Data...)
+		if len(res.Output) > resultMax {
+			return errEnough
+		}
+		return nil
+	})
+	if err != nil && err != errEnough && !errors.Is(err, fs.ErrNotExist) {
+		a.runner.opts.Log.Error("read the result of a task", "task", a.grant.Task.ID, "err", err)
+	}
+	return res
+}
+
+// resultMax is how much of a standard output is read as a result, in bytes; the
+// queue may keep less.
+const resultMax = 1 << 20
+
+var errEnough = errors.New("enough was read")
+
+// leftAttempts returns the sandboxes that tasks ran in, once.
+func (n *Node) leftAttempts() []leftAttempt {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	left := n.left
+	n.left = nil
+	return left
+}
+
+// recoverAttempt adopts a sandbox that a task was started in. It reports false
+// when the sandbox is something else, or the program was never started.
+func (n *Node) recoverAttempt(id string) (left leftAttempt, ok bool) {
+	data, err := n.host.Note(id)
+	if err != nil || data == nil || json.Unmarshal(data, &left.note) != nil {
+		return left, false
+	}
+	if left.sandbox, err = n.host.Adopt(id); err != nil || left.sandbox.Main() == nil {
+		return left, false
+	}
+	return left, true
+}
+
+// noteLeft says that an attempt goes on without this daemon.
+func (n *Node) noteLeft() {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.leaving = true
+}
+
+func (n *Node) isStopped() bool {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.stopped
+}

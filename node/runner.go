@@ -1,0 +1,242 @@
+package node
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+	"log/slog"
+	"runtime"
+	"sync"
+	"time"
+
+	"github.com/mayfly-run/mayfly"
+	"github.com/mayfly-run/mayfly/container"
+	"github.com/mayfly-run/mayfly/queue"
+)
+
+// Requests run tasks of functions that are reached by requests. The router
+// package gives them.
+type Requests interface {
+	// ServeTask runs one attempt, and calls started when it has a container.
+	// The end of ctx ends it.
+	ServeTask(ctx context.Context, rel *mayfly.Release, g *queue.Grant, started func(instance string)) mayfly.Result
+}
+
+// RunnerOptions tune a Runner. The zero value is fit for production.
+type RunnerOptions struct {
+	Log   *slog.Logger // nil: no log
+	Tasks int          // attempts at once; 8 for each core, and 16 at least, if zero
+}
+
+// Runner runs tasks on this machine. It asks the queue for one whenever it has
+// room, which is what places them.
+//
+// A program that is started for its task reads the payload from a file and
+// writes to its sandbox's log, so it needs no daemon: when one is killed, the
+// attempt goes on, and the next daemon's Adopt takes it over. A function that
+// listens gets the payload over a connection of the daemon's; its attempt ends
+// with that, and is repeated.
+type Runner struct {
+	node     *Node
+	queue    *queue.Queue
+	requests Requests
+	opts     RunnerOptions
+	adopted  []*attempt
+
+	mu      sync.Mutex
+	running map[*attempt]struct{}
+}
+
+// NewRunner returns a Runner of the queue's tasks on the node.
+func NewRunner(n *Node, q *queue.Queue, r Requests, o RunnerOptions) *Runner {
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	if o.Tasks == 0 {
+		o.Tasks = max(16, 8*runtime.NumCPU())
+	}
+	run := &Runner{node: n, queue: q, requests: r, opts: o, running: make(map[*attempt]struct{})}
+	n.mu.Lock()
+	n.runner = run
+	n.mu.Unlock()
+	return run
+}
+
+// Adopt takes over the attempts that an earlier daemon started, whether they
+// still run or have ended. It is called before the queue runs, so that none of
+// them is granted again.
+func (r *Runner) Adopt(ctx context.Context) error {
+	for _, left := range r.node.leftAttempts() {
+		g, err := r.queue.Adopt(ctx, left.note.Space, left.note.Task, left.note.Attempt)
+		switch mayfly.KindOf(err) {
+		case mayfly.NotFound, mayfly.Conflict:
+			r.opts.Log.Info("an attempt that nobody waits for is stopped", "task", left.note.Task, "err", err)
+			left.sandbox.Remove()
+			continue
+		}
+		if err != nil {
+			return fmt.Errorf("adopt task %s: %w", left.note.Task, err)
+		}
+		r.adopted = append(r.adopted, &attempt{runner: r, grant: g, sandbox: left.sandbox, deadline: left.note.Deadline})
+	}
+	return nil
+}
+
+// Run runs tasks until ctx ends. Then it asks for no more and leaves programs
+// that were started for their task running, for the next daemon.
+func (r *Runner) Run(ctx context.Context) error {
+	var all sync.WaitGroup
+	for _, a := range r.adopted {
+		all.Go(func() { a.attend(ctx) })
+	}
+	r.adopted = nil
+	for range r.opts.Tasks {
+		all.Go(func() { r.work(ctx) })
+	}
+	all.Wait()
+	return ctx.Err()
+}
+
+// askAgain is how long a queue that failed is left alone.
+const askAgain = time.Second
+
+// work runs one task after the other.
+func (r *Runner) work(ctx context.Context) {
+	for ctx.Err() == nil && !r.node.isStopped() {
+		g, err := r.queue.Next(ctx, r.node.opts.Name)
+		if err == nil {
+			r.perform(ctx, g)
+			continue
+		}
+		if ctx.Err() != nil {
+			return
+		}
+		r.opts.Log.Error("ask for a task", "err", err)
+		select {
+		case <-time.After(askAgain):
+		case <-ctx.Done():
+		}
+	}
+}
+
+// perform runs one attempt in the way that its release asks for.
+func (r *Runner) perform(ctx context.Context, g *queue.Grant) {
+	if r.node.isStopped() {
+		return // the next daemon finds it queued
+	}
+	rel, err := r.release(ctx, &g.Task)
+	if err != nil {
+		r.done(ctx, g, rejected(err))
+		return
+	}
+	if !detached(&rel.Workload) {
+		res := r.requests.ServeTask(ctx, rel, g, func(instance string) { r.queue.Started(g) })
+		if ctx.Err() == nil {
+			r.done(ctx, g, res)
+		}
+		return
+	}
+	a := &attempt{runner: r, grant: g, release: rel, deadline: g.Deadline}
+	if err := a.begin(ctx); err != nil {
+		if ctx.Err() == nil && !r.node.isStopped() {
+			r.done(ctx, g, rejected(err))
+		}
+		return
+	}
+	a.attend(ctx)
+}
+
+// detached reports whether tasks of a workload run without a connection of the
+// daemon's: the program is started for the task, or is a handler that serves
+// this one only.
+func detached(w *mayfly.Workload) bool {
+	return w.Protocol == mayfly.Stdio || w.Protocol == mayfly.Handler && w.Isolation != mayfly.IsolationInstance
+}
+
+// rejected is the end of an attempt that did not come to be.
+func rejected(err error) mayfly.Result {
+	exit := mayfly.Exit{Reason: mayfly.Rejected, Detail: err.Error(), Time: time.Now()}
+	if k := mayfly.KindOf(err); k == mayfly.Failed || k == mayfly.Invalid || k == mayfly.NotFound {
+		exit.Reason, exit.Code = mayfly.ExitedNonZero, 125 // trying at once again does not help
+	}
+	return mayfly.Result{Exit: exit}
+}
+
+// release is what a task pins: a release of its workload, or one that is made
+// up of its image.
+func (r *Runner) release(ctx context.Context, t *mayfly.Task) (*mayfly.Release, error) {
+	if t.Workload != "" {
+		rel, err := r.node.store.Release(ctx, t.Space, t.Workload, t.Release)
+		return &rel, err
+	}
+	w := mayfly.Workload{
+		Space: t.Space, Image: t.Image, Protocol: mayfly.Stdio, Isolation: mayfly.IsolationRun,
+		Process: mayfly.Process{Env: t.Env}, Resources: mayfly.Resources{Memory: t.Memory}, Timeout: t.Timeout,
+	}
+	if len(t.Argv) > 0 {
+		w.Command = t.Argv
+	}
+	spec, err := json.Marshal(w)
+	if err != nil {
+		return nil, err
+	}
+	sum := sha256.Sum256(append(spec, t.ImageDigest...))
+	w.Name = imageTask + hex.EncodeToString(sum[:8])
+	return &mayfly.Release{Workload: w, Image: t.ImageDigest}, nil
+}
+
+// imageTask begins the name of what stands for the workload of tasks that come
+// straight from an image. No workload's name does.
+const imageTask = "_image-"
+
+// done records how an attempt ended. While the queue cannot take it, it is
+// tried again, for the result is nowhere else; it reports whether it was.
+func (r *Runner) done(ctx context.Context, g *queue.Grant, res mayfly.Result) bool {
+	for {
+		_, err := r.queue.Done(context.WithoutCancel(ctx), g, res)
+		switch mayfly.KindOf(err) {
+		case mayfly.Unavailable, mayfly.Busy:
+			r.opts.Log.Warn("the end of a task is not recorded yet; it is tried again", "task", g.Task.ID, "err", err)
+			select {
+			case <-time.After(askAgain):
+				continue
+			case <-ctx.Done():
+				return false
+			}
+		}
+		if err != nil && mayfly.KindOf(err) != mayfly.Conflict {
+			r.opts.Log.Error("record the end of a task", "task", g.Task.ID, "err", err)
+		}
+		return true
+	}
+}
+
+// stop ends the attempts that run, as the node is taken down. They are repeated
+// when it comes up again. A nil Runner has none.
+func (r *Runner) stop(ctx context.Context) {
+	if r == nil {
+		return
+	}
+	r.mu.Lock()
+	var all sync.WaitGroup
+	for a := range r.running {
+		all.Go(func() {
+			a.sandbox.Blame(mayfly.Lost, "the node was taken down")
+			a.sandbox.Kill()
+			select {
+			case <-a.recorded:
+			case <-ctx.Done():
+			}
+		})
+	}
+	r.mu.Unlock()
+	all.Wait()
+}
+
+// leftAttempt is a sandbox that an earlier daemon ran a task in.
+type leftAttempt struct {
+	sandbox *container.Sandbox
+	note    attemptNote
+}

@@ -1,0 +1,98 @@
+package router
+
+import (
+	"bytes"
+	"context"
+	"net/http"
+	"time"
+
+	"github.com/mayfly-run/mayfly"
+	"github.com/mayfly-run/mayfly/queue"
+)
+
+// resultMax is how much of an answer is kept as a task's result, in bytes; the
+// queue may keep less.
+const resultMax = 1 << 20
+
+// errCancelled is why an attempt ends whose task was cancelled.
+var errCancelled = mayfly.Errorf(mayfly.Conflict, "the task was cancelled")
+
+// ServeTask runs one attempt of a task of a function that is reached by
+// requests: the payload is the body of a POST, and the answer's body the
+// result. It calls started once the attempt has a container. The end of ctx
+// ends the attempt, which then says nothing about the task.
+func (r *Router) ServeTask(ctx context.Context, rel *mayfly.Release, g *queue.Grant, started func(instance string)) mayfly.Result {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	over := make(chan struct{})
+	defer close(over)
+	go func() {
+		select {
+		case <-g.Cancelled():
+			cancel(errCancelled)
+		case <-over:
+		}
+	}()
+	if !g.Deadline.IsZero() {
+		var stop context.CancelFunc
+		ctx, stop = context.WithDeadlineCause(ctx, g.Deadline, errDeadline(g.Task.Timeout))
+		defer stop()
+	}
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://"+rel.Workload.Name+"/", bytes.NewReader(g.Payload))
+	if err != nil {
+		return mayfly.Result{Exit: mayfly.Exit{Reason: mayfly.Rejected, Detail: err.Error(), Time: time.Now()}}
+	}
+	memory := g.Task.Memory
+	if rel.Workload.Isolation == mayfly.IsolationInstance {
+		memory = 0 // its containers serve other runs too
+	}
+	w := &taskAnswer{header: http.Header{}}
+	x := &run{
+		router: r, release: rel, memory: memory, attempt: g.Attempt.Number, started: started,
+		body: newRequestBody(w, req.Body), accepted: g.Attempt.Granted, deadline: g.Deadline,
+		record: mayfly.Run{
+			ID: g.Task.ID, Space: rel.Workload.Space, Workload: rel.Workload.Name, Release: rel.Number,
+			Node: r.opts.Node, Trigger: "queue", Started: g.Attempt.Granted,
+		},
+	}
+	status, err := r.perform(ctx, x, &answer{ResponseWriter: w, run: x}, req)
+	res := mayfly.Result{Instance: x.record.Instance, Output: w.kept.Bytes()}
+	if err == nil {
+		res.Exit = answeredWith(status)
+		if status >= 400 {
+			res.Exit.Code = status
+			res.Exit.Detail += firstLine(w.kept.Bytes())
+		}
+		return res
+	}
+	res.Exit, _ = x.explain(ctx, err)
+	if context.Cause(ctx) == errCancelled {
+		res.Exit.Reason, res.Exit.Detail = mayfly.Cancelled, errCancelled.Error()
+	}
+	return res
+}
+
+// firstLine is the beginning of what a failed function answered, for people.
+func firstLine(text []byte) string {
+	line, _, _ := bytes.Cut(bytes.TrimSpace(text), []byte("\n"))
+	if len(line) == 0 {
+		return ""
+	}
+	return ": " + string(bytes.ToValidUTF8(line[:min(len(line), 200)], nil))
+}
+
+// taskAnswer keeps what a function answers.
+type taskAnswer struct {
+	header http.Header
+	kept   bytes.Buffer
+}
+
+func (w *taskAnswer) Header() http.Header { return w.header }
+func (w *taskAnswer) WriteHeader(int)     {}
+func (w *taskAnswer) Flush()              {}
+
+// Write keeps the first part of an answer and drops the rest.
+func (w *taskAnswer) Write(p []byte) (int, error) {
+	w.kept.Write(p[:min(len(p), resultMax+1-min(w.kept.Len(), resultMax+1))])
+	return len(p), nil
+}
