@@ -39,6 +39,7 @@ const (
 	maxJSON      = 1 << 20
 	maxCode      = 1<<30 + 1<<28 // package build takes 1 GiB of files; a tar is longer
 	maxImport    = 64 << 30
+	maxTasks     = 64 << 20 // what submits tasks
 	maxHeaders   = 64 << 10
 	headerTime   = 10 * time.Second
 	jsonTime     = 10 * time.Second // for a whole JSON body
@@ -50,13 +51,14 @@ const (
 
 // Options tune a Server. The zero value is fit for production.
 type Options struct {
-	Log     *slog.Logger // discarded if nil
-	Version string       // as `mayfly version` shows it
-	Node    string       // name of this node, for version
-	Driver  string       // name of the container driver, for version
-	Group   string       // group that may use the socket, if there is one; "mayfly" if empty
-	MaxCode int64        // bytes of an uploaded code tar; 1.25 GiB if zero
-	Stop    func()       // ends the daemon, after Machine.StopAll; nothing if nil
+	Log      *slog.Logger // discarded if nil
+	Version  string       // as `mayfly version` shows it
+	Node     string       // name of this node, for version
+	Driver   string       // name of the container driver, for version
+	Group    string       // group that may use the socket, if there is one; "mayfly" if empty
+	MaxCode  int64        // bytes of an uploaded code tar; 1.25 GiB if zero
+	MaxTasks int64        // bytes of a request that submits tasks; 64 MiB if zero
+	Stop     func()       // ends the daemon, after Machine.StopAll; nothing if nil
 }
 
 // Server answers on the addresses that it was opened with.
@@ -87,6 +89,9 @@ func Open(addresses []string, services Services, opts Options) (*Server, error) 
 	}
 	if opts.MaxCode == 0 {
 		opts.MaxCode = maxCode
+	}
+	if opts.MaxTasks == 0 {
+		opts.MaxTasks = maxTasks
 	}
 	s := &Server{services: services, opts: opts, closing: make(chan struct{}), answers: newAnswers()}
 	handler, err := s.routes()

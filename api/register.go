@@ -28,7 +28,7 @@ func (a adapter) Handle(op *huma.Operation, handler func(huma.Context)) {
 		// it is left, so that is never replaced: what is left would be read as
 		// the next request of the connection.
 		ours := r.WithContext(r.Context())
-		ours.Body = newBody(w, r, op)
+		ours.Body = newBody(w, r, op.MaxBodyBytes)
 		handler(&operationContext{humago.NewContext(op, ours, w)})
 	})
 }
@@ -55,10 +55,10 @@ type body struct {
 	err     error // the first but io.EOF
 }
 
-func newBody(w http.ResponseWriter, r *http.Request, op *huma.Operation) *body {
+func newBody(w http.ResponseWriter, r *http.Request, limit int64) *body {
 	b := &body{ReadCloser: r.Body, control: http.NewResponseController(w), limit: maxJSON, until: time.Now().Add(jsonTime)}
-	if op.MaxBodyBytes > maxJSON {
-		b.limit, b.each = op.MaxBodyBytes, uploadTime
+	if limit > maxJSON {
+		b.limit, b.each = limit, uploadTime
 	}
 	b.left = b.limit
 	return b
@@ -138,8 +138,9 @@ type operation struct {
 	route   string // method and path
 	summary string
 	detail  string
-	status  int   // 200 if zero, or 204 without an answer
-	upload  int64 // most bytes of a body that is no JSON
+	status  int               // 200 if zero, or 204 without an answer
+	upload  int64             // most bytes of a body that is no JSON
+	body    *huma.RequestBody // of a raw operation
 }
 
 func (o operation) huma(r *router) huma.Operation {
@@ -237,7 +238,7 @@ func (r *router) raw(o operation, methods []string, params []*huma.Param, respon
 		maps.Copy(all, responses)
 		r.huma.OpenAPI().AddOperation(&huma.Operation{
 			OperationID: id, Method: method, Path: path, Summary: o.summary, Description: o.detail,
-			Parameters: slices.Clone(params), Responses: all,
+			Parameters: slices.Clone(params), RequestBody: o.body, Responses: all,
 		})
 		if handler != nil {
 			r.mux.HandleFunc(method+" "+path, handler)

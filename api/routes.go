@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/http"
+	"reflect"
 	"strconv"
 	"strings"
 
@@ -28,6 +29,7 @@ func (s *Server) routes() (http.Handler, error) {
 	config := huma.DefaultConfig("Mayfly", version)
 	config.Info.Description = "Runs code in containers that live only as long as they are needed."
 	config.OpenAPIPath, config.DocsPath, config.SchemasPath = "", "", ""
+	config.Components.Schemas = huma.NewMapRegistry("#/components/schemas/", schemaName)
 	config.CreateHooks = nil // no $schema members in what we answer
 	config.Transformers = []huma.Transformer{translate}
 	config.RejectUnknownQueryParameters = true
@@ -39,6 +41,7 @@ func (s *Server) routes() (http.Handler, error) {
 	r.stacks()
 	r.workloads()
 	r.runs()
+	r.tasks()
 	r.machine()
 	schemas := r.huma.OpenAPI().Components.Schemas.Map()
 	delete(schemas, "ErrorModel") // huma's own; ours is Problem
@@ -63,6 +66,17 @@ func (s *Server) routes() (http.Handler, error) {
 			WithHint("see /v1/docs"))
 	})
 	return s.callsFirst(mux), nil
+}
+
+// schemaName is what a type is called in the document. Two are called Progress.
+func schemaName(t reflect.Type, hint string) string {
+	if t.Kind() == reflect.Pointer {
+		t = t.Elem()
+	}
+	if t == reflect.TypeFor[mayfly.Progress]() {
+		return "TaskProgress"
+	}
+	return huma.DefaultSchemaNamer(t, hint)
 }
 
 // callsFirst serves calls before the mux sees them: it would answer a path

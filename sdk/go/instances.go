@@ -87,7 +87,12 @@ func (c *Client) InstanceLogs(ctx context.Context, ref string, opts mayfly.LogOp
 }
 
 func (c *Client) logs(ctx context.Context, path []string, opts mayfly.LogOptions, each func(mayfly.LogEntry) error) error {
-	query := url.Values{"follow": {strconv.FormatBool(opts.Follow)}, "tail": {strconv.Itoa(opts.Tail)}}
+	return c.logsOf(ctx, path, url.Values{}, opts, each)
+}
+
+func (c *Client) logsOf(ctx context.Context, path []string, query url.Values, opts mayfly.LogOptions, each func(mayfly.LogEntry) error) error {
+	query.Set("follow", strconv.FormatBool(opts.Follow))
+	query.Set("tail", strconv.Itoa(opts.Tail))
 	if !opts.Since.IsZero() {
 		query.Set("since", opts.Since.UTC().Format(time.RFC3339Nano))
 	}

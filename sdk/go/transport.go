@@ -171,7 +171,7 @@ func (c *Client) readStream(ctx context.Context, body io.Reader, each func(Messa
 			}
 			return nil
 		}
-		if each != nil && (m.Progress != nil || m.Log != nil) {
+		if each != nil && (m.Progress != nil || m.Log != nil || m.Task != nil) {
 			if err := each(m); err != nil {
 				return err
 			}

@@ -81,11 +81,12 @@ func (p *Problem) Err() *mayfly.Error {
 }
 
 // Message is one line of a stream. A stream is any number of messages with
-// Progress or Log, and one last with Result or Error; one without the last was
+// Progress, Log or Task, and one last with Result or Error; one without the last was
 // cut off. A message without any of them only shows that the other side lives.
 type Message struct {
 	Progress *Progress        `json:"progress,omitempty"`
 	Log      *mayfly.LogEntry `json:"log,omitempty"`
+	Task     *mayfly.Task     `json:"task,omitempty"`
 	Result   json.RawMessage  `json:"result,omitempty"`
 	Error    *Problem         `json:"error,omitempty"`
 }
