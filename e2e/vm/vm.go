@@ -45,7 +45,13 @@ type Options struct {
 	Memory  int           // MB; 1024 if zero. Files are held in it
 	CPUs    int           // 2 if zero
 	Disk    int           // MB of an empty ext4 at /data; none if zero
+	Image   string        // path here of a disk for /data, as MakeDisk makes it and an earlier machine left it
 	Timeout time.Duration // from power-on to power-off; 5m if zero
+
+	// CutPower is asked what the command has written so far, every few
+	// milliseconds; when it says so, the machine loses its power: what it had
+	// not given to its disk is gone. Never if nil.
+	CutPower func(output []byte) bool
 }
 
 // DefaultModules are loaded in every machine: an overlay, bridges, pairs of
@@ -62,6 +68,7 @@ type Result struct {
 	Output  string // stdout and stderr of the command, in the order written
 	Exit    int    // exit code of the command; 128+n when signal n ended it
 	Console string // what the kernel and init said
+	Cut     bool   // the power was cut, and there is no exit code
 }
 
 // Job is what init is told, as JSON in JobFile.
@@ -119,11 +126,14 @@ func Boot(ctx context.Context, dir string, o Options) (*Result, error) {
 		"-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
 		"-serial", "file:" + console, "-serial", "file:" + output,
 	}
+	disk := o.Image
 	if o.Disk > 0 {
-		disk := filepath.Join(dir, "disk")
-		if err := makeDisk(ctx, disk, o.Disk); err != nil {
-			return nil, fmt.Errorf("vm: make disk: %w", err)
+		disk = filepath.Join(dir, "disk")
+		if err := MakeDisk(ctx, disk, o.Disk); err != nil {
+			return nil, err
 		}
+	}
+	if disk != "" {
 		args = append(args, "-drive", "file="+disk+",format=raw,if=virtio,cache=unsafe")
 	}
 	limit := or(o.Timeout, 5*time.Minute)
@@ -135,11 +145,53 @@ func Boot(ctx context.Context, dir string, o Options) (*Result, error) {
 	defer runtime.UnlockOSThread()
 	cmd := exec.CommandContext(ctx, qemu, args...)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	said, err := cmd.CombinedOutput()
+	var said bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &said, &said
+	if err := cmd.Start(); err != nil {
+		return nil, fmt.Errorf("vm: start qemu: %w", err)
+	}
+	cut := watchPower(cmd, output, o.CutPower)
+	err = cmd.Wait()
+	if cut() {
+		out, err := os.ReadFile(output)
+		return &Result{Output: string(out), Cut: true}, err
+	}
 	if ctx.Err() != nil {
 		err = fmt.Errorf("still on after %v: %w", limit, ctx.Err())
 	}
-	return collect(console, output, said, err)
+	return collect(console, output, said.Bytes(), err)
+}
+
+// lookAgain is how often a machine's output is looked at for a power cut.
+const lookAgain = 5 * time.Millisecond
+
+// watchPower kills a machine when when says so. The function that it returns is
+// called after the machine's end and reports whether that was why.
+func watchPower(cmd *exec.Cmd, output string, when func([]byte) bool) (cut func() bool) {
+	if when == nil {
+		return func() bool { return false }
+	}
+	over, done := make(chan struct{}), make(chan bool)
+	go func() {
+		for {
+			out, _ := os.ReadFile(output)
+			if when(out) {
+				cmd.Process.Kill()
+				done <- true
+				return
+			}
+			select {
+			case <-over:
+				done <- false
+				return
+			case <-time.After(lookAgain):
+			}
+		}
+	}()
+	return func() bool {
+		close(over)
+		return <-done
+	}
 }
 
 // collect reads what a machine wrote on its two serial lines.
@@ -202,10 +254,11 @@ func goList(ctx context.Context, pkg string) (dir string, err error) {
 	return string(bytes.TrimSpace(out)), nil
 }
 
-func makeDisk(ctx context.Context, path string, megabytes int) error {
+// MakeDisk makes a file that can be a machine's disk, with an empty ext4.
+func MakeDisk(ctx context.Context, path string, megabytes int) error {
 	out, err := exec.CommandContext(ctx, "mke2fs", "-q", "-F", "-t", "ext4", path, strconv.Itoa(megabytes)+"M").CombinedOutput()
 	if err != nil {
-		return fmt.Errorf("mke2fs: %w\n%s", err, out)
+		return fmt.Errorf("vm: make disk: mke2fs: %w\n%s", err, out)
 	}
 	return nil
 }
@@ -219,7 +272,7 @@ func encodeJob(o Options, modules []string) ([]byte, error) {
 		Command: o.Command,
 		Env:     append([]string{"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME=/root", "TMPDIR=/tmp"}, o.Env...),
 		Dir:     or(o.Dir, "/"),
-		Disk:    o.Disk > 0,
+		Disk:    o.Disk > 0 || o.Image != "",
 		Modules: modules,
 	})
 }
