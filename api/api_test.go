@@ -110,10 +110,15 @@ type server struct {
 
 func serve(t *testing.T, s *stub) *server {
 	t.Helper()
+	return serveAll(t, api.Services{Instances: s, Workloads: s, Images: s, Stacks: s, Machine: s},
+		api.Options{Version: "1.2.3", Node: "here", Driver: "native", MaxCode: 8 << 20})
+}
+
+func serveAll(t *testing.T, services api.Services, opts api.Options) *server {
+	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
-	srv, err := api.Open([]string{"unix://" + filepath.Join(t.TempDir(), "api.sock"), "http://127.0.0.1:0"},
-		api.Services{Instances: s, Workloads: s, Images: s, Stacks: s, Machine: s},
-		api.Options{Version: "1.2.3", Node: "here", Driver: "native", Stop: cancel, MaxCode: 8 << 20})
+	opts.Stop = cancel
+	srv, err := api.Open([]string{"unix://" + filepath.Join(t.TempDir(), "api.sock"), "http://127.0.0.1:0"}, services, opts)
 	if err != nil {
 		t.Fatal(err)
 	}

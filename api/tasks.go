@@ -99,43 +99,35 @@ func (r *router) submit(w http.ResponseWriter, req *http.Request) (answer client
 	return r.submitAll(req.Context(), subs)
 }
 
-// submitAll submits, and makes the first failure the answer.
+// submitAll submits, and makes the first failure the answer. Where the queue
+// refused all, it has said which is to blame.
 func (r *router) submitAll(ctx context.Context, subs []mayfly.Submission) (answer client.SubmitAnswer, err error) {
 	answer.Tasks = make([]client.Submitted, len(subs))
-	refused, accepted := -1, 0
+	accepted := 0
 	for i, a := range r.services.Tasks.Submit(ctx, subs) {
+		answer.Tasks[i] = client.Submitted{Task: a.Task, Created: a.New}
 		switch {
 		case a.Err == nil:
 			accepted++
-			answer.Tasks[i] = client.Submitted{Task: a.Task, Created: a.New}
-		case refused < 0 || mayfly.KindOf(err) == mayfly.Unavailable && mayfly.KindOf(a.Err) != mayfly.Unavailable:
-			refused, err = i, a.Err
+		case err == nil:
+			err = a.Err
 		}
 	}
-	if refused < 0 {
-		return answer, nil
-	}
-	if len(subs) > 1 {
-		err = nameTask(err, refused)
-	}
-	if accepted > 0 { // the queue filled up, or broke down, in the middle
-		err = mayfly.Errorf(mayfly.KindOf(err), "%w (%d of the %d tasks were accepted)", err, accepted, len(subs)).
+	if err != nil && accepted > 0 { // the disk filled up, or broke down, in the middle
+		err = mayfly.Errorf(mayfly.KindOf(err), "%d of the %d tasks were accepted: %w", accepted, len(subs), err).
 			WithHint("submitting them again is safe for those that have keys")
 	}
 	return answer, err
 }
 
-// nameTask says which of several tasks an error is about.
-func nameTask(err error, i int) error {
+// numbered says which of several tasks an error is about.
+func numbered(err error, i, count int) error {
 	var e *mayfly.Error
-	if !errors.As(err, &e) {
-		return fmt.Errorf("tasks[%d]: %w", i, err)
+	if count == 1 || !errors.As(err, &e) {
+		return err
 	}
 	named := *e
-	named.Text = fmt.Sprintf("tasks[%d]: %s", i, e.Text)
-	if e.Text == "" {
-		named.Text = fmt.Sprintf("tasks[%d]", i)
-	}
+	named.Text = fmt.Sprintf("task %d of %d: %s", i+1, count, e.Text)
 	return &named
 }
 
@@ -211,11 +203,8 @@ func decodeTasks(body []byte, space, key string) ([]mayfly.Submission, error) {
 	subs := make([]mayfly.Submission, len(in.Tasks))
 	for i := range in.Tasks {
 		sub, err := submissionOf(&in.Tasks[i], space)
-		if err != nil && len(in.Tasks) > 1 {
-			err = nameTask(err, i)
-		}
 		if err != nil {
-			return nil, err
+			return nil, numbered(err, i, len(in.Tasks))
 		}
 		subs[i] = sub
 	}
