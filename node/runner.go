@@ -22,6 +22,10 @@ type Requests interface {
 	// ServeTask runs one attempt, and calls started when it has a container.
 	// The end of ctx ends it.
 	ServeTask(ctx context.Context, rel *mayfly.Release, g *queue.Grant, started func(instance string)) mayfly.Result
+
+	// Enter waits until the workload's concurrency, which calls and tasks
+	// share, lets another run through, and counts it until leave is called.
+	Enter(ctx context.Context, rel *mayfly.Release) (leave func(), err error)
 }
 
 // RunnerOptions tune a Runner. The zero value is fit for production.
@@ -138,6 +142,14 @@ func (r *Runner) perform(ctx context.Context, g *queue.Grant) {
 		}
 		return
 	}
+	leave, err := r.requests.Enter(ctx, rel)
+	if err != nil {
+		if ctx.Err() == nil {
+			r.done(ctx, g, rejected(err))
+		}
+		return
+	}
+	defer leave()
 	a := &attempt{runner: r, grant: g, release: rel, deadline: g.Deadline}
 	if err := a.begin(ctx); err != nil {
 		if ctx.Err() == nil && !r.node.isStopped() {

@@ -72,6 +72,19 @@ func (r *Router) ServeTask(ctx context.Context, rel *mayfly.Release, g *queue.Gr
 	return res
 }
 
+// Enter waits until the workload's concurrency lets another run through, and
+// counts it until leave is called.
+func (r *Router) Enter(ctx context.Context, rel *mayfly.Release) (leave func(), err error) {
+	if rel.Workload.Concurrency == 0 {
+		return func() {}, nil
+	}
+	l := r.limit(rel)
+	if err := l.acquire(ctx, rel.Workload.Concurrency, r.opts.MaxQueue); err != nil {
+		return nil, err
+	}
+	return l.release, nil
+}
+
 // firstLine is the beginning of what a failed function answered, for people.
 func firstLine(text []byte) string {
 	line, _, _ := bytes.Cut(bytes.TrimSpace(text), []byte("\n"))
