@@ -9,6 +9,10 @@
 // function failed; 504 when its time ran out. A client that leaves ends its
 // run. Nothing is retried after the function has seen the request.
 //
+// A POST that prefers not to wait (`Prefer: respond-async`, RFC 7240) becomes a
+// task: it is answered with 202 and the task's id, which is that of its run, once
+// the task is on disk.
+//
 // The table of routes is immutable and replaced whole when the record changes.
 // Making sandboxes is the node's.
 package router
@@ -48,6 +52,7 @@ type Options struct {
 	MaxBody   int64         // bytes of a request whose workload says none; 64 MiB if zero
 	MaxMemory int64         // bytes that one call may ask for; no limit if zero
 	MaxQueue  int           // requests of one workload that wait for its concurrency; 1000 if zero
+	Tasks     Submitter     // takes requests that prefer not to wait; nil: that preference is passed over
 }
 
 // Router serves functions over HTTP.
@@ -119,6 +124,10 @@ func (r *Router) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 		problem(w, mayfly.Errorf(mayfly.NotFound, "no route leads from %s%s", req.Host, req.URL.Path), "")
 		return
 	}
+	if r.prefersAsync(req) {
+		r.submit(w, req, &w2.Workload, 0)
+		return
+	}
 	r.serve(w, req, w2, call{trigger: "route"})
 }
 
@@ -131,6 +140,10 @@ func (r *Router) ServeCall(w http.ResponseWriter, req *http.Request, to client.C
 	}
 	if err := r.checkMemory(&w2.Workload, to.Memory); err != nil {
 		problem(w, err, "")
+		return
+	}
+	if r.prefersAsync(req) {
+		r.submit(w, req, &w2.Workload, to.Memory)
 		return
 	}
 	r.serve(w, req, &w2.Release, call{trigger: "call", memory: to.Memory})

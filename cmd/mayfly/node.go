@@ -95,13 +95,13 @@ func openNode(ctx context.Context, f upFlags, log *slog.Logger) (_ *node, err er
 		return nil, err
 	}
 	n.onClose(machine.Close)
-	routes := router.New(record, machine, machine, router.Options{Log: log, Node: n.name, MaxMemory: machine.Memory()})
-	n.routes = routes
 	tasks, err := queue.Open(ctx, b, queue.Options{Log: log})
 	if err != nil {
 		return nil, err
 	}
 	n.onClose(func() error { tasks.Close(); return nil })
+	routes := router.New(record, machine, machine, router.Options{Log: log, Node: n.name, MaxMemory: machine.Memory(), Tasks: tasks})
+	n.routes = routes
 	runner := nodes.NewRunner(machine, tasks, routes, nodes.RunnerOptions{Log: log, Tasks: f.tasks})
 	if err := runner.Adopt(ctx); err != nil {
 		return nil, err

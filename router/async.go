@@ -1,0 +1,93 @@
+package router
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"io"
+	"net/http"
+	"strings"
+
+	"github.com/mayfly-run/mayfly"
+	"github.com/mayfly-run/mayfly/queue"
+	client "github.com/mayfly-run/mayfly/sdk/go"
+)
+
+// Submitter accepts tasks. The queue package implements it.
+type Submitter interface {
+	// Submit answers in the order of what was submitted. What was accepted is
+	// on disk.
+	Submit(ctx context.Context, subs []mayfly.Submission) []queue.Accepted
+}
+
+// respondAsync is the preference (RFC 7240) of a client that does not wait.
+const respondAsync = "respond-async"
+
+// prefersAsync reports whether a request is to become a task. The payload of a
+// task is all that its function gets, in a POST, so no other request is one.
+func (r *Router) prefersAsync(req *http.Request) bool {
+	if r.opts.Tasks == nil || req.Method != http.MethodPost {
+		return false
+	}
+	for _, line := range req.Header["Prefer"] {
+		for preference := range strings.SplitSeq(line, ",") {
+			name, _, _ := strings.Cut(preference, ";")
+			if strings.EqualFold(strings.TrimSpace(name), respondAsync) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// submit answers a request with the id of a task that has its body.
+func (r *Router) submit(w http.ResponseWriter, req *http.Request, wl *mayfly.Workload, memory int64) {
+	body := newRequestBody(w, req.Body)
+	defer body.leave()
+	accepted, err := r.accept(req, body, wl, memory)
+	if err != nil {
+		if mayfly.KindOf(err) == mayfly.TooLarge {
+			body.drain()
+		}
+		problem(w, err, "")
+		return
+	}
+	h := w.Header()
+	h.Set("Content-Type", "application/json")
+	h.Set("Preference-Applied", respondAsync)
+	h.Set(client.HeaderRun, accepted.ID)
+	text, _ := json.Marshal(accepted) // a string and a bool
+	w.WriteHeader(http.StatusAccepted)
+	w.Write(append(text, '\n'))
+}
+
+func (r *Router) accept(req *http.Request, body *requestBody, wl *mayfly.Workload, memory int64) (made client.AcceptedTask, err error) {
+	most, timeout := wl.MaxBody, wl.Timeout
+	if most == 0 {
+		most = r.opts.MaxBody
+	}
+	if timeout == 0 {
+		timeout = r.opts.Timeout
+	}
+	tooLarge := mayfly.Errorf(mayfly.TooLarge, "function %s takes bodies of %d bytes at most", wl.Name, most)
+	if req.ContentLength > most {
+		return made, tooLarge
+	}
+	ctx, cancel := context.WithTimeoutCause(req.Context(), timeout, mayfly.Errorf(mayfly.TimedOut, "the body came too slowly"))
+	defer cancel()
+	defer context.AfterFunc(ctx, body.interrupt)()
+	body.limit(most)
+	payload, err := io.ReadAll(body)
+	switch {
+	case ctx.Err() != nil:
+		return made, context.Cause(ctx)
+	case errors.As(err, new(*http.MaxBytesError)):
+		return made, tooLarge
+	case err != nil:
+		return made, mayfly.Errorf(mayfly.Invalid, "the body broke off: %w", err)
+	}
+	a := r.opts.Tasks.Submit(ctx, []mayfly.Submission{{
+		Space: wl.Space, Workload: wl.Name, Payload: payload, Memory: memory, Key: req.Header.Get(client.HeaderIdempotency),
+	}})[0]
+	return client.AcceptedTask{ID: a.Task.ID, Created: a.New}, a.Err
+}
