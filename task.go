@@ -47,7 +47,7 @@ type Retries struct {
 type Submission struct {
 	Space    string            `json:"space,omitempty"`
 	Workload string            `json:"workload,omitempty"`
-	Release  int               `json:"release,omitempty"` // which it pins; set by whoever resolves Workload
+	Release  int               `json:"release,omitempty"` // that it pins; 0: the active one
 	Image    string            `json:"image,omitempty"`   // instead of Workload
 	Argv     []string          `json:"argv,omitempty"`    // with Image; its own if empty
 	Env      map[string]string `json:"env,omitempty"`     // with Image, over its own
@@ -55,9 +55,9 @@ type Submission struct {
 	Payload   []byte            `json:"payload,omitempty"`
 	Priority  int               `json:"priority,omitempty"` // 0 to 9, 9 first
 	NotBefore time.Time         `json:"notBefore,omitzero"` // now if zero
-	Timeout   time.Duration     `json:"timeout,omitempty"`  // of one attempt, ns; 0: the workload's
+	Timeout   time.Duration     `json:"timeout,omitempty"`  // of one attempt, ns; 0: the workload's, or one hour
 	Memory    int64             `json:"memory,omitempty"`   // bytes; 0: the workload's
-	Retries   Retries           `json:"retries,omitzero"`   //
+	Retries   Retries           `json:"retries,omitzero"`   // what is zero is the workload's; Max -1: none, whatever that says
 	Key       string            `json:"key,omitempty"`      // the same key is the same task
 	Labels    map[string]string `json:"labels,omitempty"`   //
 	Callback  string            `json:"callback,omitempty"` // URL that is told of the end
@@ -92,7 +92,7 @@ type Task struct {
 	Priority  int               `json:"priority,omitempty"`
 	Accepted  time.Time         `json:"accepted"`
 	NotBefore time.Time         `json:"notBefore,omitzero"` // of the attempt to come
-	Timeout   time.Duration     `json:"timeout,omitempty"`  // of one attempt, ns; 0: the workload's
+	Timeout   time.Duration     `json:"timeout,omitempty"`  // of one attempt, ns
 	Memory    int64             `json:"memory,omitempty"`   // bytes for the attempt to come; 0: the workload's
 	Retries   Retries           `json:"retries,omitzero"`
 	Key       string            `json:"key,omitempty"`

@@ -123,6 +123,7 @@ func BenchmarkEndToEnd(b *testing.B) {
 				}
 				for i := range workloads {
 					if workloads > 1 {
+						n.deploy(mayfly.Workload{Name: fmt.Sprintf("w%d", i)})
 						if err := n.ensureLane(b.Context(), flowKey{home, fmt.Sprintf("w%d", i)}, 0); err != nil {
 							b.Fatal(err)
 						}

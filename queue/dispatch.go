@@ -3,6 +3,7 @@ package queue
 import (
 	"context"
 	"errors"
+	"fmt"
 	"slices"
 	"strconv"
 	"time"
@@ -13,7 +14,8 @@ import (
 
 // Grant is the right, and the duty, to run one attempt of a task, until Done.
 type Grant struct {
-	Task     mayfly.Task // as it is starting
+	Task     mayfly.Task     // as it is starting
+	Release  *mayfly.Release // that the task pins, not to be written to; nil for one of an image
 	Payload  []byte
 	Attempt  mayfly.Attempt
 	Deadline time.Time // of the attempt, when the task has a timeout; the runner's to keep
@@ -41,6 +43,9 @@ func (q *Queue) Next(ctx context.Context, node string) (*Grant, error) {
 			return nil, err
 		}
 		g, err := q.grant(ctx, e, node)
+		if err == nil && g != nil {
+			g, err = q.equip(ctx, g)
+		}
 		if err != nil || g != nil {
 			return g, err
 		}
@@ -141,10 +146,27 @@ func (q *Queue) grant(ctx context.Context, e *entry, node string) (*Grant, error
 	return g, nil
 }
 
-// Started says that the program of a grant runs.
-func (q *Queue) Started(g *Grant) {
+// equip gives a grant the release that its task pins. Where that is gone the
+// task ends, and there is no grant.
+func (q *Queue) equip(ctx context.Context, g *Grant) (*Grant, error) {
+	var err error
+	if g.Release, err = q.pinned(ctx, g.Task); err == nil {
+		return g, nil
+	}
+	if mayfly.KindOf(err) == mayfly.NotFound {
+		return nil, q.reject(ctx, g, fmt.Sprintf("release %d of workload %q is gone: it, or the workload, was deleted while the task waited", g.Task.Release, g.Task.Workload))
+	}
 	q.mu.Lock()
 	defer q.mu.Unlock()
+	q.putBack(g.entry)
+	return nil, err
+}
+
+// Started says that the program of a grant runs, and in which container.
+func (q *Queue) Started(g *Grant, instance string) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	g.Attempt.Instance = instance
 	if g.started.IsZero() {
 		g.started = now()
 	}
@@ -172,7 +194,8 @@ func (e *entry) view() mayfly.Task {
 }
 
 // Adopt grants a task whose attempt survived the process that was granted it,
-// out of turn and whatever its limits are. It is called before Run. An attempt
+// out of turn and whatever its limits are. It is called before Run. A task whose
+// release is gone runs on, without Release. An attempt
 // that is not the task's present one, or a task that has ended, is a Conflict:
 // what survived is to be stopped.
 func (q *Queue) Adopt(ctx context.Context, space, id string, attempt mayfly.Attempt) (*Grant, error) {
@@ -187,6 +210,10 @@ func (q *Queue) Adopt(ctx context.Context, space, id string, attempt mayfly.Atte
 	if got.place != inPending || got.task.Attempt != attempt.Number {
 		return nil, mayfly.Errorf(mayfly.Conflict, "attempt %d of task %s cannot go on: it is at attempt %d and %s",
 			attempt.Number, id, got.task.Attempt, got.task.State)
+	}
+	rel, err := q.pinned(ctx, got.task)
+	if err != nil && mayfly.KindOf(err) != mayfly.NotFound {
+		return nil, err
 	}
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -210,6 +237,7 @@ func (q *Queue) Adopt(ctx context.Context, space, id string, attempt mayfly.Atte
 	g := e.grant
 	g.Attempt, g.started = attempt, attempt.Started
 	g.Task = e.view()
+	g.Release = rel
 	return g, nil
 }
 

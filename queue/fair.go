@@ -34,7 +34,7 @@ type flow struct {
 	lanes    [mayfly.MaxPriority + 1]*lane
 	recorded uint16 // priorities that the index names
 	paused   bool
-	limit    int // granted at once; 0: no limit
+	limits   limits
 	granted  int
 	pass     time.Duration // its clock
 	usual    time.Duration // how long its tasks run
@@ -51,7 +51,7 @@ func (q *Queue) flow(key flowKey) *flow {
 		s = &space{name: key.space, index: -1}
 		q.bySpace[key.space] = s
 	}
-	f := &flow{key: key, space: s, index: -1, usual: firstGuess}
+	f := &flow{key: key, space: s, index: -1, usual: firstGuess, limits: q.limits[key]}
 	q.flows[key] = f
 	return f
 }
@@ -93,7 +93,7 @@ func (e *entry) rank() time.Time {
 
 // update puts a flow into the heaps or takes it out, after any change to it.
 func (q *Queue) update(f *flow) {
-	may := !f.paused && (f.limit == 0 || f.granted < f.limit) && f.first() != nil
+	may := !f.paused && (f.limits.concurrency == 0 || f.granted < f.limits.concurrency) && f.first() != nil
 	s := f.space
 	switch {
 	case may && f.index < 0:
@@ -144,17 +144,6 @@ func (q *Queue) release(f *flow, charged, d time.Duration) {
 	f.granted--
 	f.usual = max(minCharge, f.usual+(d-f.usual)/8)
 	q.charge(f, d-charged)
-	q.match()
-}
-
-// SetLimit sets how many tasks of a workload are granted at once, over all
-// runners; 0 is no limit. It holds until the queue is closed.
-func (q *Queue) SetLimit(space, workload string, concurrency int) {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	f := q.flow(flowKey{space, workload})
-	f.limit = max(0, concurrency)
-	q.update(f)
 	q.match()
 }
 

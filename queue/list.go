@@ -139,13 +139,7 @@ func (l *lister) list(ctx context.Context, p place, seq uint64) (next uint64, er
 	if l.filter.Workload != "" {
 		queue = l.filter.Workload
 	}
-	stream, subject := bus.ParkedStream, bus.DeadSubject(l.filter.Space, queue, "*")
-	switch p {
-	case inPending:
-		stream, subject = bus.TasksStream, bus.PendingSubject(l.filter.Space, queue, "*", "*")
-	case inLater:
-		subject = bus.LaterSubject(l.filter.Space, "*", queue, "*", "*")
-	}
+	stream, subject := whereIs(p, l.filter.Space, queue)
 	for {
 		msgs, more, err := l.q.bus.Read(ctx, stream, bus.From{Subject: subject, Sequence: seq, Limit: readBatch})
 		if err != nil {
@@ -163,6 +157,18 @@ func (l *lister) list(ctx context.Context, p place, seq uint64) (next uint64, er
 		if !more || len(msgs) == 0 {
 			return 0, nil
 		}
+	}
+}
+
+// whereIs is the stream and the subjects of a place's tasks; not for outcomes.
+func whereIs(p place, space, queue string) (stream, subject string) {
+	switch p {
+	case inPending:
+		return bus.TasksStream, bus.PendingSubject(space, queue, "*", "*")
+	case inLater:
+		return bus.ParkedStream, bus.LaterSubject(space, "*", queue, "*", "*")
+	default:
+		return bus.ParkedStream, bus.DeadSubject(space, queue, "*")
 	}
 }
 

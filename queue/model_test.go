@@ -50,7 +50,7 @@ func TestQueueAgreesWithModel(t *testing.T) {
 
 func (m *machine) limits() {
 	for w, limit := range m.limit {
-		m.n.SetLimit(home, w, limit)
+		m.n.deploy(mayfly.Workload{Name: w, Concurrency: limit})
 	}
 }
 
@@ -207,7 +207,6 @@ func (m *machine) pause(r *rapid.T) {
 // crash goes on with what a power cut leaves; some attempts survive it.
 func (m *machine) crash(r *rapid.T) {
 	m.n = m.n.crash(Options{})
-	m.limits()
 	old := m.grants
 	m.grants = map[string]*Grant{}
 	for _, id := range slices.Sorted(maps.Keys(old)) {

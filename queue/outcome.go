@@ -15,6 +15,32 @@ import (
 // Done is to be called again. An attempt that was cancelled leaves the outcome
 // as it is.
 func (q *Queue) Done(ctx context.Context, g *Grant, res mayfly.Result) (mayfly.Task, error) {
+	return q.endAttempt(ctx, g, res, q.after)
+}
+
+// reject ends a task that can never run.
+func (q *Queue) reject(ctx context.Context, g *Grant, why string) error {
+	exit := mayfly.Exit{Reason: mayfly.Rejected, Detail: why, Time: now()}
+	task, err := q.endAttempt(ctx, g, mayfly.Result{Exit: exit}, func(g *Grant, res mayfly.Result) mayfly.Task {
+		task := q.attempted(g, res)
+		task.State, task.Ended = mayfly.TaskFailed, exit.Time
+		return task
+	})
+	if mayfly.KindOf(err) == mayfly.Conflict {
+		return nil // it is elsewhere
+	}
+	if err != nil {
+		q.mu.Lock()
+		defer q.mu.Unlock()
+		q.putBack(g.entry)
+		return err
+	}
+	q.log.Warn("a task cannot run", "task", task.ID, "reason", why)
+	return nil
+}
+
+// endAttempt records how an attempt ended, and what follows decides.
+func (q *Queue) endAttempt(ctx context.Context, g *Grant, res mayfly.Result, follow func(*Grant, mayfly.Result) mayfly.Task) (mayfly.Task, error) {
 	if err := q.beginDone(g); err != nil {
 		return mayfly.Task{}, err
 	}
@@ -28,7 +54,7 @@ func (q *Queue) Done(ctx context.Context, g *Grant, res mayfly.Result) (mayfly.T
 		got, err := q.find(ctx, e.task.Space, e.task.ID, queueOf(e.task))
 		return got.task, err
 	}
-	next := q.after(g, res)
+	next := follow(g, res)
 	var err error
 	switch next.State {
 	case mayfly.TaskQueued:

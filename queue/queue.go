@@ -41,8 +41,13 @@
 // each by itself costs as much as accepting it (2.8k tasks a second instead of
 // 4.8k), and purging a workload's subjects reads all that it has queued.
 //
-// Running a task, its timeout and its logs are left to the caller of Next;
-// what a workload is, to the store.
+// What a workload is, and how many of its tasks may run at once, is said by the
+// store: a submission is resolved against it, and limits follow the active
+// release. A task keeps the release that it was resolved to, whatever is
+// deployed later. Deleting a workload deletes its releases; a task that finds
+// its own gone when its turn comes ends as failed, without a retry.
+//
+// Running a task, its timeout and its logs are left to the caller of Next.
 package queue
 
 import (
@@ -60,6 +65,7 @@ import (
 
 	"github.com/mayfly-run/mayfly"
 	"github.com/mayfly-run/mayfly/bus"
+	"github.com/mayfly-run/mayfly/store"
 )
 
 // MaxPayload is the size limit of a task's payload, in bytes.
@@ -68,6 +74,7 @@ const MaxPayload = 1_000_000
 // Options tune a Queue. The zero value is fit for production.
 type Options struct {
 	Log      *slog.Logger // nil: nothing is logged
+	Images   Images       // nil: tasks of images are refused
 	MaxTasks int          // that wait, over all workloads; 2,000,000 if zero
 	MaxBytes int64        // of those; 7/8 of what the stream holds if zero
 	Output   int          // bytes kept of a result; 256 kB if zero
@@ -77,12 +84,14 @@ type Options struct {
 // Queue holds the tasks of every space. Its methods are safe for concurrent use.
 type Queue struct {
 	bus     *bus.Bus
+	store   *store.Store
 	js      jetstream.JetStream
 	log     *slog.Logger
 	opts    Options
 	tasks   jetstream.Stream
 	parked  jetstream.Stream
 	ids     [256]sync.Mutex    // one task moves or is looked up at a time
+	keys    [256]sync.Mutex    // one submission with a key at a time; locked before ids
 	indexMu sync.Mutex         // held while the index is written
 	opened  uint64             // last sequence of tasks before Open
 	waiting gauge              // what the streams hold, about
@@ -93,17 +102,19 @@ type Queue struct {
 	mu       sync.Mutex
 	running  bool // Run was called
 	closed   bool
-	spaces   spaceHeap         // with a flow that can be granted from
-	vtime    time.Duration     // clock of the space that went last
-	bySpace  map[string]*space // all
-	flows    map[flowKey]*flow // all
-	entries  map[string]*entry // by space and id: known in memory and not ended
-	known    map[uint64]bool   // sequences seen; true when ended. None below tidied
-	gone     []goneSeq         // deleted, but perhaps still on the way to offer
-	flights  flights           // writes and reads under way
-	askers   []*asker          // of Next, the oldest first
-	timers   clock             // of entries and lanes
-	laters   clock             // of minutes and tasks in later
+	spaces   spaceHeap          // with a flow that can be granted from
+	vtime    time.Duration      // clock of the space that went last
+	bySpace  map[string]*space  // all
+	flows    map[flowKey]*flow  // all
+	limits   map[flowKey]limits // of workloads that set any
+	deployed uint64             // revision of the record that limits are of
+	entries  map[string]*entry  // by space and id: known in memory and not ended
+	known    map[uint64]bool    // sequences seen; true when ended. None below tidied
+	gone     []goneSeq          // deleted, but perhaps still on the way to offer
+	flights  flights            // writes and reads under way
+	askers   []*asker           // of Next, the oldest first
+	timers   clock              // of entries and lanes
+	laters   clock              // of minutes and tasks in later
 	minutes  map[minuteKey]bool
 	toRead   []*lane                    // lanes to read on
 	waiters  map[string][]chan struct{} // of Wait, by space and id; closed at the end
@@ -122,8 +133,8 @@ func (g *gauge) add(tasks, bytes int64) {
 }
 
 // Open reads which workloads have tasks. Nothing is granted before Run, so that
-// what survived can be adopted.
-func Open(ctx context.Context, b *bus.Bus, opts Options) (*Queue, error) {
+// what survived can be adopted. Workloads and their limits are those of s.
+func Open(ctx context.Context, b *bus.Bus, s *store.Store, opts Options) (*Queue, error) {
 	if opts.Log == nil {
 		opts.Log = slog.New(slog.DiscardHandler)
 	}
@@ -132,12 +143,13 @@ func Open(ctx context.Context, b *bus.Bus, opts Options) (*Queue, error) {
 	opts.Output = cmp.Or(opts.Output, 256<<10)
 	opts.Readers = cmp.Or(opts.Readers, 4)
 	q := &Queue{
-		bus: b, js: b.JetStream(), log: opts.Log, opts: opts,
+		bus: b, store: s, js: b.JetStream(), log: opts.Log, opts: opts,
 		bySpace: map[string]*space{}, flows: map[flowKey]*flow{}, entries: map[string]*entry{},
 		known: map[uint64]bool{}, minutes: map[minuteKey]bool{}, waiters: map[string][]chan struct{}{},
 		quit: make(chan struct{}), timers: newClock(), laters: newClock(), wakeTidy: make(chan struct{}, 1),
 	}
 	q.readCond = sync.NewCond(&q.mu)
+	q.applyLimits(s.Snapshot())
 	if err := q.load(ctx); err != nil {
 		return nil, err
 	}
@@ -168,6 +180,7 @@ func (q *Queue) load(ctx context.Context) error {
 // Run grants tasks until ctx ends or the queue is closed. It is called once,
 // after what survived was adopted.
 func (q *Queue) Run(ctx context.Context) error {
+	q.applyLimits(q.store.Snapshot())
 	q.mu.Lock()
 	if q.running || q.closed {
 		q.mu.Unlock()
@@ -189,6 +202,7 @@ func (q *Queue) Run(ctx context.Context) error {
 	parts.Go(func() { q.runClock(ctx, &q.timers, q.ring) })
 	parts.Go(func() { q.runClock(ctx, &q.laters, q.promote) })
 	parts.Go(func() { q.runTidy(ctx) })
+	parts.Go(func() { q.followRecord(ctx) })
 	parts.Wait()
 	q.mu.Lock()
 	q.running = false
@@ -218,13 +232,18 @@ func (q *Queue) Close() {
 
 // lockID keeps all else from moving or looking up the task.
 func (q *Queue) lockID(space, id string) (unlock func()) {
+	m := &q.ids[stripe(space, id)%len(q.ids)]
+	m.Lock()
+	return m.Unlock
+}
+
+// stripe spreads tasks over locks.
+func stripe(space, id string) int {
 	var h uint32 = 2166136261
 	for _, c := range []byte(space + id) {
 		h = (h ^ uint32(c)) * 16777619
 	}
-	m := &q.ids[h%uint32(len(q.ids))]
-	m.Lock()
-	return m.Unlock
+	return int(h)
 }
 
 // errClosed is what every call gets after Close.

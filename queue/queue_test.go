@@ -1,6 +1,7 @@
 package queue
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"os"
@@ -12,6 +13,7 @@ import (
 
 	"github.com/mayfly-run/mayfly"
 	"github.com/mayfly-run/mayfly/bus"
+	"github.com/mayfly-run/mayfly/store"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -32,6 +34,7 @@ type node struct {
 	*Queue
 	t     testing.TB
 	bus   *bus.Bus
+	store *store.Store
 	dir   string
 	ended chan error // nil before start
 }
@@ -44,12 +47,21 @@ func newNode(t testing.TB, opts Options) *node {
 func openNode(t testing.TB, dir string, opts Options) *node {
 	t.Helper()
 	b := openBus(t, dir)
-	q, err := Open(context.Background(), b, opts)
+	s, err := store.Open(context.Background(), b, store.Options{})
 	if err != nil {
 		b.Close()
 		t.Fatal(err)
 	}
-	n := &node{Queue: q, t: t, bus: b, dir: dir}
+	if opts.Images == nil {
+		opts.Images = images{"busybox": "sha256:b"}
+	}
+	q, err := Open(context.Background(), b, s, opts)
+	if err != nil {
+		s.Close()
+		b.Close()
+		t.Fatal(err)
+	}
+	n := &node{Queue: q, t: t, bus: b, store: s, dir: dir}
 	t.Cleanup(n.stop)
 	return n
 }
@@ -80,10 +92,51 @@ func (n *node) stop() {
 	if n.ended != nil {
 		<-n.ended
 	}
+	n.store.Close()
 	if err := n.bus.Close(); err != nil {
 		n.t.Error(err)
 	}
 	n.bus = nil
+}
+
+// images are names and their digests.
+type images map[string]string
+
+func (i images) Resolve(_ context.Context, name string) (string, error) {
+	if digest := i[name]; digest != "" {
+		return digest, nil
+	}
+	return "", mayfly.Errorf(mayfly.NotFound, "no image %q", name)
+}
+
+// deploy makes a workload, or its next release.
+func (n *node) deploy(w mayfly.Workload) mayfly.Release {
+	n.t.Helper()
+	if w.Space == "" {
+		w.Space = home
+	}
+	ctx := context.Background()
+	rel, err := n.store.PutRelease(ctx, w, "sha256:w")
+	if err == nil {
+		old, _ := n.store.Workload(w.Space, w.Name)
+		_, err = n.store.SetWorkload(ctx, w.Space, w.Name, rel.Number, old.Revision)
+	}
+	if err != nil {
+		n.t.Fatal(err)
+	}
+	return rel
+}
+
+// Submit submits to workloads that are there, or are made.
+func (n *node) Submit(ctx context.Context, subs []mayfly.Submission) []Accepted {
+	n.t.Helper()
+	for _, sub := range subs {
+		space := cmp.Or(sub.Space, home)
+		if _, err := n.store.Workload(space, sub.Workload); err != nil && mayfly.CheckName("workload", sub.Workload) == nil {
+			n.deploy(mayfly.Workload{Space: space, Name: sub.Workload})
+		}
+	}
+	return n.Queue.Submit(ctx, subs)
 }
 
 // crash returns a node on what a power cut at this moment leaves on the disk.
@@ -182,9 +235,9 @@ func TestFromSubmitToOutcome(t *testing.T) {
 	if got := n.state(task.ID); got != mayfly.TaskStarting {
 		t.Errorf("state %s when granted", got)
 	}
-	n.Started(g)
-	if got := n.state(task.ID); got != mayfly.TaskRunning {
-		t.Errorf("state %s when it runs", got)
+	n.Started(g, "i1")
+	if got, err := n.Get(t.Context(), home, task.ID); err != nil || got.State != mayfly.TaskRunning || got.Attempts[0].Instance != "i1" {
+		t.Errorf("when it runs: %+v, %v", got, err)
 	}
 	n.done(g, mayfly.Succeeded)
 	ended, err := n.Wait(t.Context(), home, task.ID)
@@ -192,7 +245,7 @@ func TestFromSubmitToOutcome(t *testing.T) {
 		t.Fatalf("ended as %+v, %v", ended, err)
 	}
 	a := ended.Attempts[0]
-	if a.Node != "n1" || a.Granted.IsZero() || a.Started.IsZero() || a.Ended.IsZero() || a.Exit.Reason != mayfly.Succeeded {
+	if a.Node != "n1" || a.Instance != "i1" || a.Granted.IsZero() || a.Started.IsZero() || a.Ended.IsZero() || a.Exit.Reason != mayfly.Succeeded {
 		t.Errorf("attempt %+v", a)
 	}
 	if out, err := n.Result(t.Context(), home, task.ID); string(out) != "out" || err != nil {
@@ -202,32 +255,6 @@ func TestFromSubmitToOutcome(t *testing.T) {
 	want(t, err, mayfly.Conflict)
 	_, err = n.Cancel(t.Context(), home, task.ID)
 	want(t, err, mayfly.Conflict)
-}
-
-func TestEachSubmissionIsAnsweredByItself(t *testing.T) {
-	n := newNode(t, Options{})
-	subs := make([]mayfly.Submission, MaxBatch+1)
-	for i := range subs {
-		subs[i] = work("w")
-	}
-	subs[3].Priority = 10
-	subs[5].Workload = "Not A Name"
-	subs[7].Payload = make([]byte, MaxPayload+1)
-	subs[9].Image = "busybox"
-	subs[11].Callback = "ftp://x"
-	wants := map[int]mayfly.Kind{3: mayfly.Invalid, 5: mayfly.Invalid, 7: mayfly.TooLarge, 9: mayfly.Invalid, 11: mayfly.Invalid, MaxBatch: mayfly.TooLarge}
-	answers := n.Submit(t.Context(), subs)
-	for i, a := range answers {
-		if kind := mayfly.KindOf(a.Err); kind != wants[i] {
-			t.Errorf("submission %d: %v, want kind %q", i, a.Err, wants[i])
-		}
-		if a.Err == nil && n.state(a.Task.ID) != mayfly.TaskQueued {
-			t.Errorf("submission %d is not there", i)
-		}
-	}
-	if n.waiting.tasks.Load() != int64(MaxBatch-5) {
-		t.Errorf("%d tasks wait", n.waiting.tasks.Load())
-	}
 }
 
 func TestLargestPayload(t *testing.T) {
@@ -299,6 +326,7 @@ func TestManyWithOneKey(t *testing.T) {
 	n := startNode(t)
 	sub := work("w")
 	sub.Key = "once"
+	n.deploy(mayfly.Workload{Name: "w"})
 	answers := make(chan Accepted)
 	for range 32 {
 		go func() { answers <- n.Submit(context.Background(), []mayfly.Submission{sub})[0] }()

@@ -23,20 +23,27 @@ const (
 // after decides what follows an attempt: the returned task is queued again
 // for a later time, buried, or has ended.
 func (q *Queue) after(g *Grant, res mayfly.Result) mayfly.Task {
+	task := q.attempted(g, res)
+	ended := task.Attempts[len(task.Attempts)-1].Ended
+	delay, again := next(&task, res.Exit, rand.Float64())
+	if again {
+		task.NotBefore = ended.Add(delay)
+	} else {
+		task.Ended = ended
+	}
+	return task
+}
+
+// attempted is the task of a grant with the attempt that has ended now.
+func (q *Queue) attempted(g *Grant, res mayfly.Result) mayfly.Task {
 	task := g.entry.task
-	attempt := g.Attempt
 	q.mu.Lock()
+	attempt := g.Attempt
 	attempt.Started = g.started
 	q.mu.Unlock()
 	exit := res.Exit
 	attempt.Ended, attempt.Exit, attempt.Instance = now(), &exit, cmp.Or(res.Instance, attempt.Instance)
 	addAttempt(&task, attempt)
-	delay, again := next(&task, exit, rand.Float64())
-	if again {
-		task.NotBefore = attempt.Ended.Add(delay)
-	} else {
-		task.Ended = attempt.Ended
-	}
 	return task
 }
 

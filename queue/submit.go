@@ -3,7 +3,8 @@ package queue
 import (
 	"context"
 	"errors"
-	"net/url"
+	"fmt"
+	"slices"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -12,14 +13,10 @@ import (
 	"github.com/mayfly-run/mayfly"
 )
 
-// Bounds on what is submitted.
 const (
-	MaxBatch     = 1000 // tasks of one Submit
-	maxRetries   = 100
-	maxLabels    = 64
-	maxKey       = 256 // bytes
-	maxAfter     = 100
-	maxDelay     = 366 * 24 * time.Hour
+	// MaxBatch is how many tasks one Submit takes.
+	MaxBatch = 1000
+
 	pipeline     = 256 // publishes of one Submit without an answer yet
 	publishStall = 10 * time.Second
 )
@@ -31,80 +28,202 @@ type Accepted struct {
 	Err  error
 }
 
-// Submit accepts tasks, each by itself, and answers in their order. A task that
-// was accepted is on disk. The error of one that was not is Invalid, TooLarge,
-// Busy when the queue is full, Conflict when its key stands for another payload,
-// or Unavailable, which leaves open whether it will run: with a key, submitting
-// it again is safe.
+// Submit accepts tasks and answers in their order. A task that was accepted is
+// on disk, and pins what it was resolved to: the release that its workload has
+// now, or the digest of its image.
+//
+// All are checked before any is written. Where one cannot be accepted none is,
+// and all answers have the same error, which names the number of the bad one,
+// from 1: NotFound for an unknown workload, image or parent, Invalid, TooLarge,
+// Busy when the queue has no room for all, or Conflict when a key stands for
+// another payload. After that an answer's own error is Unavailable or Busy. The
+// former leaves open whether the task will run: with a key, submitting it again
+// is safe.
 func (q *Queue) Submit(ctx context.Context, subs []mayfly.Submission) []Accepted {
 	answers := make([]Accepted, len(subs))
-	if len(subs) == 1 {
-		answers[0] = q.submitOne(ctx, subs[0])
-		return answers
-	}
-	var flying []*publish
-	for i, sub := range subs {
-		switch {
-		case i >= MaxBatch:
-			answers[i].Err = mayfly.Errorf(mayfly.TooLarge, "more than %d tasks at once", MaxBatch)
-		case sub.Key != "":
-			answers[i] = q.submitOne(ctx, sub)
-		default:
-			if len(flying) >= pipeline {
-				flying[0].finish(ctx, q)
-				flying = flying[1:]
-			}
-			p := q.prepare(ctx, sub)
-			p.answer = &answers[i]
-			p.start(q)
-			flying = append(flying, p)
+	if err := q.submit(ctx, subs, answers); err != nil {
+		for i := range answers {
+			answers[i] = Accepted{Err: err}
 		}
-	}
-	for _, p := range flying {
-		p.finish(ctx, q)
 	}
 	return answers
 }
 
-func (q *Queue) submitOne(ctx context.Context, sub mayfly.Submission) Accepted {
-	var answer Accepted
-	p := q.prepare(ctx, sub)
-	p.answer = &answer
-	if p.err == nil && sub.Key != "" {
-		defer q.lockID(p.task.Space, p.task.ID)()
-		there, err := q.findKey(ctx, p.task)
-		if err == nil {
-			return Accepted{Task: there}
-		}
-		if mayfly.KindOf(err) != mayfly.NotFound {
-			p.err = err
+// submit answers each submission, or returns why none was accepted.
+func (q *Queue) submit(ctx context.Context, subs []mayfly.Submission, answers []Accepted) error {
+	if len(subs) > MaxBatch {
+		return mayfly.Errorf(mayfly.TooLarge, "%d tasks at once, and the limit is %d", len(subs), MaxBatch)
+	}
+	list := make([]*publish, len(subs))
+	resolver := resolver{q: q}
+	for i, sub := range subs {
+		list[i] = &publish{answer: &answers[i]}
+		if err := list[i].prepare(ctx, sub, &resolver); err != nil {
+			return numbered(err, i, len(subs))
 		}
 	}
-	if p.err == nil {
-		p.flight = q.begin()
-		ack, err := q.js.PublishMsg(ctx, p.msg)
-		p.landed(q, ack, err)
+	defer q.lockKeys(list)()
+	if err := q.findKeys(ctx, list); err != nil {
+		return err
 	}
-	p.conclude()
-	return answer
+	if err := q.makeRoom(ctx, list); err != nil {
+		return err
+	}
+	if len(list) == 1 {
+		list[0].publish(ctx, q)
+		return nil
+	}
+	var flying []*publish
+	for _, p := range list {
+		if p.there || p.same != nil {
+			continue
+		}
+		if len(flying) >= pipeline {
+			flying[0].finish(ctx, q)
+			flying = flying[1:]
+		}
+		p.start(q)
+		flying = append(flying, p)
+	}
+	for _, p := range flying {
+		p.finish(ctx, q)
+	}
+	for _, p := range list {
+		if p.same != nil {
+			*p.answer = *p.same.answer
+			p.answer.New = false
+		}
+	}
+	return nil
 }
 
-// findKey returns the task that has the key already. The caller has locked its
-// id.
+// numbered says which of several submissions an error is about.
+func numbered(err error, i, count int) error {
+	if count == 1 || err == nil {
+		return err
+	}
+	prefix := fmt.Sprintf("task %d of %d: ", i+1, count)
+	var e *mayfly.Error
+	if !errors.As(err, &e) {
+		return fmt.Errorf("%s%w", prefix, err)
+	}
+	same := *e
+	if same.Text != "" {
+		same.Text = prefix + same.Text
+	} else {
+		same.Err = fmt.Errorf("%s%w", prefix, same.Err)
+	}
+	return &same
+}
+
+// publish is one task on its way to its stream.
+type publish struct {
+	task     mayfly.Task
+	flow     flowKey
+	limits   limits // of its workload, as of the revision
+	revision uint64
+	msg      *nats.Msg
+	later    bool     // it goes to later
+	there    bool     // its key is that of a task that was there already
+	same     *publish // an earlier one of the batch, with the same key
+	flight   uint64
+	future   jetstream.PubAckFuture
+	err      error
+	answer   *Accepted
+}
+
+// prepare checks a submission, resolves it and makes its message.
+func (p *publish) prepare(ctx context.Context, sub mayfly.Submission, r *resolver) (err error) {
+	if p.task, err = newTask(sub); err != nil {
+		return err
+	}
+	if err = r.resolve(ctx, p); err != nil {
+		return err
+	}
+	p.flow = flowKey{p.task.Space, queueOf(p.task)}
+	subject := pendingSubject(p.task)
+	if p.later = later(p.task); p.later {
+		subject = laterSubject(p.task)
+	}
+	if p.msg, err = encode(subject, p.task, sub.Payload); err == nil {
+		expect(p.msg, 0)
+	}
+	return err
+}
+
+// lockKeys keeps other submissions with the same keys waiting.
+func (q *Queue) lockKeys(list []*publish) (unlock func()) {
+	var stripes []int
+	for _, p := range list {
+		if p.task.Key != "" {
+			stripes = append(stripes, stripe(p.task.Space, p.task.ID)%len(q.keys))
+		}
+	}
+	slices.Sort(stripes)
+	stripes = slices.Compact(stripes)
+	for _, i := range stripes {
+		q.keys[i].Lock()
+	}
+	return func() {
+		for _, i := range stripes {
+			q.keys[i].Unlock()
+		}
+	}
+}
+
+// findKeys answers those submissions whose key is known.
+func (q *Queue) findKeys(ctx context.Context, list []*publish) error {
+	var seen map[string]*publish // of this batch
+	for i, p := range list {
+		if p.task.Key == "" {
+			continue
+		}
+		if seen == nil {
+			seen = map[string]*publish{}
+		}
+		key := entryKey(p.task.Space, p.task.ID)
+		if first := seen[key]; first != nil {
+			if err := sameDigest(first.task, p.task); err != nil {
+				return numbered(err, i, len(list))
+			}
+			p.same = first
+			continue
+		}
+		seen[key] = p
+		there, err := q.findKey(ctx, p.task)
+		switch {
+		case err == nil:
+			p.there, *p.answer = true, Accepted{Task: there}
+		case mayfly.KindOf(err) != mayfly.NotFound:
+			return numbered(err, i, len(list))
+		}
+	}
+	return nil
+}
+
+// findKey returns the task that has the key already.
 func (q *Queue) findKey(ctx context.Context, task mayfly.Task) (mayfly.Task, error) {
+	defer q.lockID(task.Space, task.ID)()
 	for {
 		there, err := q.find(ctx, task.Space, task.ID, queueOf(task))
 		if err != nil {
 			return mayfly.Task{}, err
 		}
-		if there.task.Digest != task.Digest {
-			return mayfly.Task{}, mayfly.Errorf(mayfly.Conflict, "key %q stands for task %s, which has another payload", task.Key, task.ID).
-				WithHint("use another key")
+		if err := sameDigest(there.task, task); err != nil {
+			return mayfly.Task{}, err
 		}
 		if there.place != inPending || q.vouch(there) {
 			return there.task, nil
 		}
 	}
+}
+
+func sameDigest(there, task mayfly.Task) error {
+	if there.Digest == task.Digest {
+		return nil
+	}
+	return mayfly.Errorf(mayfly.Conflict, "key %q stands for task %s, which has another payload", task.Key, task.ID).
+		WithHint("use another key")
 }
 
 // vouch keeps a pending task from being removed unseen, which could happen to
@@ -124,63 +243,59 @@ func (q *Queue) vouch(there found) bool {
 	return true
 }
 
-// publish is one task on its way to its stream.
-type publish struct {
-	task   mayfly.Task
-	msg    *nats.Msg
-	later  bool // it goes to later
-	flight uint64
-	future jetstream.PubAckFuture
-	err    error
-	answer *Accepted
-}
-
-// prepare checks a submission and makes its message.
-func (q *Queue) prepare(ctx context.Context, sub mayfly.Submission) *publish {
-	p := &publish{}
-	if p.task, p.err = newTask(sub); p.err != nil {
-		return p
-	}
-	if p.err = q.room(len(sub.Payload)); p.err != nil {
-		return p
-	}
-	key := flowKey{p.task.Space, queueOf(p.task)}
-	if p.err = q.ensureLane(ctx, key, p.task.Priority); p.err != nil {
-		return p
-	}
-	subject := pendingSubject(p.task)
-	if p.later = later(p.task); p.later {
-		subject = laterSubject(p.task)
-		if p.err = q.ensureMinute(ctx, minuteKey{p.task.Space, minuteOf(p.task.NotBefore)}); p.err != nil {
-			return p
-		}
-	}
-	if p.msg, p.err = encode(subject, p.task, sub.Payload); p.err == nil {
-		expect(p.msg, 0)
-	}
-	return p
-}
-
 // later reports whether a task waits in later for its time.
 func later(t mayfly.Task) bool { return time.Until(t.NotBefore) > soon }
 
-// room refuses what would fill the streams, in which some space is kept for
-// tasks that are there already.
-func (q *Queue) room(size int) error {
-	if q.waiting.tasks.Load() < int64(q.opts.MaxTasks) && q.waiting.bytes.Load()+int64(size) < q.opts.MaxBytes {
+// makeRoom refuses what would fill the streams, in which some space is kept for
+// tasks that are there already, and has the index name where the others go.
+func (q *Queue) makeRoom(ctx context.Context, list []*publish) error {
+	var tasks, bytes int64
+	for _, p := range list {
+		if !p.there && p.same == nil {
+			tasks, bytes = tasks+1, bytes+int64(p.msg.Size())
+		}
+	}
+	if tasks == 0 {
 		return nil
 	}
-	return full()
+	if q.waiting.tasks.Load()+tasks > int64(q.opts.MaxTasks) || q.waiting.bytes.Load()+bytes > q.opts.MaxBytes {
+		return full()
+	}
+	for _, p := range list {
+		if p.there || p.same != nil {
+			continue
+		}
+		q.mu.Lock()
+		q.noteLimits(p)
+		q.mu.Unlock()
+		if err := q.ensureLane(ctx, p.flow, p.task.Priority); err != nil {
+			return err
+		}
+		if p.later {
+			if err := q.ensureMinute(ctx, minuteKey{p.task.Space, minuteOf(p.task.NotBefore)}); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
 }
 
 func full() error {
 	return mayfly.Errorf(mayfly.Busy, "the task queue is full").WithHint("submit again when some tasks have run")
 }
 
-func (p *publish) start(q *Queue) {
-	if p.err != nil {
+// publish writes the task and waits for the answer of the stream.
+func (p *publish) publish(ctx context.Context, q *Queue) {
+	if p.there {
 		return
 	}
+	p.flight = q.begin()
+	ack, err := q.js.PublishMsg(ctx, p.msg)
+	p.landed(q, ack, err)
+	p.conclude(ctx, q)
+}
+
+func (p *publish) start(q *Queue) {
 	p.flight = q.begin()
 	if p.future, p.err = q.js.PublishMsgAsync(p.msg, jetstream.WithStallWait(publishStall)); p.err != nil {
 		p.landed(q, nil, p.err)
@@ -199,7 +314,7 @@ func (p *publish) finish(ctx context.Context, q *Queue) {
 			p.landed(q, nil, ctx.Err())
 		}
 	}
-	p.conclude()
+	p.conclude(ctx, q)
 }
 
 // landed takes the answer of the stream. Where there is none, the task may be
@@ -229,12 +344,17 @@ func (p *publish) landed(q *Queue, ack *jetstream.PubAck, err error) {
 	}
 }
 
-func (p *publish) conclude() {
-	if p.err != nil {
+// conclude writes the answer. A key that was not there and then was is that of
+// an earlier submission which got no answer.
+func (p *publish) conclude(ctx context.Context, q *Queue) {
+	switch {
+	case p.err == nil:
+		*p.answer = Accepted{Task: p.task, New: true}
+	case errors.Is(p.err, errExists) && p.task.Key != "":
+		p.answer.Task, p.answer.Err = q.findKey(ctx, p.task)
+	default:
 		p.answer.Err = p.err
-		return
 	}
-	p.answer.Task, p.answer.New = p.task, true
 }
 
 // begin notes a write to tasks that is under way.
@@ -242,79 +362,4 @@ func (q *Queue) begin() uint64 {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	return q.flights.begin()
-}
-
-// newTask checks a submission and returns its task.
-func newTask(sub mayfly.Submission) (mayfly.Task, error) {
-	if sub.Space == "" {
-		sub.Space = mayfly.DefaultSpace
-	}
-	if err := checkSubmission(sub); err != nil {
-		return mayfly.Task{}, err
-	}
-	task := mayfly.Task{
-		ID: mayfly.NewID(), Space: sub.Space, Workload: sub.Workload, Release: sub.Release,
-		Image: sub.Image, Argv: sub.Argv,
-		State: mayfly.TaskQueued, Priority: sub.Priority, Accepted: now(), NotBefore: sub.NotBefore.UTC(),
-		Timeout: sub.Timeout, Memory: sub.Memory, Retries: sub.Retries,
-		Key: sub.Key, Labels: sub.Labels, Callback: sub.Callback, After: sub.After,
-		Size: len(sub.Payload), Attempt: 1,
-	}
-	if sub.Key != "" {
-		task.ID = keyID(task.Space, queueOf(task), sub.Key)
-		task.Digest = digest(sub.Payload)
-	}
-	return task, nil
-}
-
-func checkSubmission(sub mayfly.Submission) error {
-	if err := checkQueue(sub.Space, sub.Workload); err != nil {
-		return err
-	}
-	invalid := func(format string, args ...any) error { return mayfly.Errorf(mayfly.Invalid, format, args...) }
-	r := sub.Retries
-	switch {
-	case (sub.Workload == "") == (sub.Image == ""):
-		return invalid("a task needs either a workload or an image")
-	case sub.Image == "" && len(sub.Argv) > 0:
-		return invalid("arguments are for tasks of an image")
-	case len(sub.Payload) > MaxPayload:
-		return mayfly.Errorf(mayfly.TooLarge, "the payload has %d bytes, and the limit is %d", len(sub.Payload), MaxPayload).
-			WithHint("put it where the task can fetch it, and submit its address")
-	case sub.Priority < 0 || sub.Priority > mayfly.MaxPriority:
-		return invalid("priority %d is not between 0 and %d", sub.Priority, mayfly.MaxPriority)
-	case time.Until(sub.NotBefore) > maxDelay:
-		return invalid("the task is to start at %s, which is more than a year away", sub.NotBefore.Format(time.RFC3339))
-	case sub.Timeout < 0 || sub.Memory < 0:
-		return invalid("timeout and memory cannot be negative")
-	case len(sub.Key) > maxKey:
-		return invalid("the key has %d bytes, and the limit is %d", len(sub.Key), maxKey)
-	case len(sub.Labels) > maxLabels || len(sub.After) > maxAfter:
-		return invalid("a task has at most %d labels and comes after at most %d others", maxLabels, maxAfter)
-	case r.Max < 0 || r.Max > maxRetries || len(r.Delays) > maxRetries:
-		return invalid("a task has at most %d retries", maxRetries)
-	case r.Jitter < 0 || r.Jitter > 1 || r.Backoff < 0 || r.Longest < 0 || r.MemoryUpTo < 0:
-		return invalid("backoff and memory cannot be negative, and jitter is between 0 and 1")
-	}
-	for _, d := range r.Delays {
-		if d < 0 || d > maxDelay {
-			return invalid("a delay of %s before a retry is not between 0 and a year", d)
-		}
-	}
-	for _, id := range sub.After {
-		if !idPattern.MatchString(id) {
-			return invalid("task id %q is not an id", id)
-		}
-	}
-	return checkCallback(sub.Callback)
-}
-
-func checkCallback(raw string) error {
-	if raw == "" {
-		return nil
-	}
-	if u, err := url.Parse(raw); err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https" {
-		return mayfly.Errorf(mayfly.Invalid, "callback %q is not an http or https URL", raw)
-	}
-	return nil
 }

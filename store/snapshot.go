@@ -33,6 +33,7 @@ type Instance struct {
 // be reached from it is shared and must not be written to.
 type Snapshot struct {
 	Revision  uint64               // of the newest write in it
+	Deployed  uint64               // of the newest write to a workload in it
 	Workloads map[Key]*Workload    // those that were not deleted
 	Instances map[string]*Instance // by id, of all spaces
 
@@ -78,6 +79,7 @@ type mirror struct {
 
 	mu        sync.Mutex
 	applied   uint64 // newest sequence seen
+	deployed  uint64 // newest of a workload
 	workloads map[Key]*workloadRecord
 	newest    map[string]uint64   // by space: revision of its workload written last
 	routes    map[routeKey]string // name of the workload that has the route
@@ -150,7 +152,7 @@ func (m *mirror) applyWorkload(key Key, value []byte, seq uint64) error {
 	}
 	m.moveRoutes(key, m.workloads[key], rec)
 	m.workloads[key] = rec
-	m.newest[key.Space] = seq
+	m.newest[key.Space], m.deployed = seq, seq
 	return nil
 }
 
@@ -193,6 +195,7 @@ func (m *mirror) snapshot() *Snapshot {
 	if m.snap == nil {
 		m.snap = &Snapshot{
 			Revision:  m.applied,
+			Deployed:  m.deployed,
 			Workloads: m.active,
 			Instances: m.instances,
 			changed:   m.changedLocked(),
