@@ -289,7 +289,7 @@ func (n *Node) recoverAttempt(id string) (left leftAttempt, ok bool) {
 	if err != nil || data == nil || json.Unmarshal(data, &left.note) != nil {
 		return left, false
 	}
-	if left.sandbox, err = n.host.Adopt(id); err != nil || left.sandbox.Main() == nil {
+	if left.sandbox, err = n.adopt(id); err != nil || left.sandbox.Main() == nil {
 		return left, false
 	}
 	return left, true

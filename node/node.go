@@ -52,6 +52,7 @@ type Parts struct {
 	Images *image.Store
 	Stacks *build.Stacks
 	Init   []byte // mayfly-init for this machine
+	Inside Inside // answers programs in containers; nil: they have nowhere to ask
 }
 
 // Node is this machine.
@@ -63,6 +64,7 @@ type Node struct {
 	stacks *build.Stacks
 	net    *network.Network
 	host   *container.Host
+	doors  *doors
 	logs   *keptLogs
 	token  string // derived from the data directory; names bridge and cgroups
 
@@ -130,10 +132,15 @@ func Open(ctx context.Context, dir string, p Parts, o Options) (_ *Node, err err
 	if err != nil {
 		return nil, err
 	}
+	if n.doors, err = openDoors(p.Inside, o.Log); err != nil {
+		return nil, err
+	}
 	if n.net, err = network.Open(ctx, n.token, network.Options{Log: o.Log}); err != nil {
+		n.doors.close()
 		return nil, fmt.Errorf("open network: %w", err)
 	}
 	if err := n.recover(ctx); err != nil {
+		n.doors.close()
 		return nil, errors.Join(err, n.net.Close())
 	}
 	return n, nil
@@ -194,6 +201,7 @@ func (n *Node) Run(ctx context.Context) error {
 	defer stopTail()
 	var g errgroup.Group
 	g.Go(func() error { return n.net.Run(work) })
+	g.Go(func() error { return n.doors.run(work) })
 	g.Go(func() error { return n.host.Run(tail) }) // outlives those who bury
 	n.begin(work)
 	<-work.Done()
@@ -243,6 +251,7 @@ func (n *Node) goTaskLocked(f func(ctx context.Context)) bool {
 // Close lets go of the network, of the memory that sandboxes waited in, and of
 // the driver's processes. Run must have returned.
 func (n *Node) Close() error {
+	n.doors.close() // where Run never ran
 	err := errors.Join(n.net.Close(), n.host.Close(), closeDriver(n.host.Driver()))
 	if n.deserted() {
 		err = errors.Join(err, network.Destroy(n.token))
@@ -272,6 +281,7 @@ func (n *Node) deserted() bool {
 
 // released takes back what sandboxes that ended were given.
 func (n *Node) released(ctx context.Context, ids []string) {
+	n.doors.shut(ids...) // first: a connection is of its container's network namespace
 	if err := n.net.Detach(ctx, ids...); err != nil {
 		n.opts.Log.Error("detach from network", "err", err)
 	}
@@ -292,7 +302,7 @@ func (n *Node) recover(ctx context.Context) error {
 		if rec.State == mayfly.Exited {
 			continue
 		}
-		s, err := n.host.Adopt(rec.ID)
+		s, err := n.adopt(rec.ID)
 		if mayfly.KindOf(err) == mayfly.NotFound {
 			if err := n.lost(ctx, in); err != nil {
 				return err
@@ -332,6 +342,22 @@ func heldBy(s *container.Sandbox) []network.Held {
 		return nil
 	}
 	return []network.Held{{ID: s.ID, Address: a, Ports: s.Ports}}
+}
+
+// adopt takes over a sandbox that an earlier daemon left, and its socket.
+func (n *Node) adopt(id string) (*container.Sandbox, error) {
+	s, err := n.host.Adopt(id)
+	if err != nil {
+		return nil, err
+	}
+	select {
+	case <-s.Ended():
+	default:
+		if err := n.doors.reopen(s); err != nil {
+			n.opts.Log.Error("listen for a container", "id", id, "err", err) // it can go on without
+		}
+	}
+	return s, nil
 }
 
 // dropOwners ends the uses of images by what is no more.

@@ -13,6 +13,7 @@ import (
 	"github.com/mayfly-run/mayfly/build"
 	"github.com/mayfly-run/mayfly/container"
 	"github.com/mayfly-run/mayfly/network"
+	client "github.com/mayfly-run/mayfly/sdk/go"
 )
 
 // template is what all sandboxes of one release, or of one instance, have in
@@ -57,12 +58,16 @@ func (n *Node) template(ctx context.Context, digest, owner string, a asked) (*te
 	if t.network == "" {
 		t.network = "bridge"
 	}
+	env := environment(img.Env, a.Env)
+	if n.doors != nil {
+		env = withDefault(env, client.HostVariable, DoorHost)
+	}
 	dir := a.WorkDir
 	if dir == "" {
 		dir = img.WorkingDir
 	}
 	t.config = container.Config{
-		Lower: root.Lower, User: u, WorkDir: dir, Env: environment(img.Env, a.Env), Resources: a.Resources,
+		Lower: root.Lower, User: u, WorkDir: dir, Env: env, Resources: a.Resources,
 		Mounts: slices.Clone(a.mounts), ReadOnly: a.readOnly, Volatile: a.volatile,
 	}
 	for _, p := range build.HostMounts(img.Labels) {
@@ -98,6 +103,16 @@ func environment(image []string, over map[string]string) []string {
 	return env
 }
 
+// withDefault sets a variable that is not set.
+func withDefault(env []string, name, value string) []string {
+	if slices.ContainsFunc(env, func(e string) bool { return strings.HasPrefix(e, name+"=") }) {
+		return env
+	}
+	return append(env, name+"="+value)
+}
+
+const selfName = "self.json"
+
 // self is what a container is told about itself in /run/mayfly/self.json.
 type self struct {
 	ID       string        `json:"id"`
@@ -109,7 +124,11 @@ type self struct {
 	Ports    []mayfly.Port `json:"ports,omitempty"`
 }
 
-// sandbox makes one sandbox of a template, wired to the network.
+func (m *self) identity() mayfly.Identity {
+	return mayfly.Identity{Node: m.Node, Space: m.Space, Instance: m.ID, Workload: m.Workload, Release: m.Release}
+}
+
+// sandbox makes one sandbox of a template, wired to the network and the API.
 func (n *Node) sandbox(ctx context.Context, id string, t *template, me self, hostname string) (*container.Sandbox, error) {
 	c := t.config
 	if hostname == "" {
@@ -144,11 +163,15 @@ func (n *Node) sandbox(ctx context.Context, id string, t *template, me self, hos
 	if err != nil {
 		return nil, err
 	}
-	c.Files = map[string][]byte{"self.json": text}
+	c.Files = map[string][]byte{selfName: text}
 	s, err := n.host.Create(ctx, id, c)
 	if err != nil {
 		n.released(context.WithoutCancel(ctx), []string{id})
 		return nil, t.explain(id, err)
+	}
+	if err := n.doors.open(s, me.identity()); err != nil {
+		s.Remove()
+		return nil, err
 	}
 	return s, nil
 }
