@@ -68,6 +68,7 @@ type Server struct {
 	listeners []listener
 	handler   http.Handler
 	answers   *answers
+	bodies    bodies // of containers
 	spec      []byte // the OpenAPI document
 
 	closing chan struct{}  // closed when streams shall end

@@ -51,7 +51,7 @@ func (workloads) Run(context.Context) error { panic("run the parts") }
 // puts it together. What it opens, the node's close closes again; on an error
 // nothing is left open.
 func openNode(ctx context.Context, f upFlags, log *slog.Logger) (_ *node, err error) {
-	n := &node{name: f.node, driver: f.driver}
+	n := &node{name: f.node, driver: f.driver, door: &api.Door{}}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, n.close())
@@ -89,7 +89,7 @@ func openNode(ctx context.Context, f upFlags, log *slog.Logger) (_ *node, err er
 	}
 	stacks := build.NewStacks(images, build.Options{TempDir: temp})
 	machine, err := nodes.Open(ctx, f.data,
-		nodes.Parts{Store: record, Images: images, Stacks: stacks, Init: mayflyInit},
+		nodes.Parts{Store: record, Images: images, Stacks: stacks, Init: mayflyInit, Inside: n.door},
 		nodes.Options{Log: log, Name: n.name, Driver: n.driver, MaxWaiting: f.waiting})
 	if err != nil {
 		return nil, err

@@ -88,6 +88,7 @@ func newLog(w io.Writer, level string) (*slog.Logger, error) {
 // node is what openNode opens and runNode runs.
 type node struct {
 	services api.Services
+	door     *api.Door                     // of programs in containers
 	routes   http.Handler                  // for --http; nil serves nothing there
 	driver   string                        // the one that was chosen
 	name     string                        // of the node
@@ -123,6 +124,7 @@ func runNode(ctx context.Context, f upFlags, log *slog.Logger, ready io.Writer) 
 	if err != nil {
 		return errors.Join(err, n.close())
 	}
+	n.door.Lead(server)
 	defer func() {
 		err = errors.Join(err, n.close())
 		server.Close() // whoever waits for the node's end sees it when nothing is left

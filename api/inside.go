@@ -1,0 +1,203 @@
+package api
+
+import (
+	"encoding/json"
+	"io"
+	"net/http"
+	"net/url"
+	"regexp"
+	"strings"
+	"sync"
+
+	"github.com/mayfly-run/mayfly"
+	client "github.com/mayfly-run/mayfly/sdk/go"
+)
+
+// Bounds of what one request of a program in a container may bring. What
+// submits tasks is held in memory; the body of a call is the router's matter.
+const (
+	maxInside    = 16 << 20  // bytes of a body that submits tasks, and of all such bodies of a container
+	maxInsideAll = 256 << 20 // of all containers
+)
+
+// ServeInside answers a program in a container: the operations that may be
+// asked for from there, in the container's own space and no other. How many
+// connections a container has, and how slow they may be, is its caller's
+// business.
+func (s *Server) ServeInside(w http.ResponseWriter, r *http.Request, who mayfly.Identity) {
+	kind := insideKind(r.Method, r.URL.EscapedPath())
+	inner, err := scope(r, who, kind)
+	if err != nil {
+		s.fail(w, r, err)
+		return
+	}
+	switch kind {
+	case insideSelf:
+		writeSelf(w, who)
+		return
+	case insideSubmit:
+		size := r.ContentLength
+		if size < 0 {
+			size = maxInside
+		}
+		if err := s.bodies.take(who.Instance, size); err != nil {
+			s.fail(w, r, err)
+			return
+		}
+		defer s.bodies.give(who.Instance, size)
+		inner.Body = &shortBody{r.Body, maxInside}
+	}
+	s.handler.ServeHTTP(w, inner)
+}
+
+func writeSelf(w http.ResponseWriter, who mayfly.Identity) {
+	w.Header().Set("Content-Type", "application/json")
+	json.NewEncoder(w).Encode(who) // who does not read it has left
+}
+
+// insideOperation is a kind of operation that may be asked for from inside.
+type insideOperation int
+
+const (
+	insideNothing insideOperation = iota
+	insideSelf
+	insideSubmit
+	insideTask // reads or cancels tasks
+	insideCall
+)
+
+var insideRef = regexp.MustCompile(`^[0-9A-Za-z-]{1,64}$`)
+
+// insideKind says what a request is for. The path is taken as it was sent: one
+// that could be read in two ways is nothing that may be asked for.
+func insideKind(method, path string) insideOperation {
+	rest, ok := strings.CutPrefix(path, "/v1/")
+	if !ok {
+		return insideNothing
+	}
+	part := strings.Split(rest, "/")
+	if part[0] == "workloads" && len(part) >= 3 && part[2] == "call" && insideRef.MatchString(part[1]) {
+		return insideCall
+	}
+	if len(part) > 1 && part[0] == "tasks" {
+		if !insideRef.MatchString(part[1]) {
+			return insideNothing
+		}
+		part[1] = "ID"
+	}
+	switch method + " " + strings.Join(part, "/") {
+	case "GET self":
+		return insideSelf
+	case "POST tasks":
+		return insideSubmit
+	case "GET tasks", "GET tasks/ID", "GET tasks/ID/wait", "GET tasks/ID/watch", "GET tasks/ID/result", "POST tasks/ID/cancel":
+		return insideTask
+	}
+	return insideNothing
+}
+
+// scope returns the request as one that asks in the caller's own space.
+func scope(r *http.Request, who mayfly.Identity, kind insideOperation) (*http.Request, error) {
+	if kind == insideNothing {
+		return nil, mayfly.Errorf(mayfly.Denied, "a program in a container may not ask for %s %s", r.Method, r.URL.Path).
+			WithHint("it may submit, read and cancel tasks, call functions, and ask for /v1/self")
+	}
+	spaces := r.Header.Values(client.HeaderSpace)
+	inner := r.Clone(r.Context())
+	if kind != insideCall { // whose query is the function's
+		query, err := url.ParseQuery(r.URL.RawQuery)
+		if err != nil {
+			return nil, mayfly.Errorf(mayfly.Invalid, "the query cannot be read: %w", err)
+		}
+		spaces = append(spaces, query["space"]...)
+		query.Set("space", who.Space)
+		inner.URL.RawQuery = query.Encode()
+	}
+	for _, space := range spaces {
+		if space != who.Space {
+			return nil, mayfly.Errorf(mayfly.Denied, "this container is of the space %s and may not ask in the space %q", who.Space, space)
+		}
+	}
+	inner.Header.Set(client.HeaderSpace, who.Space)
+	return inner, nil
+}
+
+// shortBody is a body with a bound of its own.
+type shortBody struct {
+	io.ReadCloser
+	left int64
+}
+
+func (b *shortBody) Read(p []byte) (int, error) {
+	if int64(len(p)) > b.left+1 {
+		p = p[:b.left+1]
+	}
+	n, err := b.ReadCloser.Read(p)
+	if int64(n) > b.left {
+		n, err = int(b.left), mayfly.Errorf(mayfly.TooLarge, "the request's body is larger than %d bytes", maxInside)
+	}
+	b.left -= int64(n)
+	return n, err
+}
+
+// bodies counts the bytes of bodies that are being held for containers.
+type bodies struct {
+	mu  sync.Mutex
+	all int64
+	by  map[string]int64 // instance; none at zero
+}
+
+func (b *bodies) take(instance string, size int64) error {
+	if size > maxInside {
+		return mayfly.Errorf(mayfly.TooLarge, "the request's body is larger than %d bytes", maxInside)
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.by[instance]+size > maxInside || b.all+size > maxInsideAll {
+		return mayfly.Errorf(mayfly.Busy, "too much is being submitted at once").WithHint("try again")
+	}
+	if b.by == nil {
+		b.by = make(map[string]int64)
+	}
+	b.by[instance] += size
+	b.all += size
+	return nil
+}
+
+func (b *bodies) give(instance string, size int64) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.all -= size
+	if b.by[instance] -= size; b.by[instance] == 0 {
+		delete(b.by, instance)
+	}
+}
+
+// Door passes requests of programs in containers on to a Server that is opened
+// after the node. Before that, they are told to wait.
+type Door struct {
+	mu     sync.Mutex
+	server *Server
+}
+
+// Lead sets who answers.
+func (d *Door) Lead(to *Server) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.server = to
+}
+
+// ServeInside implements node.Inside.
+func (d *Door) ServeInside(w http.ResponseWriter, r *http.Request, who mayfly.Identity) {
+	d.mu.Lock()
+	s := d.server
+	d.mu.Unlock()
+	if s == nil {
+		p := client.NewProblem(mayfly.Errorf(mayfly.Unavailable, "the daemon is starting"))
+		w.Header().Set("Content-Type", client.ContentProblem)
+		w.WriteHeader(p.Status)
+		json.NewEncoder(w).Encode(p)
+		return
+	}
+	s.ServeInside(w, r, who)
+}
