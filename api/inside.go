@@ -1,6 +1,7 @@
 package api
 
 import (
+	"bytes"
 	"encoding/json"
 	"io"
 	"net/http"
@@ -8,6 +9,8 @@ import (
 	"regexp"
 	"strings"
 	"sync"
+	"time"
+	"unicode/utf8"
 
 	"github.com/mayfly-run/mayfly"
 	client "github.com/mayfly-run/mayfly/sdk/go"
@@ -18,6 +21,9 @@ import (
 const (
 	maxInside    = 16 << 20  // bytes of a body that submits tasks, and of all such bodies of a container
 	maxInsideAll = 256 << 20 // of all containers
+
+	maxProgress     = 16 << 10 // bytes
+	maxProgressText = 1000     // characters
 )
 
 // ServeInside answers a program in a container: the operations that may be
@@ -33,7 +39,14 @@ func (s *Server) ServeInside(w http.ResponseWriter, r *http.Request, who mayfly.
 	}
 	switch kind {
 	case insideSelf:
-		writeSelf(w, who)
+		writeJSON(w, http.StatusOK, who)
+		return
+	case insideProgress:
+		if err := s.takeProgress(w, inner, who); err != nil {
+			s.fail(w, r, err)
+			return
+		}
+		w.WriteHeader(http.StatusNoContent)
 		return
 	case insideSubmit:
 		size := r.ContentLength
@@ -50,9 +63,34 @@ func (s *Server) ServeInside(w http.ResponseWriter, r *http.Request, who mayfly.
 	s.handler.ServeHTTP(w, inner)
 }
 
-func writeSelf(w http.ResponseWriter, who mayfly.Identity) {
-	w.Header().Set("Content-Type", "application/json")
-	json.NewEncoder(w).Encode(who) // who does not read it has left
+// takeProgress notes how far the task is that the container runs.
+func (s *Server) takeProgress(w http.ResponseWriter, r *http.Request, who mayfly.Identity) error {
+	if !who.Task {
+		return mayfly.Errorf(mayfly.Conflict, "this container runs no task just now").WithHint("only tasks have progress")
+	}
+	if err := need(s.services.Tasks, "tasks"); err != nil {
+		return err
+	}
+	data, err := readBody(w, r, maxProgress)
+	if err != nil {
+		return err
+	}
+	var in client.ProgressRequest
+	decoder := json.NewDecoder(bytes.NewReader(data))
+	decoder.DisallowUnknownFields()
+	if err := decoder.Decode(&in); err != nil {
+		return mayfly.Errorf(mayfly.Invalid, "the progress cannot be read: %w", err).WithHint(`send {"percent": 40, "message": "sorting"}`)
+	}
+	switch {
+	case in.Percent < 0 || in.Percent > 100:
+		return mayfly.Errorf(mayfly.Invalid, "body.percent: %v is not from 0 to 100", in.Percent)
+	case utf8.RuneCountInString(in.Message) > maxProgressText:
+		return mayfly.Errorf(mayfly.Invalid, "body.message: it is longer than %d characters", maxProgressText)
+	case in.Attempt != 0 && in.Attempt != who.Attempt:
+		return mayfly.Errorf(mayfly.Conflict, "this container runs attempt %d", who.Attempt)
+	}
+	p := mayfly.Progress{Percent: in.Percent, Message: in.Message, Time: time.Now().UTC()}
+	return s.services.Tasks.Progress(r.Context(), who.Space, who.Run, who.Attempt, p)
 }
 
 // insideOperation is a kind of operation that may be asked for from inside.
@@ -61,6 +99,7 @@ type insideOperation int
 const (
 	insideNothing insideOperation = iota
 	insideSelf
+	insideProgress
 	insideSubmit
 	insideTask // reads or cancels tasks
 	insideCall
@@ -88,6 +127,8 @@ func insideKind(method, path string) insideOperation {
 	switch method + " " + strings.Join(part, "/") {
 	case "GET self":
 		return insideSelf
+	case "PUT self/progress":
+		return insideProgress
 	case "POST tasks":
 		return insideSubmit
 	case "GET tasks", "GET tasks/ID", "GET tasks/ID/wait", "GET tasks/ID/watch", "GET tasks/ID/result", "POST tasks/ID/cancel":
