@@ -4,13 +4,16 @@ package main
 
 import (
 	"bufio"
+	"context"
 	"fmt"
 	"io"
 	"log"
+	"net"
 	"net/http"
 	"os"
 	"runtime"
 	"strconv"
+	"strings"
 	"time"
 )
 
@@ -18,6 +21,17 @@ func main() {
 	if len(os.Args) > 1 && os.Args[1] == "never-listens" {
 		fmt.Println("I will not listen")
 		os.Exit(3)
+	}
+	if len(os.Args) > 3 && os.Args[1] == "ask" {
+		for range 500 { // a daemon that is away comes back
+			status, text, err := ask(os.Args[2], os.Args[3], strings.Join(os.Args[4:], " "))
+			if err == nil {
+				fmt.Println(status, text)
+				return
+			}
+			time.Sleep(20 * time.Millisecond)
+		}
+		os.Exit(1)
 	}
 	http.HandleFunc("/echo", echo)
 	http.HandleFunc("/ticks", ticks)
@@ -57,8 +71,33 @@ func main() {
 		n, _ := io.Copy(io.Discard, r.Body)
 		fmt.Fprintln(w, n)
 	})
+	http.HandleFunc("/ask", func(w http.ResponseWriter, r *http.Request) {
+		body, _ := io.ReadAll(r.Body)
+		status, text, err := ask(r.URL.Query().Get("method"), r.URL.Query().Get("path"), string(body))
+		fmt.Fprintln(w, status, text, err)
+	})
 	http.HandleFunc("/headers", func(w http.ResponseWriter, r *http.Request) { r.Header.Write(w) })
 	log.Fatal(http.ListenAndServe(":"+os.Getenv("PORT"), nil))
+}
+
+// ask asks the API from inside.
+func ask(method, path, body string) (int, string, error) {
+	socket, _ := strings.CutPrefix(os.Getenv("MAYFLY_HOST"), "unix://")
+	transport := &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+		return (&net.Dialer{}).DialContext(ctx, "unix", socket)
+	}}
+	defer transport.CloseIdleConnections()
+	req, err := http.NewRequest(method, "http://localhost"+path, strings.NewReader(body))
+	if err != nil {
+		return 0, "", err
+	}
+	resp, err := (&http.Client{Transport: transport}).Do(req)
+	if err != nil {
+		return 0, "", err
+	}
+	defer resp.Body.Close()
+	text, err := io.ReadAll(resp.Body)
+	return resp.StatusCode, strings.TrimSpace(string(text)), err
 }
 
 // echo sends back each piece of the body as it comes.

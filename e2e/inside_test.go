@@ -1,0 +1,109 @@
+package e2e
+
+import (
+	"encoding/json"
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/mayfly-run/mayfly"
+)
+
+// insideAsk has a function ask the API at its socket.
+func (n *node) insideAsk(function, method, path, body string) string {
+	n.t.Helper()
+	status, text, _ := n.post(function, "/ask?method="+method+"&path="+path, strings.NewReader(body))
+	if status != 200 {
+		n.t.Fatalf("%s %s: %d %s", method, path, status, text)
+	}
+	return text
+}
+
+// identity is what came with a status 200.
+func identity(t *testing.T, answer string) (who mayfly.Identity) {
+	t.Helper()
+	text, ok := strings.CutPrefix(answer, "200 ")
+	if !ok || json.NewDecoder(strings.NewReader(text)).Decode(&who) != nil {
+		t.Fatalf("got %s", answer)
+	}
+	return who
+}
+
+// TestInside: a function, and what `mayfly run` runs, know who they are at
+// their socket, call other functions, and may do nothing else.
+func TestInside(t *testing.T) {
+	n := start(t)
+	n.deploy(mayfly.Workload{Name: "web", Process: mayfly.Process{User: "1234:1234"}})
+	n.deploy(mayfly.Workload{Name: "other"})
+	who := identity(t, n.insideAsk("web", "GET", "/v1/self", ""))
+	if who.Space != "default" || who.Workload != "web" || who.Release != 1 || who.Run == "" || who.Instance == "" || who.Attempt != 1 || who.Task {
+		t.Errorf("a function is %+v", who)
+	}
+	if r := n.runOf(who.Run); r.Instance != who.Instance {
+		t.Errorf("%+v is the run of %s", r, who.Instance)
+	}
+	if got := n.insideAsk("web", "POST", "/v1/workloads/other/call/count", "12345"); !strings.HasPrefix(got, "200 5") {
+		t.Errorf("a call answers %s", got)
+	}
+	for _, denied := range [][2]string{{"GET", "/v1/instances"}, {"POST", "/v1/down"}, {"GET", "/v1/self?space=other"}} {
+		if got := n.insideAsk("web", denied[0], denied[1], ""); !strings.HasPrefix(got, "403 ") {
+			t.Errorf("%s %s answers %s", denied[0], denied[1], got)
+		}
+	}
+	in := n.runDetached("one", "/app", "ask", "GET", "/v1/self")
+	if _, err := n.WaitInstance(t.Context(), in.ID); err != nil {
+		t.Fatal(err)
+	}
+	if who := identity(t, n.log("one")); who.Instance != in.ID || who.Space != "default" || who.Workload != "" || who.Run != "" {
+		t.Errorf("an instance is %+v", who)
+	}
+	n.runDetached("own", "sh", "-c", "echo $MAYFLY_HOST")
+	if _, err := n.WaitInstance(t.Context(), "own"); err != nil || n.log("own") != "unix:///run/mayfly/api.sock\n" {
+		t.Errorf("MAYFLY_HOST is %q", n.log("own"))
+	}
+	if left, _ := filepath.Glob(n.dir + "/data/*/*/run/api.sock"); len(left) > 6 { // waiting ones, and two that have ended
+		t.Errorf("sockets: %q", left)
+	}
+}
+
+// TestInsideSurvives: the socket of a container that goes on works again when
+// there is another daemon.
+func TestInsideSurvives(t *testing.T) {
+	n := start(t)
+	shared := t.TempDir()
+	in, err := n.CreateInstance(t.Context(), mayfly.InstanceSpec{
+		Name: "on", Image: "app", Mounts: []mayfly.Mount{{Type: "bind", Source: shared, Target: "/shared"}},
+		Process: mayfly.Process{Command: []string{"sh", "-c", "/app ask GET /v1/self; while [ ! -e /shared/go ]; do sleep 0.02; done; exec /app ask GET /v1/self"}},
+	}, "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := n.StartInstance(t.Context(), in.ID); err != nil {
+		t.Fatal(err)
+	}
+	var line string
+	enough := errors.New("enough")
+	if err := n.InstanceLogs(t.Context(), "on", mayfly.LogOptions{Tail: -1, Follow: true}, func(e mayfly.LogEntry) error {
+		if line += string(e.Data); strings.HasSuffix(line, "\n") {
+			return enough
+		}
+		return nil
+	}); err != enough {
+		t.Fatal(err)
+	}
+	first := identity(t, line)
+	n.kill()
+	n.up()
+	if err := os.WriteFile(shared+"/go", nil, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if in, err := n.WaitInstance(t.Context(), "on"); err != nil || in.Exit.Code != 0 {
+		t.Fatalf("%+v, %v", in.Exit, err)
+	}
+	_, second, _ := strings.Cut(n.log("on"), "\n")
+	if who := identity(t, second); who != first {
+		t.Errorf("it is %+v after %+v", who, first)
+	}
+}
