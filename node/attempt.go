@@ -60,7 +60,7 @@ func (a *attempt) begin(ctx context.Context) error {
 		a.giveUp()
 		return err
 	}
-	a.runner.queue.Started(a.grant)
+	a.runner.queue.Started(a.grant, a.sandbox.ID)
 	return nil
 }
 

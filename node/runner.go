@@ -136,7 +136,7 @@ func (r *Runner) perform(ctx context.Context, g *queue.Grant) {
 		return
 	}
 	if !detached(&rel.Workload) {
-		res := r.requests.ServeTask(ctx, rel, g, func(instance string) { r.queue.Started(g) })
+		res := r.requests.ServeTask(ctx, rel, g, func(instance string) { r.queue.Started(g, instance) })
 		if ctx.Err() == nil {
 			r.done(ctx, g, res)
 		}
