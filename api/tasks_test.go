@@ -17,6 +17,7 @@ import (
 	"github.com/mayfly-run/mayfly/bus"
 	"github.com/mayfly-run/mayfly/queue"
 	client "github.com/mayfly-run/mayfly/sdk/go"
+	"github.com/mayfly-run/mayfly/store"
 )
 
 // tasks is a real queue, of which no node asks: a test runs its tasks with run.
@@ -91,14 +92,37 @@ func (q *tasks) run(t *testing.T, instance string, exit mayfly.Exit, output stri
 	return task
 }
 
+// deploy makes the workloads that the tests submit to.
+func deploy(t *testing.T, record *store.Store) {
+	t.Helper()
+	for _, space := range []string{mayfly.DefaultSpace, "other", "team"} {
+		for _, name := range []string{"w", "w0", "w1", "good", "bad", "later"} {
+			rel, err := record.PutRelease(t.Context(), mayfly.Workload{Space: space, Name: name}, "sha256:x")
+			if err == nil {
+				_, err = record.SetWorkload(t.Context(), space, name, rel.Number, 0)
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+}
+
 func serveTasks(t *testing.T, opts queue.Options) (*server, *tasks) {
 	t.Helper()
 	b, err := bus.Open(t.Context(), t.TempDir(), bus.Options{})
 	if err != nil {
 		t.Fatal(err)
 	}
-	q, err := queue.Open(t.Context(), b, opts)
+	record, err := store.Open(t.Context(), b, store.Options{})
 	if err != nil {
+		b.Close()
+		t.Fatal(err)
+	}
+	deploy(t, record)
+	q, err := queue.Open(t.Context(), b, record, opts)
+	if err != nil {
+		record.Close()
 		b.Close()
 		t.Fatal(err)
 	}
@@ -109,6 +133,7 @@ func serveTasks(t *testing.T, opts queue.Options) (*server, *tasks) {
 		cancel()
 		<-finished
 		q.Close()
+		record.Close()
 		if err := b.Close(); err != nil {
 			t.Error(err)
 		}

@@ -78,8 +78,9 @@ func (a *attempt) start(ctx context.Context, t *template, r *ready) error {
 			return err
 		}
 	}
-	g.Attempt.Instance, g.Attempt.Started = s.ID, time.Now()
-	note, err := json.Marshal(attemptNote{Space: g.Task.Space, Task: g.Task.ID, Attempt: g.Attempt, Deadline: a.deadline})
+	started := g.Attempt // the grant's own belongs to the queue
+	started.Instance, started.Started = s.ID, time.Now()
+	note, err := json.Marshal(attemptNote{Space: g.Task.Space, Task: g.Task.ID, Attempt: started, Deadline: a.deadline})
 	if err != nil {
 		return err
 	}

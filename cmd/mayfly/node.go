@@ -95,7 +95,7 @@ func openNode(ctx context.Context, f upFlags, log *slog.Logger) (_ *node, err er
 		return nil, err
 	}
 	n.onClose(machine.Close)
-	tasks, err := queue.Open(ctx, b, record, queue.Options{Log: log})
+	tasks, err := queue.Open(ctx, b, record, queue.Options{Log: log, Images: taskImages{images}})
 	if err != nil {
 		return nil, err
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 
 	"github.com/mayfly-run/mayfly"
+	"github.com/mayfly-run/mayfly/image"
 	"github.com/mayfly-run/mayfly/queue"
 )
 
@@ -14,11 +15,19 @@ func (s taskService) Watch(ctx context.Context, space, id string, _ mayfly.Task)
 	return s.Wait(ctx, space, id)
 }
 
-func (taskService) Pause(context.Context, string, string) error  { return errNotYet }
-func (taskService) Resume(context.Context, string, string) error { return errNotYet }
-func (taskService) Paused(string, string) bool                   { return false }
 func (taskService) Progress(context.Context, string, string, int, mayfly.Progress) error {
 	return errNotYet
+}
+
+// taskImages tells the queue what an image is called by its content.
+type taskImages struct{ store *image.Store }
+
+func (i taskImages) Resolve(ctx context.Context, name string) (string, error) {
+	found, err := i.store.Get(ctx, name)
+	if err != nil {
+		return "", err
+	}
+	return string(found.Digest), nil
 }
 
 var errNotYet = mayfly.Errorf(mayfly.Unavailable, "the queue cannot do that yet")
