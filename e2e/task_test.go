@@ -97,17 +97,17 @@ func (n *node) taskLog(id string) string {
 	return b.String()
 }
 
-const identity = `echo "$MAYFLY_ATTEMPT $MAYFLY_WORKLOAD $MAYFLY_SPACE"; test -n "$MAYFLY_DEADLINE" && test -n "$MAYFLY_RUN" && cat; cat /run/mayfly/payload`
+const tellAll = `echo "$MAYFLY_ATTEMPT $MAYFLY_WORKLOAD $MAYFLY_SPACE"; test -n "$MAYFLY_DEADLINE" && test -n "$MAYFLY_RUN" && cat; cat /run/mayfly/payload`
 
 // TestTasks: every kind of function gets its payload and gives its result, and
 // every end has its state and reason.
 func TestTasks(t *testing.T) {
 	n := start(t)
-	n.shell("words", identity, nil)
+	n.shell("words", tellAll, nil)
 	n.shell("fails", "echo trying >&2; exit 7", nil)
 	n.shell("final", "exit 9", nil)
 	n.shell("sleeps", "trap 'exit 3' TERM; echo asleep; while :; do sleep 0.1; done", nil)
-	n.shell("hungry", `test "$MAYFLY_ATTEMPT" -gt 2 || cat /dev/zero | head -c 100000000 | tail >/dev/null; echo fed`,
+	n.shell("hungry", `a=x; while [ "$MAYFLY_ATTEMPT" -lt 3 ]; do a=$a$a; done; echo fed`,
 		func(w *mayfly.Workload) { w.Memory = 24 << 20 })
 	n.deploy(mayfly.Workload{Name: "absent", Protocol: mayfly.Stdio, Process: mayfly.Process{Command: []string{"/nonesuch"}}})
 	n.deploy(mayfly.Workload{Name: "web"})
@@ -141,8 +141,8 @@ func TestTasks(t *testing.T) {
 		{"a final exit", mayfly.Submission{Workload: "final", Retries: mayfly.Retries{Max: 2, Final: []int{9}}}, mayfly.TaskFailed, 9, "", ""},
 		{"its time runs out", mayfly.Submission{Workload: "sleeps", Timeout: 300 * time.Millisecond}, mayfly.TaskTimedOut, 3, "", "timeout of 300ms"},
 		{"out of memory", mayfly.Submission{Workload: "hungry"}, mayfly.TaskOutOfMemory, 137, "", "memory limit"},
-		{"http", mayfly.Submission{Workload: "web", Payload: []byte("x")}, mayfly.TaskSucceeded, 0, "", ""},
-		{"http instance", mayfly.Submission{Workload: "kept", Payload: []byte("x")}, mayfly.TaskSucceeded, 0, "", ""},
+		{"http", mayfly.Submission{Workload: "web", Payload: []byte("x")}, mayfly.TaskSucceeded, 0, "x", ""},
+		{"http instance", mayfly.Submission{Workload: "kept", Payload: []byte("x")}, mayfly.TaskSucceeded, 0, "x", ""},
 		{"cgi", mayfly.Submission{Workload: "cgi", Payload: []byte("x")}, mayfly.TaskSucceeded, 0, "x", ""},
 		{"python", mayfly.Submission{Workload: "py", Payload: []byte(`"x"`)}, mayfly.TaskSucceeded, 0, handled, ""},
 		{"python instance", mayfly.Submission{Workload: "py-kept", Payload: []byte(`"x"`)}, mayfly.TaskSucceeded, 0, handled, ""},

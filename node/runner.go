@@ -48,6 +48,7 @@ type Runner struct {
 	requests Requests
 	opts     RunnerOptions
 	adopted  []*attempt
+	unwanted []*container.Sandbox // of attempts whose tasks have moved on
 
 	mu      sync.Mutex
 	running map[*attempt]struct{}
@@ -77,7 +78,7 @@ func (r *Runner) Adopt(ctx context.Context) error {
 		switch mayfly.KindOf(err) {
 		case mayfly.NotFound, mayfly.Conflict:
 			r.opts.Log.Info("an attempt that nobody waits for is stopped", "task", left.note.Task, "err", err)
-			left.sandbox.Remove()
+			r.unwanted = append(r.unwanted, left.sandbox)
 			continue
 		}
 		if err != nil {
@@ -95,7 +96,10 @@ func (r *Runner) Run(ctx context.Context) error {
 	for _, a := range r.adopted {
 		all.Go(func() { a.attend(ctx) })
 	}
-	r.adopted = nil
+	for _, s := range r.unwanted {
+		r.node.retire(s, func() {})
+	}
+	r.adopted, r.unwanted = nil, nil
 	for range r.opts.Tasks {
 		all.Go(func() { r.work(ctx) })
 	}
