@@ -73,3 +73,64 @@ func (d *daemon) containersCPU() (time.Duration, error) {
 	us, err := strconv.ParseInt(strings.Fields(rest + " 0")[0], 10, 64)
 	return time.Duration(us) * time.Microsecond, err
 }
+
+// clockTicks is the kernel's unit of time in /proc/PID/stat, per second.
+const clockTicks = 100
+
+// treeCPU is the processor time of a process, of the children that it has now
+// and of those that it has waited for.
+func treeCPU(pid int) (time.Duration, error) {
+	total, err := statCPU(pid)
+	if err != nil {
+		return 0, err
+	}
+	lists, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", pid))
+	if err != nil {
+		return 0, err
+	}
+	for _, f := range lists {
+		text, _ := os.ReadFile(f)
+		for child := range strings.FieldsSeq(string(text)) {
+			n, err := strconv.Atoi(child)
+			if err != nil {
+				return 0, err
+			}
+			if t, err := treeCPU(n); err == nil { // or it has ended
+				total += t
+			}
+		}
+	}
+	return total, nil
+}
+
+// statCPU is the processor time of a process and of the children that it has
+// waited for.
+func statCPU(pid int) (time.Duration, error) {
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return 0, err
+	}
+	// The name, in brackets, may hold anything.
+	f := strings.Fields(string(text[strings.LastIndexByte(string(text), ')')+1:]))
+	if len(f) < 15 {
+		return 0, fmt.Errorf("/proc/%d/stat is %q", pid, text)
+	}
+	var ticks int64
+	for _, field := range f[11:15] { // utime, stime, cutime, cstime
+		n, err := strconv.ParseInt(field, 10, 64)
+		if err != nil {
+			return 0, err
+		}
+		ticks += n
+	}
+	return time.Duration(ticks) * time.Second / clockTicks, nil
+}
+
+// ownCPU is the processor time of this process.
+func ownCPU() (time.Duration, error) {
+	var u unix.Rusage
+	if err := unix.Getrusage(unix.RUSAGE_SELF, &u); err != nil {
+		return 0, err
+	}
+	return time.Duration(u.Utime.Nano() + u.Stime.Nano()), nil
+}

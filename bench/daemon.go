@@ -151,7 +151,12 @@ func (b *bench) upStatic(ctx context.Context, name string) (*daemon, error) {
 
 // importStatic gives the daemon the image bench-static.
 func (d *daemon) importStatic(ctx context.Context, m material) error {
-	f, err := os.Open(m.staticTar)
+	return d.importTar(ctx, "bench-static", m.staticTar)
+}
+
+// importTar makes an image of an archive.
+func (d *daemon) importTar(ctx context.Context, name, path string) error {
+	f, err := os.Open(path)
 	if err != nil {
 		return err
 	}
@@ -160,7 +165,7 @@ func (d *daemon) importStatic(ctx context.Context, m material) error {
 	if err != nil {
 		return err
 	}
-	_, err = d.api.ImportImage(ctx, "bench-static", f, st.Size())
+	_, err = d.api.ImportImage(ctx, name, f, st.Size())
 	return err
 }
 

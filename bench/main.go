@@ -17,6 +17,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -64,24 +65,27 @@ type bench struct {
 	material material
 	rooms    *rooms
 	rivals   []*rival
+	queue    *daemon // of the parts about tasks; nil until one needs it
 	results  *Results
 	closers  []func()
 }
 
 // part is one chapter of the results.
 type part struct {
-	name string
-	run  func(*bench, context.Context) error
+	name   string
+	run    func(*bench, context.Context) error
+	rivals bool // it needs them
 }
 
 func parts() []part {
 	return []part{
-		{"latency", (*bench).latency},
-		{"rate", (*bench).rate},
-		{"load", (*bench).load},
-		{"burst", (*bench).burst},
-		{"memory", (*bench).memory},
-		{"leftovers", (*bench).leftovers},
+		{"latency", (*bench).latency, true},
+		{"rate", (*bench).rate, true},
+		{"load", (*bench).load, false},
+		{"burst", (*bench).burst, false},
+		{"memory", (*bench).memory, false},
+		{"leftovers", (*bench).leftovers, false},
+		{"tasks", (*bench).tasks, false},
 	}
 }
 
@@ -126,7 +130,7 @@ func run(ctx context.Context, o options) (err error) {
 	}
 	b := &bench{options: o}
 	defer func() { b.close() }()
-	if err := b.open(ctx); err != nil {
+	if err := b.open(ctx, slices.ContainsFunc(todo, func(p part) bool { return p.rivals })); err != nil {
 		return err
 	}
 	begun := time.Now()
@@ -145,7 +149,7 @@ func run(ctx context.Context, o options) (err error) {
 	return b.results.table(os.Stdout)
 }
 
-func (b *bench) open(ctx context.Context) error {
+func (b *bench) open(ctx context.Context, rivals bool) error {
 	dir, err := os.MkdirTemp("", "mfb-")
 	if err != nil {
 		return err
@@ -167,7 +171,9 @@ func (b *bench) open(ctx context.Context) error {
 	if b.results, err = newResults(ctx, b.options); err != nil {
 		return err
 	}
-	b.rivals, err = b.openRivals(ctx)
+	if rivals {
+		b.rivals, err = b.openRivals(ctx)
+	}
 	return err
 }
 

@@ -36,6 +36,7 @@ func (r *Results) table(w io.Writer) error {
 		fmt.Fprintf(t, "%s arrivals\t%.1f\t%.2f\t%.2f\t%d\t\n", l.Arrivals, l.PerSecond, l.P50, l.P99, l.Failed)
 	}
 	r.rest(t)
+	r.taskTables(t)
 	fmt.Fprint(t, "\ngoal\tvalue\tbound\tunit\tmet\t\n")
 	for _, g := range r.Goals {
 		fmt.Fprintf(t, "%s\t%.3f\t%.3f\t%s\t%v\t\n", g.Text, g.Value, g.Bound, g.Unit, g.Met)

@@ -28,6 +28,7 @@ type Results struct {
 	Burst     *BurstRow         `json:"burst,omitempty"`
 	Memory    *MemoryRow        `json:"memory,omitempty"`
 	Leftovers *LeftoverRow      `json:"leftovers,omitempty"`
+	Tasks     []TasksRow        `json:"tasks,omitempty"`
 	Goals     []Goal            `json:"goals"`
 	Notes     []string          `json:"notes,omitempty"`
 }

@@ -13,7 +13,8 @@ test="$run gcc=gcc libc6-dev=libc6-dev mmdebstrap=mmdebstrap busybox-static=busy
  tmux=tmux e2fsprogs=mke2fs attr=setfattr procps=ps git=git"
 # docker.io and podman are compared with only where somebody has installed them:
 # either brings services that a bench must not put on a machine unasked.
-bench="$test"
+# Of redis-tools one program is the server, without the service of redis-server.
+bench="$test redis-tools=redis-check-rdb postgresql-15=postgresql-15"
 
 case ${1-} in
 run) wanted=$run ;;
@@ -94,12 +95,14 @@ if ! apt_get install --no-install-recommends $need 2>/dev/null; then
 	apt_get install --no-install-recommends $need
 fi
 
-# Debian starts the registry at once, on a port that others may want; the
-# tests start their own.
-case " $need " in
-*" docker-registry "*)
-	if [ -d /run/systemd/system ]; then
-		systemctl disable --now docker-registry >/dev/null 2>&1 || true
-	fi
-	;;
-esac
+# Debian starts these at once, on ports that others may want; the tests and the
+# bench start their own.
+for service in docker-registry=docker-registry postgresql-15=postgresql; do
+	case " $need " in
+	*" ${service%%=*} "*)
+		if [ -d /run/systemd/system ]; then
+			systemctl disable --now "${service#*=}" >/dev/null 2>&1 || true
+		fi
+		;;
+	esac
+done
