@@ -128,7 +128,7 @@ func (d *daemon) awaitAll(ctx context.Context, ids [][]string) error {
 			for _, id := range some {
 				t, err := d.api.WaitTask(ctx, id)
 				if err == nil && t.State != mayfly.TaskSucceeded {
-					err = fmt.Errorf("task %s: %s", id, t.State)
+					err = fmt.Errorf("task %s: %s%s", id, t.State, endOf(t))
 				}
 				if err != nil {
 					errs <- err
@@ -144,6 +144,14 @@ func (d *daemon) awaitAll(ctx context.Context, ids [][]string) error {
 	default:
 		return nil
 	}
+}
+
+// endOf says why the last attempt of a task ended.
+func endOf(t mayfly.Task) string {
+	if n := len(t.Attempts); n > 0 && t.Attempts[n-1].Exit != nil {
+		return ": " + t.Attempts[n-1].Exit.Detail
+	}
+	return ""
 }
 
 // lastEnd checks that count tasks of a workload, and no fewer, have succeeded
