@@ -48,7 +48,7 @@ func (q *Queue) Retry(ctx context.Context, space, id string) (mayfly.Task, error
 	}
 	task := dead.task
 	task.State, task.Attempt, task.Retried = mayfly.TaskQueued, task.Attempt+1, 0
-	task.NotBefore, task.Ended = now(), time.Time{}
+	task.NotBefore, task.Ended, task.Progress = now(), time.Time{}, nil
 	return q.revive(ctx, task, dead)
 }
 
@@ -84,6 +84,7 @@ func (q *Queue) revive(ctx context.Context, task mayfly.Task, dead found) (mayfl
 		return task, err
 	}
 	q.offer(task, ack.Sequence, dead.data)
+	q.changed(task)
 	return task, err
 }
 

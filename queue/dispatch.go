@@ -24,7 +24,8 @@ type Grant struct {
 	cancelled chan struct{}
 	charged   time.Duration
 	started   time.Time // guarded by the queue's mutex, as is what follows
-	ending    bool      // Done is at work
+	progress  *mayfly.Progress
+	ending    bool // Done is at work
 	ended     bool
 }
 
@@ -112,6 +113,7 @@ func (q *Queue) putBack(e *entry) {
 	q.charge(f, -charged)
 	if !cancelled {
 		q.enqueue(e)
+		q.changed(e.task)
 	}
 	q.match()
 }
@@ -140,6 +142,7 @@ func (q *Queue) grant(ctx context.Context, e *entry, node string) (*Grant, error
 	g.Payload = payload
 	g.Attempt = mayfly.Attempt{Number: e.task.Attempt, Node: node, Granted: now()}
 	g.Task = e.view()
+	q.changed(g.Task)
 	if e.task.Timeout > 0 {
 		g.Deadline = g.Attempt.Granted.Add(e.task.Timeout)
 	}
@@ -170,6 +173,7 @@ func (q *Queue) Started(g *Grant, instance string) {
 	if g.started.IsZero() {
 		g.started = now()
 	}
+	q.changed(g.Task)
 }
 
 // view is the entry's task as it is now.
@@ -184,6 +188,9 @@ func (e *entry) view() mayfly.Task {
 		task.State = mayfly.TaskStarting
 	default:
 		task.State = mayfly.TaskRunning
+	}
+	if g.progress != nil {
+		task.Progress = g.progress
 	}
 	attempt := g.Attempt
 	attempt.Started = g.started

@@ -82,9 +82,7 @@ func (q *Queue) endAttempt(ctx context.Context, g *Grant, res mayfly.Result, fol
 		}
 		return mayfly.Task{}, err
 	}
-	if next.State.Ended() {
-		q.tell(next)
-	}
+	q.tell(next)
 	return next, nil
 }
 
@@ -178,57 +176,4 @@ func wake(ch chan struct{}) {
 	case ch <- struct{}{}:
 	default:
 	}
-}
-
-// Wait blocks until a task has ended or was buried, and returns it.
-func (q *Queue) Wait(ctx context.Context, space, id string) (mayfly.Task, error) {
-	if err := checkID(space, id); err != nil {
-		return mayfly.Task{}, err
-	}
-	key, ch := entryKey(space, id), make(chan struct{})
-	q.mu.Lock()
-	q.waiters[key] = append(q.waiters[key], ch)
-	q.mu.Unlock()
-	defer q.leaveWait(key, ch)
-	task, err := q.Get(ctx, space, id)
-	if err != nil || task.State.Ended() {
-		return task, err
-	}
-	select {
-	case <-ch:
-		return q.Get(ctx, space, id)
-	case <-ctx.Done():
-		return task, ctx.Err()
-	case <-q.quit:
-		return task, errClosed
-	}
-}
-
-func (q *Queue) leaveWait(key string, ch chan struct{}) {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	list := q.waiters[key]
-	for i := range list {
-		if list[i] == ch {
-			list[i] = list[len(list)-1]
-			list = list[:len(list)-1]
-			break
-		}
-	}
-	if len(list) == 0 {
-		delete(q.waiters, key)
-	} else {
-		q.waiters[key] = list
-	}
-}
-
-// tell wakes whoever waits for a task that has ended.
-func (q *Queue) tell(task mayfly.Task) {
-	key := entryKey(task.Space, task.ID)
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	for _, ch := range q.waiters[key] {
-		close(ch)
-	}
-	delete(q.waiters, key)
 }

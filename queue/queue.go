@@ -116,12 +116,13 @@ type Queue struct {
 	timers   clock              // of entries and lanes
 	laters   clock              // of minutes and tasks in later
 	minutes  map[minuteKey]bool
-	toRead   []*lane                    // lanes to read on
-	waiters  map[string][]chan struct{} // of Wait, by space and id; closed at the end
-	tidied   uint64                     // everything before is removed
-	ended    []endedSeq                 // of known, the oldest end first
-	readCond *sync.Cond                 // toRead changed, or closed
-	wakeTidy chan struct{}              // something ended
+	toRead   []*lane       // lanes to read on
+	waiters  bells         // of Wait, rung when a task has ended
+	watchers bells         // of Watch, rung at every change
+	tidied   uint64        // everything before is removed
+	ended    []endedSeq    // of known, the oldest end first
+	readCond *sync.Cond    // toRead changed, or closed
+	wakeTidy chan struct{} // something ended
 }
 
 // gauge counts what waits, about: messages of other origin are not seen.
@@ -145,7 +146,7 @@ func Open(ctx context.Context, b *bus.Bus, s *store.Store, opts Options) (*Queue
 	q := &Queue{
 		bus: b, store: s, js: b.JetStream(), log: opts.Log, opts: opts,
 		bySpace: map[string]*space{}, flows: map[flowKey]*flow{}, entries: map[string]*entry{},
-		known: map[uint64]bool{}, minutes: map[minuteKey]bool{}, waiters: map[string][]chan struct{}{},
+		known: map[uint64]bool{}, minutes: map[minuteKey]bool{}, waiters: bells{}, watchers: bells{},
 		quit: make(chan struct{}), timers: newClock(), laters: newClock(), wakeTidy: make(chan struct{}, 1),
 	}
 	q.readCond = sync.NewCond(&q.mu)

@@ -1,7 +1,6 @@
 package queue
 
 import (
-	"bytes"
 	"crypto/sha256"
 	"encoding/base32"
 	"encoding/hex"
@@ -103,7 +102,7 @@ func minuteOf(t time.Time) string { return strconv.FormatInt(t.Unix()/60, 10) }
 func addAttempt(task *mayfly.Task, a mayfly.Attempt) {
 	if a.Exit != nil && len(a.Exit.Detail) > maxDetail {
 		exit := *a.Exit
-		exit.Detail = string(bytes.ToValidUTF8([]byte(exit.Detail[:maxDetail]), nil))
+		exit.Detail = cut(exit.Detail, maxDetail)
 		a.Exit = &exit
 	}
 	list := append(task.Attempts[:len(task.Attempts):len(task.Attempts)], a)

@@ -27,7 +27,7 @@ func (q *Queue) after(g *Grant, res mayfly.Result) mayfly.Task {
 	ended := task.Attempts[len(task.Attempts)-1].Ended
 	delay, again := next(&task, res.Exit, rand.Float64())
 	if again {
-		task.NotBefore = ended.Add(delay)
+		task.NotBefore, task.Progress = ended.Add(delay), nil
 	} else {
 		task.Ended = ended
 	}
@@ -40,6 +40,7 @@ func (q *Queue) attempted(g *Grant, res mayfly.Result) mayfly.Task {
 	q.mu.Lock()
 	attempt := g.Attempt
 	attempt.Started = g.started
+	task.Progress = g.progress
 	q.mu.Unlock()
 	exit := res.Exit
 	attempt.Ended, attempt.Exit, attempt.Instance = now(), &exit, cmp.Or(res.Instance, attempt.Instance)

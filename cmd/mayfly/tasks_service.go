@@ -3,21 +3,12 @@ package main
 import (
 	"context"
 
-	"github.com/mayfly-run/mayfly"
 	"github.com/mayfly-run/mayfly/image"
 	"github.com/mayfly-run/mayfly/queue"
 )
 
 // taskService is the queue as package api asks for it.
 type taskService struct{ *queue.Queue }
-
-func (s taskService) Watch(ctx context.Context, space, id string, _ mayfly.Task) (mayfly.Task, error) {
-	return s.Wait(ctx, space, id)
-}
-
-func (taskService) Progress(context.Context, string, string, int, mayfly.Progress) error {
-	return errNotYet
-}
 
 // taskImages tells the queue what an image is called by its content.
 type taskImages struct{ store *image.Store }
@@ -29,5 +20,3 @@ func (i taskImages) Resolve(ctx context.Context, name string) (string, error) {
 	}
 	return string(found.Digest), nil
 }
-
-var errNotYet = mayfly.Errorf(mayfly.Unavailable, "the queue cannot do that yet")
