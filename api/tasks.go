@@ -232,37 +232,14 @@ func jsonError(err error) error {
 
 // submissionOf is what a task on the wire asks for.
 func submissionOf(in *client.TaskRequest, space string) (sub mayfly.Submission, err error) {
-	sub = in.Submission
+	if sub, err = in.Plain(); err != nil {
+		return sub, err
+	}
 	if sub.Space, err = sameSpace(sub.Space, space); err != nil {
 		return sub, err
 	}
 	if sub.Release != 0 {
 		return sub, mayfly.Errorf(mayfly.Invalid, "the release is the one that is active").WithHint("leave release out")
-	}
-	ways := 0
-	if in.Payload != nil {
-		ways++
-	}
-	if in.JSON != nil {
-		sub.Payload = in.JSON
-		ways++
-	}
-	if in.Text != nil {
-		sub.Payload = []byte(*in.Text)
-		ways++
-	}
-	if ways > 1 {
-		return sub, mayfly.Errorf(mayfly.Invalid, "payload, json and text exclude each other").WithHint("keep one of them")
-	}
-	if in.Delay != "" {
-		if !sub.NotBefore.IsZero() {
-			return sub, mayfly.Errorf(mayfly.Invalid, "delay and notBefore exclude each other").WithHint("keep one of them")
-		}
-		delay, err := parseDuration("delay", in.Delay)
-		if err != nil {
-			return sub, err
-		}
-		sub.NotBefore = time.Now().Add(delay)
 	}
 	return sub, nil
 }

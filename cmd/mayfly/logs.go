@@ -16,12 +16,12 @@ func (c *cli) logs() *cobra.Command {
 	var follow, times bool
 	var tail, since string
 	cmd := &cobra.Command{
-		Use:   "logs [flags] CONTAINER|RUN",
-		Short: "Show what a container or a run of a function wrote",
+		Use:   "logs [flags] CONTAINER|RUN|TASK",
+		Short: "Show what a container, a run of a function or a task wrote",
 		Example: `  mayfly logs web
   mayfly logs -f --tail 20 web
   mayfly logs --since 10m -t web`,
-		Args:              exactly("container or run"),
+		Args:              exactly("container, run or task"),
 		ValidArgsFunction: c.completeInstances(),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			opts, err := logOptions(follow, tail, since, time.Now())
@@ -36,12 +36,15 @@ func (c *cli) logs() *cobra.Command {
 			err = cl.InstanceLogs(cmd.Context(), args[0], opts, out.print)
 			if mayfly.KindOf(err) == mayfly.NotFound {
 				err = cl.RunLogs(cmd.Context(), args[0], opts, out.print)
-				// Most names of containers cannot be the id of a run.
-				if kind := mayfly.KindOf(err); kind != mayfly.NotFound && kind != mayfly.Invalid {
+				// Most names of containers cannot be the id of a run or a task.
+				if isElsewhere(err) {
+					err = cl.TaskLogs(cmd.Context(), args[0], 0, opts, out.print)
+				}
+				if !isElsewhere(err) {
 					return err
 				}
-				return mayfly.Errorf(mayfly.NotFound, "no container or run is called %q", args[0]).
-					WithHint("see `mayfly ps -a` and `mayfly runs`")
+				return mayfly.Errorf(mayfly.NotFound, "no container, run or task is called %q", args[0]).
+					WithHint("see `mayfly ps -a`, `mayfly runs` and `mayfly task ls`")
 			}
 			return err
 		},
@@ -51,6 +54,12 @@ func (c *cli) logs() *cobra.Command {
 	cmd.Flags().StringVarP(&tail, "tail", "n", "all", "only the last n lines")
 	cmd.Flags().StringVar(&since, "since", "", "nothing older: 10m, 2h, or 2026-01-31T12:00:00Z")
 	return cmd
+}
+
+// isElsewhere says of a look-up that what was named may be something else.
+func isElsewhere(err error) bool {
+	kind := mayfly.KindOf(err)
+	return kind == mayfly.NotFound || kind == mayfly.Invalid
 }
 
 func logOptions(follow bool, tail, since string, now time.Time) (mayfly.LogOptions, error) {
@@ -65,17 +74,31 @@ func logOptions(follow bool, tail, since string, now time.Time) (mayfly.LogOptio
 	if since == "" {
 		return opts, nil
 	}
+	var err error
+	opts.Since, err = sinceTime(since, now)
+	return opts, err
+}
+
+// sinceTime reads the value of --since.
+func sinceTime(since string, now time.Time) (time.Time, error) {
 	if d, err := time.ParseDuration(since); err == nil && d >= 0 {
-		opts.Since = now.Add(-d)
-		return opts, nil
+		return now.Add(-d), nil
 	}
-	for _, layout := range []string{time.RFC3339Nano, "2006-01-02T15:04:05", "2006-01-02 15:04:05", time.DateOnly} {
-		if t, err := time.ParseInLocation(layout, since, time.Local); err == nil {
-			opts.Since = t
-			return opts, nil
+	if t, ok := parseTime(since); ok {
+		return t, nil
+	}
+	return time.Time{}, usagef("--since %q is neither a duration such as 10m nor a time such as 2026-01-31T12:00:00Z", since)
+}
+
+// parseTime reads a time as people write it, in their own zone unless it names
+// one.
+func parseTime(text string) (time.Time, bool) {
+	for _, layout := range []string{time.RFC3339Nano, "2006-01-02T15:04:05", "2006-01-02 15:04:05", "2006-01-02T15:04", "2006-01-02 15:04", time.DateOnly} {
+		if t, err := time.ParseInLocation(layout, text, time.Local); err == nil {
+			return t, true
 		}
 	}
-	return opts, usagef("--since %q is neither a duration such as 10m nor a time such as 2026-01-31T12:00:00Z", since)
+	return time.Time{}, false
 }
 
 // logPrinter writes entries where they were written to, stdout or stderr, and

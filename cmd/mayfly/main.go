@@ -138,7 +138,8 @@ func (c *cli) root() *cobra.Command {
 	root.PersistentFlags().StringVar(&c.host, "host", "", "where the daemon is: unix:///path or http://host:port (default $MAYFLY_HOST, else the socket of this machine)")
 	root.PersistentFlags().StringVar(&c.space, "space", "default", "the space to work in")
 	root.AddGroup(&cobra.Group{ID: "node", Title: "The node:"}, &cobra.Group{ID: "instance", Title: "Containers:"},
-		&cobra.Group{ID: "image", Title: "Images:"}, &cobra.Group{ID: "workload", Title: "Functions:"})
+		&cobra.Group{ID: "image", Title: "Images:"}, &cobra.Group{ID: "workload", Title: "Functions:"},
+		&cobra.Group{ID: "task", Title: "Tasks:"})
 	add := func(group string, verbs ...*cobra.Command) {
 		for _, v := range verbs {
 			v.GroupID = group
@@ -149,5 +150,6 @@ func (c *cli) root() *cobra.Command {
 	add("instance", c.runVerb(), c.ps(), c.logs(), c.wait(), c.stop(), c.kill(), c.rm(), c.inspect(), c.stats())
 	add("image", c.images(), c.pull(), c.rmi(), c.stack())
 	add("workload", c.deploy(), c.call(), c.workloads(), c.runs(), c.delete())
+	add("task", c.task())
 	return root
 }

@@ -161,3 +161,13 @@ func humanDuration(d time.Duration) string {
 	}
 	return d.Round(time.Second).String()
 }
+
+// printable keeps the lines of a text of strangers, but nothing that moves the
+// cursor.
+func printable(s string) string {
+	lines := strings.Split(strings.ToValidUTF8(s, "?"), "\n")
+	for i, line := range lines {
+		lines[i] = plain(strings.ReplaceAll(line, "\t", " "))
+	}
+	return strings.Join(lines, "\n")
+}

@@ -226,10 +226,10 @@ func (c *cli) rm() *cobra.Command {
 func (c *cli) inspect() *cobra.Command {
 	return &cobra.Command{
 		Use:   "inspect NAME...",
-		Short: "Show all there is to know about containers, functions, runs and images, as JSON",
-		Long: `Show all there is to know about containers, functions, runs and images, as a
-JSON list. Each name is looked up in this order, and the first that is found is
-shown.`,
+		Short: "Show all there is to know about containers, functions, runs, tasks and images, as JSON",
+		Long: `Show all there is to know about containers, functions, runs, tasks and images,
+as a JSON list. Each name is looked up in this order, and the first that is found
+is shown.`,
 		Example: `  mayfly inspect web
   mayfly inspect debian:12`,
 		Args:              atLeast("name"),
@@ -260,6 +260,7 @@ func (c *cli) find(ctx context.Context, name string) (any, error) {
 		func() (any, error) { return cl.GetInstance(ctx, name) },
 		func() (any, error) { return cl.GetWorkload(ctx, name) },
 		func() (any, error) { return cl.GetRun(ctx, name) },
+		func() (any, error) { return cl.GetTask(ctx, name) },
 		func() (any, error) { return cl.GetImage(ctx, name) },
 	}
 	for _, lookup := range lookups {
@@ -268,9 +269,9 @@ func (c *cli) find(ctx context.Context, name string) (any, error) {
 			return v, nil
 		}
 		// A name that is too odd for one of them may fit the next.
-		if kind := mayfly.KindOf(err); kind != mayfly.NotFound && kind != mayfly.Invalid {
+		if !isElsewhere(err) {
 			return nil, err
 		}
 	}
-	return nil, mayfly.Errorf(mayfly.NotFound, "no container, function, run or image is called %q", name)
+	return nil, mayfly.Errorf(mayfly.NotFound, "no container, function, run, task or image is called %q", name)
 }

@@ -2,6 +2,7 @@ package client
 
 import (
 	"encoding/json"
+	"time"
 
 	"github.com/mayfly-run/mayfly"
 )
@@ -16,6 +17,37 @@ type TaskRequest struct {
 	JSON  json.RawMessage `json:"json,omitempty" doc:"any value; its text is the payload"`
 	Text  *string         `json:"text,omitempty" doc:"the payload"`
 	Delay string          `json:"delay,omitempty" doc:"as in 90s or 2h, instead of notBefore"`
+}
+
+// Plain is what the request asks for, with the payload and the time in their
+// places.
+func (r *TaskRequest) Plain() (mayfly.Submission, error) {
+	sub := r.Submission
+	ways := 0
+	if r.Payload != nil {
+		ways++
+	}
+	if r.JSON != nil {
+		sub.Payload = r.JSON
+		ways++
+	}
+	if r.Text != nil {
+		sub.Payload = []byte(*r.Text)
+		ways++
+	}
+	switch {
+	case ways > 1:
+		return sub, mayfly.Errorf(mayfly.Invalid, "payload, json and text exclude each other").WithHint("keep one of them")
+	case r.Delay != "" && !sub.NotBefore.IsZero():
+		return sub, mayfly.Errorf(mayfly.Invalid, "delay and notBefore exclude each other").WithHint("keep one of them")
+	case r.Delay != "":
+		delay, err := time.ParseDuration(r.Delay)
+		if err != nil || delay < 0 {
+			return sub, mayfly.Errorf(mayfly.Invalid, "delay %q is not a duration", r.Delay).WithHint("write it like 30s or 5m")
+		}
+		sub.NotBefore = time.Now().Add(delay)
+	}
+	return sub, nil
 }
 
 // SubmitRequest submits tasks, all or none.
