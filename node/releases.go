@@ -129,15 +129,16 @@ func (n *Node) owned(space, name string) map[functionKey]bool {
 }
 
 // pruneReleases deletes the releases before the active one, and their images,
-// but for those that are in use and the newest that keep an image. What never
-// became active keeps none.
+// but for those that are in use, those that tasks wait for, and the newest that
+// keep an image. What never became active keeps none.
 func (n *Node) pruneReleases(ctx context.Context, active functionKey) error {
 	all, err := n.store.Releases(ctx, active.space, active.name)
 	if err != nil {
 		return err
 	}
 	owned := n.owned(active.space, active.name)
-	kept, pruned := 0, false
+	kept := 0
+	var old []int
 	for _, rel := range all { // newest first
 		key := keyOf(&rel)
 		n.mu.Lock()
@@ -149,16 +150,36 @@ func (n *Node) pruneReleases(ctx context.Context, active functionKey) error {
 			}
 			continue
 		}
-		if err := n.store.DeleteRelease(ctx, key.space, key.name, key.number); err != nil {
-			return err
-		}
-		n.releaseImages(ctx, key.owner())
-		pruned = true
+		old = append(old, key.number)
 	}
-	if !pruned {
+	if len(old) == 0 {
 		return nil
 	}
+	pinned, err := n.pinned(ctx, active.space, active.name, old)
+	if err != nil {
+		return err
+	}
+	for _, number := range old {
+		if slices.Contains(pinned, number) {
+			continue
+		}
+		if err := n.store.DeleteRelease(ctx, active.space, active.name, number); err != nil {
+			return err
+		}
+		n.releaseImages(ctx, functionKey{active.space, active.name, number}.owner())
+	}
 	return n.images.Collect(ctx)
+}
+
+// pinned returns those of the releases of a function that tasks wait for.
+func (n *Node) pinned(ctx context.Context, space, name string, releases []int) ([]int, error) {
+	n.mu.Lock()
+	runner := n.runner
+	n.mu.Unlock()
+	if runner == nil {
+		return nil, nil
+	}
+	return runner.queue.Pins(ctx, space, name, releases)
 }
 
 // nameCode gives the name of a function's code to the release that is active,
