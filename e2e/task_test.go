@@ -255,3 +255,26 @@ func TestDownEndsTasks(t *testing.T) {
 		t.Errorf("%+v", task)
 	}
 }
+
+// TestTasksPinTheirRelease: a task runs what was active when it was accepted,
+// however many releases come after it.
+func TestTasksPinTheirRelease(t *testing.T) {
+	n := start(t)
+	n.shell("f", "echo first", nil)
+	if err := n.PauseQueue(t.Context(), "f"); err != nil {
+		t.Fatal(err)
+	}
+	old := n.submit(mayfly.Submission{Workload: "f"})
+	for i := range 12 {
+		n.shell("f", fmt.Sprintf("echo later %d", i), nil)
+	}
+	young := n.submit(mayfly.Submission{Workload: "f"})
+	if err := n.ResumeQueue(t.Context(), "f"); err != nil {
+		t.Fatal(err)
+	}
+	for id, want := range map[string]string{old.ID: "first\n", young.ID: "later 11\n"} {
+		if task := n.waitTask(id); task.State != mayfly.TaskSucceeded || n.result(id) != want {
+			t.Errorf("%+v with %q", task, n.result(id))
+		}
+	}
+}
