@@ -175,6 +175,11 @@ func (r *router) taskQueues() {
 			if err := need(r.services.Tasks, "tasks"); err != nil {
 				return err
 			}
+			if r.services.Workloads != nil { // a name that was mistyped must not pass for one that is paused
+				if _, err := r.services.Workloads.GetWorkload(ctx, in.Space, in.Name); err != nil {
+					return err
+				}
+			}
 			return r.services.Tasks.Pause(ctx, in.Space, in.Name)
 		})
 	done(r, operation{id: "resume-queue", route: "POST /v1/workloads/{name}/queue/resume", summary: "Start tasks of a workload again"},

@@ -108,7 +108,7 @@ func openNode(ctx context.Context, f upFlags, log *slog.Logger) (_ *node, err er
 	}
 	n.loops = append(n.loops, machine.Run, routes.Run, tasks.Run, runner.Run)
 	n.services = api.Services{
-		Instances: machine, Workloads: workloads{machine, routes}, Machine: machine, Logs: machine, Tasks: taskService{tasks},
+		Instances: machine, Workloads: workloads{machine, routes}, Machine: machine, Logs: machine, Tasks: tasks,
 		Images: imageService{images, machine}, Stacks: stackService{stacks},
 	}
 	return n, nil

@@ -4,11 +4,7 @@ import (
 	"context"
 
 	"github.com/mayfly-run/mayfly/image"
-	"github.com/mayfly-run/mayfly/queue"
 )
-
-// taskService is the queue as package api asks for it.
-type taskService struct{ *queue.Queue }
 
 // taskImages tells the queue what an image is called by its content.
 type taskImages struct{ store *image.Store }
