@@ -1,7 +1,9 @@
 package api
 
 import (
+	"context"
 	"encoding/json"
+	"errors"
 	"net/http"
 	"slices"
 	"strconv"
@@ -30,7 +32,7 @@ func (p *problem) ContentType(string) string { return client.ContentProblem }
 // nothing to the caller, so someone else has to see it.
 func (s *Server) problem(err error, what string) *problem {
 	p := &problem{*client.NewProblem(err)}
-	if p.Kind == mayfly.Internal {
+	if p.Kind == mayfly.Internal && !errors.Is(err, context.Canceled) { // that is a client who has left
 		s.opts.Log.Error("request failed", "request", what, "error", err)
 	}
 	return p

@@ -65,6 +65,10 @@ class Transport:
         for connection in idle:
             connection.close()
 
+    def __del__(self) -> None:
+        if hasattr(self, "_idle"):  # else its making failed
+            self.close()
+
     def _new(self) -> _Connection:
         if self._url.scheme == "unix":
             return _UnixConnection(self._url.path)

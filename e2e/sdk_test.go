@@ -1,0 +1,84 @@
+package e2e
+
+import (
+	"bytes"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"testing"
+
+	"github.com/mayfly-run/mayfly"
+	client "github.com/mayfly-run/mayfly/sdk/go"
+)
+
+// startForSDK is a node with the functions that the tests of the SDKs name.
+// The function inside is a handler that uses the SDK itself.
+func startForSDK(t *testing.T, inside map[string]string, handler string) *node {
+	n := start(t)
+	n.shell("cat", "cat", nil)
+	n.shell("fails", "echo oops >&2; exit 3", nil)
+	n.shell("slow", "sleep 1000", nil)
+	n.deploy(mayfly.Workload{Name: "web"})
+	digest, err := n.PutCode(t.Context(), bytes.NewReader(tarOf(t, inside)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	w := mayfly.Workload{Name: "inside", Stack: "host", Code: digest, Protocol: mayfly.Handler, Handler: handler}
+	if _, err := n.Deploy(t.Context(), w, "", func(client.Progress) {}); err != nil {
+		t.Fatal(err)
+	}
+	return n
+}
+
+// filesOf reads the files of a directory, named as in below.
+func filesOf(t *testing.T, dir, below string, pattern ...string) map[string]string {
+	t.Helper()
+	files := map[string]string{}
+	for _, p := range pattern {
+		names, err := filepath.Glob(filepath.Join(dir, p))
+		if err != nil || len(names) == 0 {
+			t.Fatalf("no %s in %s: %v", p, dir, err)
+		}
+		for _, name := range names {
+			data, err := os.ReadFile(name)
+			if err != nil {
+				t.Fatal(err)
+			}
+			files[below+filepath.Base(name)] = string(data)
+		}
+	}
+	return files
+}
+
+// program runs the tests of an SDK against the node.
+func (n *node) program(dir string, argv ...string) {
+	n.t.Helper()
+	cmd := exec.CommandContext(n.t.Context(), argv[0], argv[1:]...)
+	cmd.Dir = dir
+	cmd.Env = append(os.Environ(), "MAYFLY_HOST="+n.Host(), "MAYFLY_TEST_IMAGE=app", "PYTHONPATH=.", "PYTHONDONTWRITEBYTECODE=1")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		n.t.Fatalf("%q: %v\n%s", argv, err, out)
+	}
+}
+
+func TestPythonSDK(t *testing.T) {
+	if _, err := exec.LookPath("python3"); err != nil {
+		t.Skip("needs python3: apt-get install python3")
+	}
+	files := filesOf(t, "../sdk/python/mayfly", "mayfly/", "*.py")
+	files["main.py"] = `import mayfly
+
+def handle(event, context):
+    if event["do"] == "fan":
+        tasks = mayfly.submit_all({"workload": "cat", "payload": str(i)} for i in range(event["n"]))
+        return {"results": [r.decode() for r in mayfly.results(tasks)], "who": mayfly.whoami()}
+    if event["do"] == "denied":
+        try:
+            mayfly.run("app", ["true"])
+        except mayfly.MayflyError as e:
+            return e.kind.replace("denied", '"denied"')
+    mayfly.progress(40, "sorting")
+`
+	n := startForSDK(t, files, "main.handle")
+	n.program("../sdk/python", "python3", "-m", "unittest", "discover", "-s", "tests")
+}
