@@ -102,6 +102,7 @@ type Workload struct {
 	Timeout     time.Duration `json:"timeout,omitempty"` // of one run, in nanoseconds
 	MaxBody     int64         `json:"maxBody,omitempty"` // bytes of a request's body
 	Routes      []Route       `json:"routes,omitempty"`
+	Schedules   []Schedule    `json:"schedules,omitempty"` // of its tasks; whose they are, and which workload, follows
 }
 
 // Release is an immutable revision of a workload. A run pins the release that

@@ -32,5 +32,23 @@ type Schedule struct {
 	CatchUp time.Duration `json:"catchUp,omitempty"` // ns that a tick may be late and still run, as after a downtime; 0: 5 minutes, for At any time
 	Overlap Overlap       `json:"overlap,omitempty"` // OverlapSkip if empty
 	Paused  bool          `json:"paused,omitempty"`  // ticks pass without a task, and are not caught up
-	Created time.Time     `json:"created"`
+	Created time.Time     `json:"created"`           // or changed in what says when
+	// Manifest names the workload whose manifest says it, which alone changes
+	// and removes it. Empty when it was added by itself.
+	Manifest string `json:"manifest,omitempty"`
+}
+
+// Scheduled is a schedule and how far it has come.
+type Scheduled struct {
+	Schedule
+	Next     []time.Time `json:"next,omitempty"`     // ticks to come, before jitter; none while it is paused
+	Ended    bool        `json:"ended,omitempty"`    // no tick will come
+	Last     time.Time   `json:"last,omitzero"`      // the last tick that made a task
+	LastTask string      `json:"lastTask,omitempty"` // the id of that task
+	Count    int         `json:"count"`              // ticks that made a task
+	Skips    int         `json:"skips,omitempty"`    // ticks that made none because of Overlap
+	Misses   int         `json:"misses,omitempty"`   // ticks that nobody was there for
+	Waiting  int         `json:"waiting,omitempty"`  // ticks whose task waits for an earlier one to end
+	Error    string      `json:"error,omitempty"`    // why the last tick has made no task; it is tried again
+	Failed   time.Time   `json:"failed,omitzero"`    // when that was seen first
 }

@@ -39,6 +39,8 @@ const MaxMessage = 1 << 20
 //	queues    stream  file, synced on each write  queue       mayfly.SPACE.queue.WORKLOAD
 //	                                                          mayfly.SPACE.minute.MINUTE
 //	outcomes  stream  file, synced on each write  queue       mayfly.SPACE.outcome.ID
+//	schedules stream  file, synced on each write  queue       mayfly.SPACE.schedule.NAME
+//	                                                          mayfly.SPACE.ticks.NAME
 //
 // All of state is watched, and a watch of a part of a stream costs the server
 // a walk over all its subjects for every message. So releases, which nobody
@@ -46,15 +48,16 @@ const MaxMessage = 1 << 20
 // be long: what is left of tasks that ended is removed from the front of the
 // stream of those that wait their turn, for all at once.
 const (
-	StateBucket    = "state"
-	StateStream    = "KV_" + StateBucket // under the bucket
-	ReleasesBucket = "releases"
-	ReleasesStream = "KV_" + ReleasesBucket
-	RunsStream     = "runs"
-	TasksStream    = "tasks"
-	ParkedStream   = "parked"
-	QueuesStream   = "queues"
-	OutcomesStream = "outcomes"
+	StateBucket     = "state"
+	StateStream     = "KV_" + StateBucket // under the bucket
+	ReleasesBucket  = "releases"
+	ReleasesStream  = "KV_" + ReleasesBucket
+	RunsStream      = "runs"
+	TasksStream     = "tasks"
+	ParkedStream    = "parked"
+	QueuesStream    = "queues"
+	OutcomesStream  = "outcomes"
+	SchedulesStream = "schedules"
 )
 
 // How much call history is kept; whichever limit is met first wins.
@@ -73,6 +76,9 @@ const (
 	OutcomesMaxBytes = 1 << 30
 	OutcomesMax      = 500_000
 )
+
+// SchedulesMaxBytes is how much schedules may take, their payloads included.
+const SchedulesMaxBytes = 2 << 30
 
 // MarkerTTL is how long the marker of a removed key stays, so that a watcher
 // that was away for less still sees the removal.
@@ -130,6 +136,13 @@ func QueueSubject(space, workload string) string { return root + space + ".queue
 
 // MinuteSubject is the subject that says that tasks wait for the minute.
 func MinuteSubject(space, minute string) string { return root + space + ".minute." + minute }
+
+// ScheduleSubject is the subject of a schedule's definition.
+func ScheduleSubject(space, name string) string { return root + space + ".schedule." + name }
+
+// TicksSubject is the subject of how far a schedule has come. It is apart, so
+// that a tick does not write the definition again.
+func TicksSubject(space, name string) string { return root + space + ".ticks." + name }
 
 const root = "mayfly."
 
@@ -196,6 +209,7 @@ func queueConfigs() []jetstream.StreamConfig {
 			LaterSubject("*", "*", "*", "*", "*"), DeadSubject("*", "*", "*")),
 		strict(QueuesStream, "which workloads and minutes have tasks", -1, QueueSubject("*", "*"), MinuteSubject("*", "*")),
 		outcomes,
+		strict(SchedulesStream, "schedules, and how far they have come", SchedulesMaxBytes, ScheduleSubject("*", "*"), TicksSubject("*", "*")),
 	}
 }
 

@@ -116,13 +116,14 @@ type Queue struct {
 	timers   clock              // of entries and lanes
 	laters   clock              // of minutes and tasks in later
 	minutes  map[minuteKey]bool
-	toRead   []*lane       // lanes to read on
-	waiters  bells         // of Wait, rung when a task has ended
-	watchers bells         // of Watch, rung at every change
-	tidied   uint64        // everything before is removed
-	ended    []endedSeq    // of known, the oldest end first
-	readCond *sync.Cond    // toRead changed, or closed
-	wakeTidy chan struct{} // something ended
+	toRead   []*lane           // lanes to read on
+	waiters  bells             // of Wait, rung when a task has ended
+	watchers bells             // of Watch, rung at every change
+	onEnd    func(mayfly.Task) // is told of every end; nil: nobody
+	tidied   uint64            // everything before is removed
+	ended    []endedSeq        // of known, the oldest end first
+	readCond *sync.Cond        // toRead changed, or closed
+	wakeTidy chan struct{}     // something ended
 }
 
 // gauge counts what waits, about: messages of other origin are not seen.

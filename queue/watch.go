@@ -91,10 +91,14 @@ func (q *Queue) await(ctx context.Context, space, id string, at bells, wanted fu
 // tell wakes those who wait for a task to change as it has.
 func (q *Queue) tell(task mayfly.Task) {
 	q.mu.Lock()
-	defer q.mu.Unlock()
 	q.changed(task)
 	if task.State.Ended() && len(q.waiters) > 0 {
 		q.waiters.ring(entryKey(task.Space, task.ID))
+	}
+	onEnd := q.onEnd
+	q.mu.Unlock()
+	if onEnd != nil && task.State.Ended() {
+		onEnd(task)
 	}
 }
 

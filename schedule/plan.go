@@ -30,7 +30,8 @@ type State struct {
 	Misses int       `json:"misses,omitempty"` // ticks that nobody was there for; counted up to 1000 at a time
 }
 
-// NewState is the state of a schedule that is added now.
+// NewState is the state of a schedule that is added, or resumed, now: what has
+// passed is none of it.
 func NewState(now time.Time) State {
 	return State{Since: now.UTC().Truncate(time.Second)}
 }
@@ -76,13 +77,6 @@ func (s State) AfterMisses(p Plan) State {
 		s.Last = p.MissedUntil.UTC()
 		s.Misses += p.Missed
 	}
-	return s
-}
-
-// Restart is the state of a schedule that is resumed or changed now: what
-// passed meanwhile is not caught up.
-func (s State) Restart(now time.Time) State {
-	s.Since = now.UTC().Truncate(time.Second)
 	return s
 }
 

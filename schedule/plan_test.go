@@ -179,7 +179,7 @@ func TestPlans(t *testing.T) {
 		{"at, with a window", func(s *S) { s.At = minutes(3)[0]; s.CatchUp = time.Minute }, fresh, 5, nil, -1, 1, true},
 		{"at, fired", func(s *S) { s.At = minutes(3)[0] }, state(3, 1), 4, nil, -1, 0, true},
 		{"paused", with(minutely, func(s *S) { s.Paused = true }), fresh, 3, nil, -1, 0, false},
-		{"resumed", minutely, fresh.Restart(minutes(3)[0]), 4, []float64{4}, 5, 0, false},
+		{"resumed", minutely, schedule.NewState(minutes(3)[0]), 4, []float64{4}, 5, 0, false},
 		{"at most three times, two are left", with(minutely, func(s *S) { s.Times = 3 }), state(1, 1), 4, []float64{2, 3}, 4, 0, false},
 		{"at most three times, none is left", with(minutely, func(s *S) { s.Times = 3 }), state(3, 3), 4, nil, -1, 0, true},
 		{"the last before its end", with(minutely, func(s *S) { s.End = minutes(2)[0] }), state(1, 1), 2, []float64{2}, -1, 0, true},

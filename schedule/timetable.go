@@ -215,14 +215,25 @@ func (t *Timetable) Due(tick time.Time) time.Time {
 	return tick.Add(time.Duration(late).Truncate(time.Millisecond))
 }
 
-// Label is the label of a tick's task: the name of its schedule.
-const Label = "mayfly.schedule"
+// The labels of a schedule's tasks.
+const (
+	Label     = "mayfly.schedule" // the name of its schedule
+	TickLabel = "mayfly.tick"     // the nominal time of its tick, RFC 3339 in UTC
+)
 
 // TickSubmission is what to submit for a tick: the schedule's task with the
-// tick's key and the schedule's label.
+// tick's key and labels.
 func TickSubmission(s mayfly.Schedule, tick time.Time) mayfly.Submission {
+	sub := RunSubmission(s)
+	sub.Key = TickKey(s.Space, s.Name, tick)
+	sub.Labels[TickLabel] = nominal(tick)
+	return sub
+}
+
+// RunSubmission is what to submit out of turn: it is of no tick.
+func RunSubmission(s mayfly.Schedule) mayfly.Submission {
 	sub := s.Task
-	sub.Space, sub.Key = s.Space, TickKey(s.Space, s.Name, tick)
+	sub.Space = s.Space
 	sub.Labels = maps.Clone(sub.Labels)
 	if sub.Labels == nil {
 		sub.Labels = map[string]string{}
