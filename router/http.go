@@ -9,10 +9,12 @@ import (
 	"net"
 	"net/http"
 	"net/http/httputil"
+	"syscall"
 	"time"
 
 	"github.com/mayfly-run/mayfly"
 	"github.com/mayfly-run/mayfly/container"
+	"golang.org/x/sys/unix"
 )
 
 // http hands a request to a program that listens, and streams its answer.
@@ -112,15 +114,11 @@ type connTransport struct {
 // RoundTrip implements http.RoundTripper.
 func (t *connTransport) RoundTrip(req *http.Request) (*http.Response, error) {
 	ctx := req.Context()
-	fresh := t.lease.Conn == nil
-	if t.conn, t.lease.Conn = t.lease.Conn, nil; fresh {
-		c, err := t.lease.Dial(ctx, t.lease.Port, time.Second)
-		if err != nil {
-			return nil, err
-		}
-		t.conn = c
+	conn, err := connect(ctx, t.lease)
+	if err != nil {
+		return nil, err
 	}
-	conn := t.conn
+	t.conn = conn
 	stop := context.AfterFunc(ctx, func() { conn.Close() })
 	t.sent = make(chan struct{})
 	go func() {
@@ -158,6 +156,41 @@ func (t *connTransport) RoundTrip(req *http.Request) (*http.Response, error) {
 	}
 	resp.Body = &body{ReadCloser: resp.Body, t: t, br: br, stop: stop, reusable: !resp.Close && !req.Close}
 	return resp, nil
+}
+
+// connect returns the connection that a lease came with, or a new one when the
+// program has closed that meanwhile.
+func connect(ctx context.Context, l *container.Lease) (net.Conn, error) {
+	conn := l.Conn
+	l.Conn = nil
+	if conn != nil {
+		if idle(conn) {
+			return conn, nil
+		}
+		conn.Close()
+	}
+	return l.Dial(ctx, l.Port, time.Second)
+}
+
+// idle reports whether a connection is open and nothing has come that nobody
+// asked for.
+func idle(conn net.Conn) bool {
+	c, ok := conn.(syscall.Conn)
+	if !ok {
+		return true
+	}
+	raw, err := c.SyscallConn()
+	if err != nil {
+		return false
+	}
+	quiet := false
+	err = raw.Read(func(fd uintptr) bool {
+		var b [1]byte
+		_, _, err := unix.Recvfrom(int(fd), b[:], unix.MSG_PEEK|unix.MSG_DONTWAIT)
+		quiet = err == unix.EAGAIN
+		return true
+	})
+	return err == nil && quiet
 }
 
 // headFirst sends the request's head before it waits for the body, which may

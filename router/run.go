@@ -25,6 +25,7 @@ type run struct {
 	release  *mayfly.Release
 	memory   int64                 // limit in bytes, where it is not the release's
 	attempt  int                   // 1, 2, 3... of a task; 1 of a call
+	payload  []byte                // of a task
 	started  func(instance string) // told when there is a container; or nil
 	body     *requestBody
 	lease    *container.Lease
@@ -136,8 +137,12 @@ func (r *Router) perform(ctx context.Context, x *run, w *answer, req *http.Reque
 		status, err = x.stdio(ctx, w, req)
 	case mayfly.CGI:
 		status, err = x.cgi(ctx, w, req)
-	default:
-		status, err = x.http(ctx, w, req)
+	case mayfly.HTTP, mayfly.Handler:
+		if x.record.Trigger == "queue" {
+			status, err = x.ask(ctx, w)
+		} else {
+			status, err = x.http(ctx, w, req)
+		}
 	}
 	if ctx.Err() != nil {
 		reason, cause := endOf(ctx)

@@ -1,8 +1,12 @@
 package router
 
 import (
+	"bufio"
 	"bytes"
 	"context"
+	"fmt"
+	"io"
+	"net"
 	"net/http"
 	"time"
 
@@ -55,6 +59,7 @@ func (r *Router) ServeTask(ctx context.Context, rel *mayfly.Release, g *queue.Gr
 			Node: r.opts.Node, Trigger: "queue", Started: g.Attempt.Granted,
 		},
 	}
+	x.payload = g.Payload
 	status, err := r.perform(ctx, x, &answer{ResponseWriter: w, run: x}, req)
 	res := mayfly.Result{Instance: x.record.Instance, Output: w.kept.Bytes()}
 	if err == nil {
@@ -83,6 +88,71 @@ func (r *Router) Enter(ctx context.Context, rel *mayfly.Release) (leave func(), 
 		return nil, err
 	}
 	return l.release, nil
+}
+
+// oneWrite is how much of a request a program's socket takes that does not read
+// yet, in bytes: less than the least buffer of tcp(7).
+const oneWrite = 16 << 10
+
+// ask gives a task to a program that listens. All of the request is in memory,
+// so it takes one write; a longer one goes on while the answer is read.
+func (x *run) ask(ctx context.Context, w *answer) (int, error) {
+	conn, err := connect(ctx, x.lease)
+	if err != nil {
+		return 0, x.died(err)
+	}
+	stop := context.AfterFunc(ctx, func() { conn.SetDeadline(time.Unix(1, 0)) })
+	sent := make(chan error, 1)
+	head := x.head(len(x.payload))
+	if len(head)+len(x.payload) <= oneWrite {
+		_, err := conn.Write(append(head, x.payload...))
+		sent <- err
+	} else {
+		go func() {
+			_, err := (&net.Buffers{head, x.payload}).WriteTo(conn)
+			sent <- err
+		}()
+	}
+	br := bufio.NewReaderSize(conn, 2048)
+	resp, err := readResponse(br, &http.Request{Method: http.MethodPost})
+	if err == nil {
+		_, err = io.Copy(w.ResponseWriter, resp.Body)
+	}
+	if err != nil {
+		stop()
+		conn.Close()
+		<-sent
+		if ctx.Err() != nil {
+			return 0, context.Cause(ctx)
+		}
+		return 0, x.died(err)
+	}
+	again := stop() && !resp.Close && br.Buffered() == 0
+	select {
+	case err := <-sent:
+		again = again && err == nil
+	default: // it answered without reading all
+		again = false
+		conn.Close()
+		<-sent
+	}
+	if again {
+		x.lease.Conn = conn
+		return resp.StatusCode, nil
+	}
+	conn.Close()
+	return resp.StatusCode, nil
+}
+
+// head is the head of the request for a task.
+func (x *run) head(length int) []byte {
+	h := fmt.Appendf(nil, "POST / HTTP/1.1\r\nHost: %s\r\nContent-Length: %d\r\n", x.record.Workload, length)
+	h = fmt.Appendf(h, "X-Mayfly-Run: %s\r\nX-Mayfly-Attempt: %d\r\nX-Mayfly-Workload: %s\r\nX-Mayfly-Space: %s\r\n",
+		x.record.ID, x.attempt, x.record.Workload, x.record.Space)
+	if !x.deadline.IsZero() {
+		h = fmt.Appendf(h, "X-Mayfly-Deadline: %d\r\n", x.deadline.UnixMilli())
+	}
+	return append(h, "\r\n"...)
 }
 
 // firstLine is the beginning of what a failed function answered, for people.
