@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/mayfly-run/mayfly"
 )
@@ -79,5 +80,22 @@ func (n *node) stalls(function string) {
 	fmt.Fprint(conn, "GET /touch HTTP/1.1\r\nHost: web.test\r\n\r\n")
 	if resp, err := http.ReadResponse(br, nil); err == nil {
 		n.t.Errorf("a part of a body was answered with status %d", resp.StatusCode)
+	}
+}
+
+// TestAProgramThatHangsUp: an instance that closes its idle connections, as many
+// servers do, serves the next request and the next task all the same.
+func TestAProgramThatHangsUp(t *testing.T) {
+	n := start(t)
+	n.deploy(mayfly.Workload{Name: "kept", Isolation: mayfly.IsolationInstance, Process: mayfly.Process{Env: map[string]string{"HANG_UP": "20ms"}}})
+	for i := range 6 {
+		if status, body, _ := n.post("kept", "/echo", strings.NewReader("x")); status != http.StatusOK || body != "x" {
+			t.Errorf("request %d: %d %s", i, status, body)
+		}
+		time.Sleep(50 * time.Millisecond)
+		if task := n.waitTask(n.submit(mayfly.Submission{Workload: "kept", Payload: []byte("x")}).ID); task.State != mayfly.TaskSucceeded {
+			t.Errorf("task %d: %+v", i, task)
+		}
+		time.Sleep(50 * time.Millisecond)
 	}
 }

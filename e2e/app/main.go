@@ -78,7 +78,9 @@ func main() {
 		fmt.Fprintln(w, status, text, err)
 	})
 	http.HandleFunc("/headers", func(w http.ResponseWriter, r *http.Request) { r.Header.Write(w) })
-	log.Fatal(http.ListenAndServe(":"+os.Getenv("PORT"), nil))
+	hangUp, _ := time.ParseDuration(os.Getenv("HANG_UP")) // on connections that are idle for so long
+	server := http.Server{Addr: ":" + os.Getenv("PORT"), IdleTimeout: hangUp}
+	log.Fatal(server.ListenAndServe())
 }
 
 // ask asks the API from inside.
