@@ -110,6 +110,7 @@ func (q *Queue) putBack(e *entry) {
 	cancelled := e.grant.ended
 	e.grant = nil
 	f.granted--
+	f.bucket.tokens++
 	q.charge(f, -charged)
 	if !cancelled {
 		q.enqueue(e)

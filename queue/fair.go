@@ -35,6 +35,7 @@ type flow struct {
 	recorded uint16 // priorities that the index names
 	paused   bool
 	limits   limits
+	bucket   bucket
 	granted  int
 	pass     time.Duration // its clock
 	usual    time.Duration // how long its tasks run
@@ -51,8 +52,9 @@ func (q *Queue) flow(key flowKey) *flow {
 		s = &space{name: key.space, index: -1}
 		q.bySpace[key.space] = s
 	}
-	f := &flow{key: key, space: s, index: -1, usual: firstGuess, limits: q.limits[key]}
+	f := &flow{key: key, space: s, index: -1, usual: firstGuess}
 	q.flows[key] = f
+	q.setLimits(key)
 	return f
 }
 
@@ -93,7 +95,7 @@ func (e *entry) rank() time.Time {
 
 // update puts a flow into the heaps or takes it out, after any change to it.
 func (q *Queue) update(f *flow) {
-	may := !f.paused && (f.limits.concurrency == 0 || f.granted < f.limits.concurrency) && f.first() != nil
+	may := !f.paused && (f.limits.concurrency == 0 || f.granted < f.limits.concurrency) && f.first() != nil && q.mayStart(f)
 	s := f.space
 	switch {
 	case may && f.index < 0:
@@ -126,6 +128,7 @@ func (q *Queue) pick() *entry {
 	l := f.first()
 	e := heap.Pop(&l.window).(*entry)
 	f.granted++
+	f.bucket.tokens--
 	q.charge(f, f.usual)
 	q.wantRead(l)
 	return e

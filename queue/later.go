@@ -19,6 +19,7 @@ type timer struct {
 	at      time.Time
 	entry   *entry
 	lane    *lane
+	flow    *flow
 	minute  minuteKey
 	subject string
 }
@@ -82,11 +83,14 @@ func (q *Queue) runClock(ctx context.Context, c *clock, do func(context.Context,
 func (q *Queue) ring(_ context.Context, t timer) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	if t.lane != nil {
+	switch {
+	case t.lane != nil:
 		q.wantRead(t.lane)
-		return
-	}
-	if t.entry.timed {
+	case t.flow != nil:
+		t.flow.bucket.timed = false
+		q.update(t.flow)
+		q.match()
+	case t.entry.timed:
 		t.entry.timed = false
 		q.enqueue(t.entry)
 	}

@@ -94,6 +94,7 @@ type Queue struct {
 	keys    [256]sync.Mutex    // one submission with a key at a time; locked before ids
 	indexMu sync.Mutex         // held while the index is written
 	opened  uint64             // last sequence of tasks before Open
+	since   time.Time          // of Open
 	waiting gauge              // what the streams hold, about
 	stop    context.CancelFunc // of the readers
 	quit    chan struct{}      // closed by Close
@@ -145,13 +146,13 @@ func Open(ctx context.Context, b *bus.Bus, s *store.Store, opts Options) (*Queue
 	opts.Output = cmp.Or(opts.Output, 256<<10)
 	opts.Readers = cmp.Or(opts.Readers, 4)
 	q := &Queue{
-		bus: b, store: s, js: b.JetStream(), log: opts.Log, opts: opts,
+		bus: b, store: s, js: b.JetStream(), log: opts.Log, opts: opts, since: time.Now(),
 		bySpace: map[string]*space{}, flows: map[flowKey]*flow{}, entries: map[string]*entry{},
-		known: map[uint64]bool{}, minutes: map[minuteKey]bool{}, waiters: bells{}, watchers: bells{},
+		limits: map[flowKey]limits{}, known: map[uint64]bool{}, minutes: map[minuteKey]bool{}, waiters: bells{}, watchers: bells{},
 		quit: make(chan struct{}), timers: newClock(), laters: newClock(), wakeTidy: make(chan struct{}, 1),
 	}
 	q.readCond = sync.NewCond(&q.mu)
-	q.applyLimits(s.Snapshot())
+	q.applyLimits(s.Snapshot(), time.Time{})
 	if err := q.load(ctx); err != nil {
 		return nil, err
 	}
@@ -182,7 +183,7 @@ func (q *Queue) load(ctx context.Context) error {
 // Run grants tasks until ctx ends or the queue is closed. It is called once,
 // after what survived was adopted.
 func (q *Queue) Run(ctx context.Context) error {
-	q.applyLimits(q.store.Snapshot())
+	q.applyLimits(q.store.Snapshot(), time.Now())
 	q.mu.Lock()
 	if q.running || q.closed {
 		q.mu.Unlock()
