@@ -24,12 +24,13 @@ const (
 var functionKeys = []string{
 	"image", "stack", "code", "handler", "protocol", "command", "entrypoint", "env", "memory", "cpus", "pids", "files",
 	"timeout", "isolation", "concurrency", "routes", "maxBody", "network", "user", "workdir", "readOnly",
+	"retries", "rate", "key",
 }
 
 // laterKeys are the design's, but nothing honours them yet.
 var laterKeys = []string{
-	"events", "schedules", "retries", "scale", "provides", "requires", "volumes", "secrets", "labels", "build",
-	"processes", "on_change", "profiles", "priority", "rate", "tmpfs", "dns", "replicas",
+	"events", "schedules", "scale", "provides", "requires", "volumes", "secrets", "labels", "build",
+	"processes", "on_change", "profiles", "priority", "tmpfs", "dns", "replicas",
 }
 
 var handlerPattern = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9_./-]*\.[A-Za-z_$][A-Za-z0-9_$]*$`)
@@ -89,6 +90,7 @@ func (r *reader) function(d *decoder, m map[string]any, dir string, env map[stri
 	f.Timeout = d.duration(m, "timeout", maxTimeout)
 	f.Concurrency = int(d.integer(m, "concurrency", 0, maxConcurrency))
 	f.MaxBody = d.size(m, "maxBody", 1, maxBody)
+	f.tasks(d, m)
 	f.Routes = r.routes(d, m)
 	f.CodeDir = r.codeDir(d, m, dir)
 	f.origin(d, m)

@@ -97,7 +97,7 @@ func TestParseErrors(t *testing.T) {
 		{"unknown key", one("image: a", "handlr: main.handle"),
 			`m.yaml:4:5: function "f": unknown key "handlr" (handlr: main.handle); did you mean "handler"?`},
 		{"far key", one("image: a", "zebra: 1"),
-			`m.yaml:4:5: function "f": unknown key "zebra" (zebra: 1); known here: code, command, concurrency, cpus, entrypoint, env, files, handler, image, isolation, maxBody, memory, network, pids, protocol, readOnly, routes, stack, timeout, user, workdir`},
+			`m.yaml:4:5: function "f": unknown key "zebra" (zebra: 1); known here: code, command, concurrency, cpus, entrypoint, env, files, handler, image, isolation, key, maxBody, memory, network, pids, protocol, rate, readOnly, retries, routes, stack, timeout, user, workdir`},
 		{"far top key", "zebra: 1", `m.yaml:1:1: unknown key "zebra" (zebra: 1); known here: functions, include, name`},
 		{"tabs", "functions:\n\tf: {image: a}\n",
 			`m.yaml:2:1: found character ' ' that cannot start any token (f: {image: a}); indent with spaces: YAML takes no tabs`},
