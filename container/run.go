@@ -29,9 +29,13 @@ func (s *Sandbox) SetRun(r Run) error {
 	if err := s.PutFile(runName, mustJSON(r)); err != nil {
 		return err
 	}
-	s.run.Store(&r)
+	s.Serve(r)
 	return nil
 }
+
+// Serve is SetRun for a sandbox that serves many runs, each of which is told
+// its identity with its input: there is no file, and whoever asks Run knows.
+func (s *Sandbox) Serve(r Run) { s.run.Store(&r) }
 
 // EndRun says that the sandbox serves none, until the next SetRun. The file
 // stays as it was.

@@ -8,9 +8,9 @@ import (
 	"github.com/mayfly-run/mayfly/container"
 )
 
-// A run's identity reaches the program in /run/mayfly/run.json in every case,
-// in the environment where a program is started for the run, and in headers
-// where it had been started before.
+// A run's identity reaches the program in the environment where a program is
+// started for the run, in headers where it had been started before, and in
+// /run/mayfly/run.json where the container serves no other run.
 
 func (x *run) identity() container.Run {
 	return container.Run{

@@ -123,7 +123,9 @@ func (r *Router) perform(ctx context.Context, x *run, w *answer, req *http.Reque
 	if x.started != nil {
 		x.started(lease.ID)
 	}
-	if err := lease.SetRun(x.identity()); err != nil {
+	if wl.Isolation == mayfly.IsolationInstance {
+		lease.Serve(x.identity())
+	} else if err := lease.SetRun(x.identity()); err != nil {
 		return 0, err
 	}
 	if x.memory > 0 {
