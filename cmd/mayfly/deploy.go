@@ -7,6 +7,7 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"time"
@@ -40,7 +41,7 @@ func (c *cli) deploy() *cobra.Command {
 makes a release and fails, with the log, unless one sandbox of it becomes ready;
 the release before serves until then.`,
 		Example: `  mayfly deploy
-  mayfly deploy -f examples/thumbnail/mayfly.yaml thumbnail`,
+  mayfly deploy -f examples/thumbnail thumbnail`,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			m, err := c.readManifest(file, profiles)
 			if err != nil {
@@ -65,20 +66,25 @@ the release before serves until then.`,
 			return nil
 		},
 	}
-	cmd.Flags().StringVarP(&file, "file", "f", "", "the manifest (default mayfly.yaml)")
+	cmd.Flags().StringVarP(&file, "file", "f", "", "the manifest, or its folder (default mayfly.yaml)")
 	cmd.Flags().StringArrayVar(&profiles, "profile", nil, "a Compose profile that is on; again for more")
 	return cmd
 }
 
-func (c *cli) readManifest(file string, profiles []string) (*manifest.Manifest, error) {
-	if file == "" {
-		file = manifestFiles()[0]
-		for _, name := range manifestFiles() {
-			if _, err := os.Stat(name); !errors.Is(err, fs.ErrNotExist) {
-				file = name
-				break
-			}
+// manifestIn is the manifest of a folder: the first of the usual names that is
+// there.
+func manifestIn(dir string) string {
+	for _, name := range manifestFiles() {
+		if _, err := os.Stat(filepath.Join(dir, name)); !errors.Is(err, fs.ErrNotExist) {
+			return filepath.Join(dir, name)
 		}
+	}
+	return filepath.Join(dir, manifestFiles()[0])
+}
+
+func (c *cli) readManifest(file string, profiles []string) (*manifest.Manifest, error) {
+	if info, err := os.Stat(file); file == "" || err == nil && info.IsDir() {
+		file = manifestIn(file)
 	}
 	env := map[string]string{}
 	for _, e := range os.Environ() {
