@@ -114,7 +114,7 @@ func serve(t *testing.T, s *stub) *server {
 		api.Options{Version: "1.2.3", Node: "here", Driver: "native", MaxCode: 8 << 20})
 }
 
-func serveAll(t *testing.T, services api.Services, opts api.Options) *server {
+func serveAll(t testing.TB, services api.Services, opts api.Options) *server {
 	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	opts.Stop = cancel

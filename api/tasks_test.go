@@ -76,7 +76,7 @@ func (q *tasks) run(t *testing.T, instance string, exit mayfly.Exit, output stri
 }
 
 // deploy makes the workloads that the tests submit to.
-func deploy(t *testing.T, record *store.Store) {
+func deploy(t testing.TB, record *store.Store) {
 	t.Helper()
 	for _, space := range []string{mayfly.DefaultSpace, "other", "team"} {
 		for _, name := range []string{"w", "w0", "w1", "good", "bad", "later"} {
@@ -91,7 +91,7 @@ func deploy(t *testing.T, record *store.Store) {
 	}
 }
 
-func serveTasks(t *testing.T, opts queue.Options) (*server, *tasks) {
+func serveTasks(t testing.TB, opts queue.Options) (*server, *tasks) {
 	t.Helper()
 	b, err := bus.Open(t.Context(), t.TempDir(), bus.Options{})
 	if err != nil {
