@@ -43,14 +43,11 @@ type RunError struct {
 func (e *RunError) ExitStatus() int { return e.Exit.Code }
 
 func (e *RunError) Error() string {
-	text := fmt.Sprintf("%s in %s ", quoteWords(e.Command), e.Image)
-	switch {
-	case e.Exit.Detail != "":
-		text += "failed: " + e.Exit.Detail
-	case e.Exit.Reason == mayfly.ExitedNonZero:
-		text += fmt.Sprintf("ended with exit status %d", e.Exit.Code)
-	default:
-		text += fmt.Sprintf("ended with exit status %d (%s)", e.Exit.Code, e.Exit.Reason)
+	text := fmt.Sprintf("%s in %s ended with exit status %d", quoteWords(e.Command), e.Image, e.Exit.Code)
+	if why := e.Exit.Detail; why != "" {
+		text += " (" + why + ")"
+	} else if e.Exit.Reason != mayfly.ExitedNonZero {
+		text += " (" + string(e.Exit.Reason) + ")"
 	}
 	if last := bytes.TrimSpace(e.Stderr); len(last) > 0 {
 		text += ": " + string(last)
