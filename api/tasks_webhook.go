@@ -27,7 +27,7 @@ func (r *router) taskWebhook() {
 		{Name: "priority", In: "query", Schema: &huma.Schema{Type: huma.TypeInteger}, Description: "0 to 9, 9 first"},
 		{Name: "delay", In: "query", Schema: text, Description: "as in 90s or 2h"},
 		{Name: "timeout", In: "query", Schema: text, Description: "of one attempt, as in 30s"},
-		{Name: "retries", In: "query", Schema: &huma.Schema{Type: huma.TypeInteger}, Description: "attempts after the first"},
+		{Name: "retries", In: "query", Schema: &huma.Schema{Type: huma.TypeInteger}, Description: "attempts after the first; 0 for none, in place of the workload's"},
 		{Name: "key", In: "query", Schema: text, Description: "the same key is the same task"},
 		{Name: "label", In: "query", Schema: text, Description: "NAME=VALUE; again for more"},
 		{Name: "callback", In: "query", Schema: text, Description: "URL that is told of the end"},
@@ -94,7 +94,9 @@ func webhookSubmission(query url.Values) (sub mayfly.Submission, err error) {
 		case "priority":
 			sub.Priority, err = strconv.Atoi(value)
 		case "retries":
-			sub.Retries.Max, err = strconv.Atoi(value)
+			if sub.Retries.Max, err = strconv.Atoi(value); value == "0" {
+				sub.Retries.Max = -1 // 0 would be the workload's
+			}
 		case "delay":
 			var delay time.Duration
 			delay, err = parseDuration(name, value)

@@ -98,7 +98,7 @@ func (f *submitFlags) register(cmd *cobra.Command) {
 	fs.DurationVar(&f.delay, "delay", 0, "how long it waits before its turn can come, such as 90s or 2h")
 	fs.StringVar(&f.at, "at", "", "when its turn can come at the earliest, such as 2026-01-31T12:00")
 	fs.DurationVar(&f.timeout, "timeout", 0, "of one attempt (default the function's)")
-	fs.IntVar(&f.retries, "retries", 0, "attempts after the first (default the function's)")
+	fs.IntVar(&f.retries, "retries", 0, "attempts after the first; 0 for none (default the function's)")
 	fs.DurationVar(&f.backoff, "backoff", 0, "delay before the first retry, doubled for each that follows (default 1s)")
 	fs.StringVar(&f.key, "key", "", "the same key is the same task, however often it is submitted")
 	fs.StringArrayVarP(&f.labels, "label", "l", nil, "NAME=VALUE; again for more")
@@ -115,6 +115,9 @@ func (f *submitFlags) submission(cmd *cobra.Command, args []string, now time.Tim
 	sub = mayfly.Submission{
 		Image: f.image, Priority: f.priority, Timeout: f.timeout, Key: f.key, Callback: f.callback, After: f.after,
 		Retries: mayfly.Retries{Max: f.retries, Backoff: f.backoff},
+	}
+	if cmd.Flags().Changed("retries") && f.retries == 0 {
+		sub.Retries.Max = -1 // 0 would be the function's
 	}
 	if err := f.what(cmd.ArgsLenAtDash(), args, &sub); err != nil {
 		return sub, err
