@@ -157,10 +157,23 @@ func TestNothingIsLeftOver(t *testing.T) {
 		t.Errorf("before\n%s\nafter\n%s", before, after)
 	}
 	n.stop()
+	n.nothingLeft()
+}
+
+// nothingLeft looks for what a node without containers leaves when it has ended.
+func (n *node) nothingLeft() {
+	n.t.Helper()
 	for _, pattern := range []string{"/sys/fs/cgroup/mayfly-", "/sys/fs/cgroup/*/mayfly-", "/sys/class/net/mf-"} {
 		if left, _ := filepath.Glob(pattern + nodes.Token(n.dir+"/data")); len(left) > 0 {
-			t.Errorf("without a daemon and without a container there is %v", left)
+			n.t.Errorf("without a daemon and without a container there is %v", left)
 		}
+	}
+	mounts, err := os.ReadFile("/proc/self/mountinfo")
+	if err != nil {
+		n.t.Fatal(err)
+	}
+	if strings.Contains(string(mounts), n.dir) {
+		n.t.Errorf("something is mounted below %s:\n%s", n.dir, mounts)
 	}
 }
 

@@ -99,6 +99,8 @@ func TestKillsLoseNoTask(t *testing.T) {
 			t.Errorf("attempt %q was started %d times", attempt, times)
 		}
 	}
+	n.stop()
+	n.nothingLeft()
 	t.Logf("%d kills, %d tasks accepted, %d attempts recorded, %d programs started", daemonKills, len(accepted), attempts, len(ran))
 }
 
