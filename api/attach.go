@@ -73,11 +73,28 @@ func (r *router) serveAttach(w http.ResponseWriter, req *http.Request) {
 	if !a.upgrade(conn) {
 		return
 	}
+	received := make(chan struct{})
 	group.Go(func() {
+		defer close(received)
 		defer cancel() // who does not read any more has left
 		a.receive(client.NewFrameReader(buffered), feed)
 	})
 	a.finish(r.Server, because(ctx, <-attached), ended)
+	input.Close()
+	linger(conn, received)
+}
+
+// lingerTime bounds how long a client may take to see that all is over.
+const lingerTime = 2 * time.Second
+
+// linger lets the client close the connection first. Closed while input is on
+// its way, it would be reset, and the last frames could be lost.
+func linger(conn net.Conn, received <-chan struct{}) {
+	half, ok := conn.(interface{ CloseWrite() error })
+	if !ok || half.CloseWrite() != nil || conn.SetReadDeadline(time.Now().Add(lingerTime)) != nil {
+		return
+	}
+	<-received
 }
 
 func (r *router) checkAttach(req *http.Request) (*attachment, error) {

@@ -82,3 +82,26 @@ def handle(event, context):
 	n := startForSDK(t, files, "main.handle")
 	n.program("../sdk/python", "python3", "-m", "unittest", "discover", "-s", "tests")
 }
+
+func TestJavaScriptSDK(t *testing.T) {
+	if _, err := exec.LookPath("node"); err != nil {
+		t.Skip("needs node: apt-get install nodejs")
+	}
+	files := filesOf(t, "../sdk/js", "node_modules/mayfly/", "*.js", "package.json")
+	for name, text := range filesOf(t, "../sdk/js/lib", "node_modules/mayfly/lib/", "*.js") {
+		files[name] = text
+	}
+	files["index.mjs"] = `import * as mayfly from 'mayfly';
+
+export async function handle(event) {
+  if (event.do === 'fan') {
+    const tasks = await mayfly.submitAll(Array.from({ length: event.n }, (_, i) => ({ workload: 'cat', payload: String(i) })));
+    return { results: (await mayfly.results(tasks)).map(String), who: await mayfly.whoami() };
+  }
+  if (event.do === 'denied') return mayfly.run('app', ['true']).catch((e) => e.kind);
+  await mayfly.progress(40, 'sorting');
+}
+`
+	n := startForSDK(t, files, "index.handle")
+	n.program("../sdk/js", "node", "--test", "test/node.test.js")
+}
