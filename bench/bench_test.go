@@ -29,7 +29,7 @@ func TestQuick(t *testing.T) {
 	}
 	t.Setenv("TMPDIR", t.TempDir())
 	out := filepath.Join(dir, "results.json")
-	if err := run(context.Background(), options{quick: true, binary: binary, out: out}); err != nil {
+	if err := run(context.Background(), options{quick: true, alone: true, binary: binary, out: out}); err != nil {
 		t.Fatal(err)
 	}
 	text, err := os.ReadFile(out)
@@ -50,6 +50,9 @@ func TestQuick(t *testing.T) {
 	}
 	if r.Memory == nil || r.Leftovers == nil || r.highest(freshRate) == 0 || len(r.Load) != 2 {
 		t.Errorf("a part is missing: %s", text)
+	}
+	if r.tasksOf(mayflyTasks) == 0 || r.Enqueue == nil || len(r.First) != 2 || len(r.Limits) != 4 || len(r.Flat) == 0 || r.Node == nil || r.Idle == nil {
+		t.Errorf("a part about tasks is missing: %s", text)
 	}
 	left, err := filepath.Glob(os.Getenv("TMPDIR") + "/*")
 	if err != nil || len(left) != 0 {
@@ -99,6 +102,38 @@ func TestGoalsAreJudgedByWhatWasMeasured(t *testing.T) {
 		{Value: 15, Bound: 15, Met: true},
 		{Value: 1, Bound: 0, Met: false},
 		{Value: 3, Bound: 0, Met: false},
+	}
+	if len(r.Goals) != len(want) {
+		t.Fatalf("%d goals, not %d: %+v", len(r.Goals), len(want), r.Goals)
+	}
+	for i, w := range want {
+		if g := r.Goals[i]; g.Value != w.Value || g.Bound != w.Bound || g.Met != w.Met {
+			t.Errorf("goal %d is %+v, not %+v", i, g, w)
+		}
+	}
+}
+
+func TestGoalsOfTheQueueAreJudgedByTheBetterWay(t *testing.T) {
+	r := Results{
+		Tasks: []TasksRow{
+			{What: mayflyTasks, InAll: 4000}, {What: river, InAll: 3000}, {What: river + apart, InAll: 4100}, {What: asynq, InAll: 3900},
+		},
+		Enqueue: &EnqueueRow{HTTP: 3000, Bare: 5000, Ratio: 0.6},
+		First:   []FirstRow{{What: firstCall, P50: 2}, {What: firstTask, P50: 7.5}},
+		Flat:    []FlatRow{{Queued: 1000, CPU: 0.1}, {Queued: 10_000, CPU: 9}, {Queued: 100_000, CPU: 0.125}},
+		Node:    &NodeRow{Start: 4, Stop: 3},
+		Idle:    &IdleRow{CPU: 0.6},
+	}
+	r.judge()
+	want := []Goal{
+		{Value: 4000, Bound: 4100, Met: false},
+		{Value: 4000, Bound: 3900, Met: true},
+		{Value: 0.6, Bound: 0.5, Met: true},
+		{Value: 7.5, Bound: 7, Met: false},
+		{Value: 0.125, Bound: 0.125, Met: true},
+		{Value: 4, Bound: 5, Met: true},
+		{Value: 3, Bound: 2, Met: false},
+		{Value: 0.6, Bound: 0.5, Met: false},
 	}
 	if len(r.Goals) != len(want) {
 		t.Fatalf("%d goals, not %d: %+v", len(r.Goals), len(want), r.Goals)

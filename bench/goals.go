@@ -35,6 +35,7 @@ func (r *Results) judge() {
 	if l := r.Leftovers; l != nil {
 		r.atMost("left over after "+strconv.Itoa(l.Runs)+" runs", float64(l.left()), 0, "things")
 	}
+	r.judgeQueue()
 }
 
 func (r *Results) judgeLatency() {

@@ -26,6 +26,8 @@ import (
 // options are the flags.
 type options struct {
 	quick  bool
+	long   bool
+	alone  bool   // without the peers, which are built from modules of others
 	only   string // parts, with commas between; all if empty
 	binary string // mayfly
 	out    string // results; nowhere if empty
@@ -35,7 +37,8 @@ func main() {
 	var o options
 	var readme bool
 	flag.BoolVar(&o.quick, "quick", false, "a smoke test: few samples, figures that mean nothing")
-	flag.StringVar(&o.only, "only", "", "parts to run, with commas between: "+strings.Join(partNames(), ", "))
+	flag.BoolVar(&o.long, "long", false, "a million tasks too, where there are 100,000 at most")
+	flag.StringVar(&o.only, "only", "", "parts to run, with commas between: "+strings.Join(partNames(), ", ")+"; queue: all from tasks on")
 	flag.StringVar(&o.binary, "mayfly", "bin/mayfly", "the program to measure")
 	flag.StringVar(&o.out, "o", "", "where the results go (default bench/results.json when every part is run in full)")
 	flag.BoolVar(&readme, "readme", false, "only write bench/results.json into README.md")
@@ -86,6 +89,11 @@ func parts() []part {
 		{"memory", (*bench).memory, false},
 		{"leftovers", (*bench).leftovers, false},
 		{"tasks", (*bench).tasks, false},
+		{"enqueue", (*bench).enqueue, false},
+		{"first", (*bench).first, false},
+		{"limits", (*bench).limits, false},
+		{"flat", (*bench).flat, false},
+		{"idle", (*bench).idle, false},
 	}
 }
 
@@ -99,13 +107,17 @@ func partNames() []string {
 
 // chosen returns the parts that were asked for, in their order.
 func chosen(only string) ([]part, error) {
-	if only == "" {
-		return parts(), nil
+	all := parts()
+	switch only {
+	case "":
+		return all, nil
+	case "queue":
+		return all[slices.IndexFunc(all, func(p part) bool { return p.name == "tasks" }):], nil
 	}
 	var some []part
 	for name := range strings.SplitSeq(only, ",") {
 		found := false
-		for _, p := range parts() {
+		for _, p := range all {
 			if p.name == name {
 				some, found = append(some, p), true
 			}

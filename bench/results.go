@@ -29,6 +29,12 @@ type Results struct {
 	Memory    *MemoryRow        `json:"memory,omitempty"`
 	Leftovers *LeftoverRow      `json:"leftovers,omitempty"`
 	Tasks     []TasksRow        `json:"tasks,omitempty"`
+	Enqueue   *EnqueueRow       `json:"enqueue,omitempty"`
+	First     []FirstRow        `json:"first,omitempty"`
+	Limits    []TasksRow        `json:"limits,omitempty"`
+	Flat      []FlatRow         `json:"flat,omitempty"`
+	Node      *NodeRow          `json:"fullNode,omitempty"`
+	Idle      *IdleRow          `json:"idle,omitempty"`
 	Goals     []Goal            `json:"goals"`
 	Notes     []string          `json:"notes,omitempty"`
 }
