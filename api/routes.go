@@ -42,6 +42,7 @@ func (s *Server) routes() (http.Handler, error) {
 	r.workloads()
 	r.runs()
 	r.tasks()
+	r.schedules()
 	r.machine()
 	schemas := r.huma.OpenAPI().Components.Schemas.Map()
 	delete(schemas, "ErrorModel") // huma's own; ours is Problem

@@ -175,6 +175,35 @@ type TaskQueues interface {
 	Paused(space, workload string) bool
 }
 
+// Schedules make tasks at their times. The queue package gives them.
+type Schedules interface {
+	ScheduleReader
+	ScheduleChanger
+}
+
+// ScheduleReader tells what schedules there are.
+type ScheduleReader interface {
+	// Get returns a schedule with at most so many of its ticks to come.
+	Get(ctx context.Context, space, name string, next int) (mayfly.Scheduled, error)
+
+	// List returns at most limit schedules whose names come after a given one,
+	// by name; fewer when there are no more.
+	List(ctx context.Context, space, after string, limit int) ([]mayfly.Scheduled, error)
+}
+
+// ScheduleChanger changes schedules.
+type ScheduleChanger interface {
+	// Add keeps a schedule. One of its name is a Conflict unless it is to be
+	// replaced.
+	Add(ctx context.Context, s mayfly.Schedule, replace bool) (mayfly.Scheduled, error)
+	Remove(ctx context.Context, space, name string) error
+	Pause(ctx context.Context, space, name string) (mayfly.Scheduled, error)
+	Resume(ctx context.Context, space, name string) (mayfly.Scheduled, error)
+
+	// RunNow submits a schedule's task out of turn.
+	RunNow(ctx context.Context, space, name string) (mayfly.Task, error)
+}
+
 // Logs gives what was written in containers of functions and tasks, those that
 // are gone included. The node package gives it.
 type Logs interface {
@@ -239,6 +268,7 @@ type Services struct {
 	Instances Instances
 	Workloads Workloads
 	Tasks     Tasks
+	Schedules Schedules
 	Logs      Logs // of tasks
 	Images    Images
 	Stacks    Stacks

@@ -92,9 +92,12 @@ func sinceTime(since string, now time.Time) (time.Time, error) {
 
 // parseTime reads a time as people write it, in their own zone unless it names
 // one.
-func parseTime(text string) (time.Time, bool) {
+func parseTime(text string) (time.Time, bool) { return parseTimeIn(text, time.Local) }
+
+// parseTimeIn reads a time that is in a zone unless it names one.
+func parseTimeIn(text string, zone *time.Location) (time.Time, bool) {
 	for _, layout := range []string{time.RFC3339Nano, "2006-01-02T15:04:05", "2006-01-02 15:04:05", "2006-01-02T15:04", "2006-01-02 15:04", time.DateOnly} {
-		if t, err := time.ParseInLocation(layout, text, time.Local); err == nil {
+		if t, err := time.ParseInLocation(layout, text, zone); err == nil {
 			return t, true
 		}
 	}

@@ -14,6 +14,7 @@ import (
 	"os/signal"
 	"strings"
 	"syscall"
+	_ "time/tzdata" // schedules need the zones, also where the machine has none
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
@@ -150,6 +151,6 @@ func (c *cli) root() *cobra.Command {
 	add("instance", c.runVerb(), c.ps(), c.logs(), c.wait(), c.stop(), c.kill(), c.rm(), c.inspect(), c.stats())
 	add("image", c.images(), c.pull(), c.rmi(), c.stack())
 	add("workload", c.deploy(), c.call(), c.workloads(), c.runs(), c.delete())
-	add("task", c.task())
+	add("task", c.task(), c.schedule())
 	return root
 }

@@ -26,22 +26,38 @@ import (
 var mayflyInit []byte
 
 // workloads is what package api asks of functions: the node deploys them, the
-// router runs them.
+// router runs them, and schedules make tasks of them.
 type workloads struct {
 	*nodes.Node
 	*router.Router
+	schedules *queue.Schedules
 }
 
-// Deploy returns when the routes lead to the new release.
+// Deploy returns when the routes lead to the new release, and its schedules are
+// kept. Bad ones are refused before anything is made.
 func (w workloads) Deploy(ctx context.Context, l mayfly.Workload, progress func(string)) (mayfly.Release, error) {
+	if err := w.schedules.CheckManifest(ctx, l); err != nil {
+		return mayfly.Release{}, err
+	}
 	defer w.Refresh()
-	return w.Node.Deploy(ctx, l, progress)
+	rel, err := w.Node.Deploy(ctx, l, progress)
+	if err != nil {
+		return rel, err
+	}
+	if err := w.schedules.Apply(ctx, rel.Workload); err != nil {
+		return rel, mayfly.Errorf(mayfly.KindOf(err), "release %d is active, but its schedules are not: %w", rel.Number, err)
+	}
+	return rel, nil
 }
 
-// DeleteWorkload returns when no route leads to the workload.
+// DeleteWorkload returns when no route leads to the workload, and the schedules
+// of its manifest are gone.
 func (w workloads) DeleteWorkload(ctx context.Context, space, name string) error {
 	defer w.Refresh()
-	return w.Node.DeleteWorkload(ctx, space, name)
+	if err := w.Node.DeleteWorkload(ctx, space, name); err != nil {
+		return err
+	}
+	return w.schedules.Apply(ctx, mayfly.Workload{Space: space, Name: name})
 }
 
 // Run is the node's or the router's, never this pair's.
@@ -100,15 +116,19 @@ func openNode(ctx context.Context, f upFlags, log *slog.Logger) (_ *node, err er
 		return nil, err
 	}
 	n.onClose(func() error { tasks.Close(); return nil })
+	schedules, err := queue.OpenSchedules(ctx, tasks, queue.ScheduleOptions{Log: log})
+	if err != nil {
+		return nil, err
+	}
 	routes := router.New(record, machine, machine, router.Options{Log: log, Node: n.name, MaxMemory: machine.Memory(), Tasks: tasks})
 	n.routes = routes
 	runner := nodes.NewRunner(machine, tasks, routes, nodes.RunnerOptions{Log: log, Tasks: f.tasks})
 	if err := runner.Adopt(ctx); err != nil {
 		return nil, err
 	}
-	n.loops = append(n.loops, machine.Run, routes.Run, tasks.Run, runner.Run)
+	n.loops = append(n.loops, machine.Run, routes.Run, tasks.Run, runner.Run, schedules.Run)
 	n.services = api.Services{
-		Instances: machine, Workloads: workloads{machine, routes}, Machine: machine, Logs: machine, Tasks: tasks,
+		Instances: machine, Workloads: workloads{machine, routes, schedules}, Machine: machine, Logs: machine, Tasks: tasks, Schedules: schedules,
 		Images: imageService{images, machine}, Stacks: stackService{stacks},
 	}
 	return n, nil

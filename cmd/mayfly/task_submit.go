@@ -112,25 +112,13 @@ func (f *submitFlags) register(cmd *cobra.Command) {
 
 // submission is what the flags ask for, apart from the payload.
 func (f *submitFlags) submission(cmd *cobra.Command, args []string, now time.Time) (sub mayfly.Submission, err error) {
-	sub = mayfly.Submission{
-		Image: f.image, Priority: f.priority, Timeout: f.timeout, Key: f.key, Callback: f.callback, After: f.after,
-		Retries: mayfly.Retries{Max: f.retries, Backoff: f.backoff},
-	}
-	if cmd.Flags().Changed("retries") && f.retries == 0 {
-		sub.Retries.Max = -1 // 0 would be the function's
-	}
-	if err := f.what(cmd.ArgsLenAtDash(), args, &sub); err != nil {
+	if sub, err = f.task(cmd, cmd.ArgsLenAtDash(), args); err != nil {
 		return sub, err
 	}
+	sub.Key, sub.After = f.key, f.after
 	switch {
-	case f.priority < 0 || f.priority > mayfly.MaxPriority:
-		return sub, usagef("--priority %d is not between 0 and %d", f.priority, mayfly.MaxPriority)
-	case f.delay < 0 || f.timeout < 0 || f.backoff < 0:
-		return sub, usagef("--delay, --timeout and --backoff cannot be negative")
-	case f.retries < 0:
-		return sub, usagef("--retries %d is negative", f.retries)
-	case f.backoff > 0 && f.retries == 0:
-		return sub, usagef("--backoff needs --retries")
+	case f.delay < 0:
+		return sub, usagef("--delay cannot be negative")
 	case f.delay > 0 && f.at != "":
 		return sub, usagef("--delay and --at exclude each other")
 	case f.delay > 0:
@@ -141,6 +129,32 @@ func (f *submitFlags) submission(cmd *cobra.Command, args []string, now time.Tim
 			return sub, usagef("--at %q is not a time, such as 2026-01-31T12:00", f.at)
 		}
 		sub.NotBefore = at
+	}
+	return sub, nil
+}
+
+// task is what the flags say of a task that says nothing of when; dash is how
+// many arguments stand before --, or -1.
+func (f *submitFlags) task(cmd *cobra.Command, dash int, args []string) (sub mayfly.Submission, err error) {
+	sub = mayfly.Submission{
+		Image: f.image, Priority: f.priority, Timeout: f.timeout, Callback: f.callback,
+		Retries: mayfly.Retries{Max: f.retries, Backoff: f.backoff},
+	}
+	if cmd.Flags().Changed("retries") && f.retries == 0 {
+		sub.Retries.Max = -1 // 0 would be the function's
+	}
+	if err := f.what(dash, args, &sub); err != nil {
+		return sub, err
+	}
+	switch {
+	case f.priority < 0 || f.priority > mayfly.MaxPriority:
+		return sub, usagef("--priority %d is not between 0 and %d", f.priority, mayfly.MaxPriority)
+	case f.timeout < 0 || f.backoff < 0:
+		return sub, usagef("--timeout and --backoff cannot be negative")
+	case f.retries < 0:
+		return sub, usagef("--retries %d is negative", f.retries)
+	case f.backoff > 0 && f.retries == 0:
+		return sub, usagef("--backoff needs --retries")
 	}
 	if f.memory != "" {
 		if sub.Memory, err = parseSize(f.memory); err != nil {

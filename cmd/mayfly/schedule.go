@@ -1,0 +1,251 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/mayfly-run/mayfly"
+	client "github.com/mayfly-run/mayfly/sdk/go"
+)
+
+func (c *cli) schedule() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "schedule",
+		Short: "Submit tasks at times: by cron, every so often, or once",
+		Example: `  mayfly schedule add nightly report --cron '0 3 * * *' --tz Europe/Berlin
+  mayfly schedule ls
+  mayfly schedule next nightly`,
+		Args: c.noSuchVerb,
+		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+	}
+	cmd.AddCommand(c.scheduleAdd(), c.scheduleList(), c.scheduleNext(), c.scheduleRun(), c.scheduleRemove(), c.schedulePause(), c.scheduleResume())
+	return cmd
+}
+
+func (c *cli) completeSchedules() cobra.CompletionFunc {
+	return c.complete(func(ctx context.Context, cl *client.Client) (names []string, err error) {
+		all, err := cl.ListSchedules(ctx)
+		for _, s := range all {
+			names = append(names, s.Name)
+		}
+		return names, err
+	})
+}
+
+func (c *cli) scheduleList() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:     "ls",
+		Short:   "List schedules",
+		Example: `  mayfly schedule ls -o json`,
+		Args:    atMost(0),
+	}
+	output := outputFlag(cmd)
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		cl, err := c.client()
+		if err != nil {
+			return err
+		}
+		list, err := cl.ListSchedules(cmd.Context())
+		if err != nil {
+			return err
+		}
+		return print(c.stdout, output, list, []string{"NAME", "RUNS", "WHEN", "NEXT", "LAST", "TASKS", "STATE"}, func(s mayfly.Scheduled) []string {
+			next := ""
+			if len(s.Next) > 0 {
+				next = tickText(s.Next[0])
+			}
+			return []string{s.Name, s.Task.Workload + s.Task.Image, whenText(s.Schedule), next, ago(s.Last), fmt.Sprint(s.Count), scheduleState(s)}
+		})
+	}
+	return cmd
+}
+
+// whenText is what says when, as the flags have it.
+func whenText(s mayfly.Schedule) string {
+	switch {
+	case s.Cron != "" && s.TimeZone != "":
+		return s.Cron + " " + s.TimeZone
+	case s.Cron != "":
+		return s.Cron
+	case s.Every != 0:
+		return "every " + shortDuration(s.Every)
+	}
+	return "at " + s.At.Local().Format(time.DateTime)
+}
+
+// shortDuration is a duration without the parts that are zero.
+func shortDuration(d time.Duration) string {
+	text := d.String()
+	if strings.HasSuffix(text, "m0s") {
+		text = strings.TrimSuffix(text, "0s")
+	}
+	if strings.HasSuffix(text, "h0m") {
+		text = strings.TrimSuffix(text, "0m")
+	}
+	return text
+}
+
+// tickText is a tick on the clocks of its schedule.
+func tickText(t time.Time) string { return t.Format("2006-01-02 15:04:05 MST") }
+
+func scheduleState(s mayfly.Scheduled) string {
+	switch {
+	case s.Paused:
+		return "paused"
+	case s.Error != "":
+		return "failing: " + s.Error
+	case s.Ended:
+		return "ended"
+	case s.Waiting > 0:
+		return fmt.Sprintf("active, %d wait", s.Waiting)
+	}
+	return "active"
+}
+
+// upcoming is a tick to come.
+type upcoming struct {
+	Schedule string    `json:"schedule"`
+	Time     time.Time `json:"time"`
+}
+
+func (c *cli) scheduleNext() *cobra.Command {
+	var count int
+	cmd := &cobra.Command{
+		Use:   "next [flags] [SCHEDULE]",
+		Short: "Show the next ticks of a schedule, or of all",
+		Example: `  mayfly schedule next
+  mayfly schedule next -n 5 nightly`,
+		Args:              atMost(1),
+		ValidArgsFunction: c.completeSchedules(),
+	}
+	cmd.Flags().IntVarP(&count, "count", "n", 5, "how many")
+	output := outputFlag(cmd)
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		if count < 1 || count > 1000 {
+			return usagef("--count %d is not between 1 and 1000", count)
+		}
+		cl, err := c.client()
+		if err != nil {
+			return err
+		}
+		ticks, err := nextTicks(cmd.Context(), cl, args, count)
+		if err != nil {
+			return err
+		}
+		return print(c.stdout, output, ticks, []string{"TIME", "SCHEDULE", "IN"}, func(t upcoming) []string {
+			return []string{tickText(t.Time), t.Schedule, humanAge(time.Until(t.Time))}
+		})
+	}
+	return cmd
+}
+
+// nextTicks returns the next ticks of the schedule that is named, or of all.
+func nextTicks(ctx context.Context, cl *client.Client, args []string, count int) (ticks []upcoming, err error) {
+	add := func(s mayfly.Scheduled) {
+		for _, at := range s.Next {
+			ticks = append(ticks, upcoming{s.Name, at})
+		}
+	}
+	if len(args) > 0 {
+		s, err := cl.GetSchedule(ctx, args[0], count)
+		add(s)
+		return ticks, err
+	}
+	list, err := cl.ListSchedules(ctx)
+	if err != nil {
+		return nil, err
+	}
+	slices.SortFunc(list, func(a, b mayfly.Scheduled) int { return nextOf(a).Compare(nextOf(b)) })
+	for _, s := range list {
+		// Of the first so many, one may have ticks before the first of the last.
+		if len(s.Next) == 0 || len(ticks) >= count && s.Next[0].After(ticks[count-1].Time) {
+			continue
+		}
+		if count > 1 {
+			if s, err = cl.GetSchedule(ctx, s.Name, count); mayfly.KindOf(err) == mayfly.NotFound {
+				continue
+			} else if err != nil {
+				return nil, err
+			}
+		}
+		add(s)
+		slices.SortStableFunc(ticks, func(a, b upcoming) int { return a.Time.Compare(b.Time) })
+		ticks = ticks[:min(len(ticks), count)]
+	}
+	return ticks, nil
+}
+
+// nextOf is a schedule's next tick.
+func nextOf(s mayfly.Scheduled) (next time.Time) {
+	if len(s.Next) > 0 {
+		next = s.Next[0]
+	}
+	return next
+}
+
+func (c *cli) scheduleRun() *cobra.Command {
+	return &cobra.Command{
+		Use:   "run-now SCHEDULE",
+		Short: "Submit a schedule's task now, and print its id",
+		Long: `Submit a schedule's task now, and print its id. It runs whatever the schedule's
+times, its overlap policy and its pause say; the ticks to come heed it as they
+would the task of a tick.`,
+		Example:           `  mayfly task wait $(mayfly schedule run-now nightly)`,
+		Args:              exactly("schedule"),
+		ValidArgsFunction: c.completeSchedules(),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			cl, err := c.client()
+			if err != nil {
+				return err
+			}
+			task, err := cl.RunSchedule(cmd.Context(), args[0])
+			return c.said(task.ID, err)
+		},
+	}
+}
+
+func (c *cli) scheduleRemove() *cobra.Command {
+	return &cobra.Command{
+		Use:               "rm SCHEDULE...",
+		Short:             "Take schedules away; what they submitted goes on",
+		Example:           `  mayfly schedule rm nightly`,
+		Args:              atLeast("schedule"),
+		ValidArgsFunction: c.completeSchedules(),
+		RunE: c.eachTask(func(ctx context.Context, cl *client.Client, name string) error {
+			return cl.RemoveSchedule(ctx, name)
+		}),
+	}
+}
+
+func (c *cli) schedulePause() *cobra.Command {
+	return &cobra.Command{
+		Use:               "pause SCHEDULE...",
+		Short:             "Let ticks pass without a task until the schedules are resumed",
+		Example:           `  mayfly schedule pause nightly`,
+		Args:              atLeast("schedule"),
+		ValidArgsFunction: c.completeSchedules(),
+		RunE: c.eachTask(func(ctx context.Context, cl *client.Client, name string) error {
+			_, err := cl.PauseSchedule(ctx, name)
+			return err
+		}),
+	}
+}
+
+func (c *cli) scheduleResume() *cobra.Command {
+	return &cobra.Command{
+		Use:               "resume SCHEDULE...",
+		Short:             "Let ticks make tasks again; what passed is not caught up",
+		Example:           `  mayfly schedule resume nightly`,
+		Args:              atLeast("schedule"),
+		ValidArgsFunction: c.completeSchedules(),
+		RunE: c.eachTask(func(ctx context.Context, cl *client.Client, name string) error {
+			_, err := cl.ResumeSchedule(ctx, name)
+			return err
+		}),
+	}
+}
