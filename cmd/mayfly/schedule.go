@@ -56,8 +56,8 @@ func (c *cli) scheduleList() *cobra.Command {
 		}
 		return print(c.stdout, output, list, []string{"NAME", "RUNS", "WHEN", "NEXT", "LAST", "TASKS", "STATE"}, func(s mayfly.Scheduled) []string {
 			next := ""
-			if len(s.Next) > 0 {
-				next = tickText(s.Next[0])
+			if ticks := nextTicksOf(s); len(ticks) > 0 {
+				next = tickText(ticks[0])
 			}
 			return []string{s.Name, s.Task.Workload + s.Task.Image, whenText(s.Schedule), next, ago(s.Last), fmt.Sprint(s.Count), scheduleState(s)}
 		})
@@ -90,8 +90,24 @@ func shortDuration(d time.Duration) string {
 	return text
 }
 
-// tickText is a tick on the clocks of its schedule.
+// tickText is a tick on the clocks that it is in the zone of.
 func tickText(t time.Time) string { return t.Format("2006-01-02 15:04:05 MST") }
+
+// nextTicksOf are the ticks to come on the clocks of the schedule: those of its
+// cron line's zone, else ours.
+func nextTicksOf(s mayfly.Scheduled) []time.Time {
+	zone := time.Local
+	if s.Cron != "" {
+		if there, err := time.LoadLocation(s.TimeZone); err == nil {
+			zone = there
+		}
+	}
+	ticks := make([]time.Time, len(s.Next))
+	for i, t := range s.Next {
+		ticks[i] = t.In(zone)
+	}
+	return ticks
+}
 
 func scheduleState(s mayfly.Scheduled) string {
 	switch {
@@ -147,7 +163,7 @@ func (c *cli) scheduleNext() *cobra.Command {
 // nextTicks returns the next ticks of the schedule that is named, or of all.
 func nextTicks(ctx context.Context, cl *client.Client, args []string, count int) (ticks []upcoming, err error) {
 	add := func(s mayfly.Scheduled) {
-		for _, at := range s.Next {
+		for _, at := range nextTicksOf(s) {
 			ticks = append(ticks, upcoming{s.Name, at})
 		}
 	}

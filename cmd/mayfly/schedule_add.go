@@ -65,8 +65,8 @@ within the time of --catch-up.`,
 				return err
 			}
 			text := s.Name
-			if len(made.Next) > 0 {
-				text += ": next at " + tickText(made.Next[0])
+			if ticks := nextTicksOf(made); len(ticks) > 0 {
+				text += ": next at " + tickText(ticks[0])
 			}
 			fmt.Fprintln(c.stdout, text)
 			return nil
