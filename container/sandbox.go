@@ -492,9 +492,17 @@ func (s *Sandbox) Pipe(input bool) (ours, theirs *os.File, err error) {
 	return ours, theirs, err
 }
 
-// PutFile puts a file into /run/mayfly, whole or not at all.
+// PutFile puts a file into /run/mayfly, whole or not at all. Its name may be
+// FOLDER/NAME; the folder is made.
 func (s *Sandbox) PutFile(name string, data []byte) error {
-	dir, err := openDir(s.dir + "/run")
+	path := s.dir + "/run"
+	if folder, file, ok := strings.Cut(name, "/"); ok {
+		path, name = path+"/"+folder, file
+		if err := os.Mkdir(path, 0o755); err != nil && !errors.Is(err, fs.ErrExist) {
+			return err
+		}
+	}
+	dir, err := openDir(path)
 	if err != nil {
 		return err
 	}
