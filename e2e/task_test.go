@@ -99,62 +99,22 @@ func (n *node) taskLog(id string) string {
 
 const tellAll = `echo "$MAYFLY_ATTEMPT $MAYFLY_WORKLOAD $MAYFLY_SPACE"; test -n "$MAYFLY_DEADLINE" && test -n "$MAYFLY_RUN" && cat; cat /run/mayfly/payload`
 
-// TestTasks: every kind of function gets its payload and gives its result, and
-// every end has its state and reason.
-func TestTasks(t *testing.T) {
-	n := start(t)
-	n.shell("words", tellAll, nil)
-	n.shell("fails", "echo trying >&2; exit 7", nil)
-	n.shell("final", "exit 9", nil)
-	n.shell("sleeps", "trap 'exit 3' TERM; echo asleep; while :; do sleep 0.1; done", nil)
-	n.shell("hungry", `a=x; while [ "$MAYFLY_ATTEMPT" -lt 3 ]; do a=$a$a; done; echo fed`,
-		func(w *mayfly.Workload) { w.Memory = 24 << 20 })
-	n.deploy(mayfly.Workload{Name: "absent", Protocol: mayfly.Stdio, Process: mayfly.Process{Command: []string{"/nonesuch"}}})
-	n.deploy(mayfly.Workload{Name: "web"})
-	n.deploy(mayfly.Workload{Name: "kept", Isolation: mayfly.IsolationInstance})
-	n.deploy(mayfly.Workload{Name: "cgi", Protocol: mayfly.CGI, Process: mayfly.Process{
-		Command: []string{"sh", "-c", `printf 'Content-Type: text/plain\r\n\r\n'; cat`}}})
-	py := "import sys\nprint('imported')\ndef handle(event, context):\n    print('at work')\n    if event == 'bad': raise ValueError('no good')\n    return {'got': event, 'attempt': context.attempt}\n"
-	n.handler("py", "main.py", py, "main.handle", mayfly.IsolationRun)
-	n.handler("py-kept", "main.py", py, "main.handle", mayfly.IsolationInstance)
-	js := "console.log('imported')\nexport async function handle (event, context) {\n  console.log('at work')\n  if (event === 'bad') throw new Error('no good')\n  return { got: event, attempt: context.attempt }\n}\n"
-	n.handler("js", "main.mjs", js, "main.handle", mayfly.IsolationRun)
+// taskEnd is a task and how it is to end.
+type taskEnd struct {
+	name   string
+	sub    mayfly.Submission
+	state  mayfly.TaskState
+	code   int
+	result string // of one that succeeded; not looked at if empty
+	detail string // part of the exit's detail
+}
 
-	large := strings.Repeat("mayfly ", 100_000)
-	handled := `{"got": "x", "attempt": 1}`
-	cases := []struct {
-		name   string
-		sub    mayfly.Submission
-		state  mayfly.TaskState
-		code   int
-		result string // of one that succeeded
-		detail string // part of the exit's detail
-	}{
-		{"stdin and file", mayfly.Submission{Workload: "words", Payload: []byte("x")}, mayfly.TaskSucceeded, 0, "1 words default\nxx", ""},
-		{"no payload", mayfly.Submission{Workload: "words"}, mayfly.TaskSucceeded, 0, "1 words default\n", ""},
-		{"image", mayfly.Submission{Image: "app", Argv: []string{"wc", "-c"}, Payload: []byte(large)}, mayfly.TaskSucceeded, 0, "700000\n", ""},
-		{"image with a variable", mayfly.Submission{Image: "app", Argv: []string{"sh", "-c", "echo $A"}, Env: map[string]string{"A": "b"}}, mayfly.TaskSucceeded, 0, "b\n", ""},
-		{"image that fails", mayfly.Submission{Image: "app", Argv: []string{"sh", "-c", "exit 4"}}, mayfly.TaskFailed, 4, "", ""},
-		{"exit code", mayfly.Submission{Workload: "fails"}, mayfly.TaskFailed, 7, "", ""},
-		{"no program", mayfly.Submission{Workload: "absent"}, mayfly.TaskFailed, 127, "", "cannot execute /nonesuch"},
-		{"retries used up", mayfly.Submission{Workload: "fails", Retries: mayfly.Retries{Max: 2, Delays: []time.Duration{time.Millisecond}}}, mayfly.TaskBuried, 7, "", ""},
-		{"a final exit", mayfly.Submission{Workload: "final", Retries: mayfly.Retries{Max: 2, Final: []int{9}}}, mayfly.TaskFailed, 9, "", ""},
-		{"its time runs out", mayfly.Submission{Workload: "sleeps", Timeout: 300 * time.Millisecond}, mayfly.TaskTimedOut, 3, "", "timeout of 300ms"},
-		{"out of memory", mayfly.Submission{Workload: "hungry"}, mayfly.TaskOutOfMemory, 137, "", "memory limit"},
-		{"http", mayfly.Submission{Workload: "web", Payload: []byte("x")}, mayfly.TaskSucceeded, 0, "x", ""},
-		{"http instance", mayfly.Submission{Workload: "kept", Payload: []byte("x")}, mayfly.TaskSucceeded, 0, "x", ""},
-		{"cgi", mayfly.Submission{Workload: "cgi", Payload: []byte("x")}, mayfly.TaskSucceeded, 0, "x", ""},
-		{"python", mayfly.Submission{Workload: "py", Payload: []byte(`"x"`)}, mayfly.TaskSucceeded, 0, handled, ""},
-		{"python instance", mayfly.Submission{Workload: "py-kept", Payload: []byte(`"x"`)}, mayfly.TaskSucceeded, 0, handled, ""},
-		{"python raises", mayfly.Submission{Workload: "py", Payload: []byte(`"bad"`)}, mayfly.TaskFailed, 1, "", ""},
-		{"python instance raises", mayfly.Submission{Workload: "py-kept", Payload: []byte(`"bad"`)}, mayfly.TaskFailed, 500, "", "ValueError: no good"},
-		{"javascript", mayfly.Submission{Workload: "js", Payload: []byte(`"x"`)}, mayfly.TaskSucceeded, 0, `{"got":"x","attempt":1}`, ""},
-		{"javascript raises", mayfly.Submission{Workload: "js", Payload: []byte(`"bad"`)}, mayfly.TaskFailed, 1, "", ""},
-	}
+// ends submits tasks one by one and looks how each ends.
+func (n *node) ends(t *testing.T, cases []taskEnd) {
+	t.Helper()
 	for _, c := range cases {
 		t.Run(c.name, func(t *testing.T) {
-			n := *n
-			n.t = t
+			n := n.with(t)
 			task := n.waitTask(n.submit(c.sub).ID)
 			if len(task.Attempts) == 0 {
 				t.Fatalf("no attempt: %+v", task)
@@ -171,10 +131,43 @@ func TestTasks(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestTasks: every kind of function gets its payload and gives its result, and
+// every end has its state and reason.
+func TestTasks(t *testing.T) {
+	n := start(t)
+	n.shell("words", tellAll, nil)
+	n.shell("fails", "echo trying >&2; exit 7", nil)
+	n.shell("final", "exit 9", nil)
+	n.shell("sleeps", "trap 'exit 3' TERM; echo asleep; while :; do sleep 0.1; done", nil)
+	n.shell("hungry", `a=x; while [ "$MAYFLY_ATTEMPT" -lt 3 ]; do a=$a$a; done; echo fed`,
+		func(w *mayfly.Workload) { w.Memory = 24 << 20 })
+	n.deploy(mayfly.Workload{Name: "absent", Protocol: mayfly.Stdio, Process: mayfly.Process{Command: []string{"/nonesuch"}}})
+	n.deploy(mayfly.Workload{Name: "web"})
+	n.deploy(mayfly.Workload{Name: "kept", Isolation: mayfly.IsolationInstance})
+	n.deploy(mayfly.Workload{Name: "cgi", Protocol: mayfly.CGI, Process: mayfly.Process{
+		Command: []string{"sh", "-c", `printf 'Content-Type: text/plain\r\n\r\n'; cat`}}})
+	large := strings.Repeat("mayfly ", 100_000)
+	n.ends(t, []taskEnd{
+		{"stdin and file", mayfly.Submission{Workload: "words", Payload: []byte("x")}, mayfly.TaskSucceeded, 0, "1 words default\nxx", ""},
+		{"no payload", mayfly.Submission{Workload: "words"}, mayfly.TaskSucceeded, 0, "1 words default\n", ""},
+		{"image", mayfly.Submission{Image: "app", Argv: []string{"wc", "-c"}, Payload: []byte(large)}, mayfly.TaskSucceeded, 0, "700000\n", ""},
+		{"image with a variable", mayfly.Submission{Image: "app", Argv: []string{"sh", "-c", "echo $A"}, Env: map[string]string{"A": "b"}}, mayfly.TaskSucceeded, 0, "b\n", ""},
+		{"image that fails", mayfly.Submission{Image: "app", Argv: []string{"sh", "-c", "exit 4"}}, mayfly.TaskFailed, 4, "", ""},
+		{"exit code", mayfly.Submission{Workload: "fails"}, mayfly.TaskFailed, 7, "", "trying"},
+		{"no program", mayfly.Submission{Workload: "absent"}, mayfly.TaskFailed, 127, "", "cannot execute /nonesuch"},
+		{"retries used up", mayfly.Submission{Workload: "fails", Retries: mayfly.Retries{Max: 2, Delays: []time.Duration{time.Millisecond}}}, mayfly.TaskBuried, 7, "", ""},
+		{"a final exit", mayfly.Submission{Workload: "final", Retries: mayfly.Retries{Max: 2, Final: []int{9}}}, mayfly.TaskFailed, 9, "", ""},
+		{"its time runs out", mayfly.Submission{Workload: "sleeps", Timeout: 300 * time.Millisecond}, mayfly.TaskTimedOut, 3, "", "timeout of 300ms"},
+		{"out of memory", mayfly.Submission{Workload: "hungry"}, mayfly.TaskOutOfMemory, 137, "", "memory limit"},
+		{"http", mayfly.Submission{Workload: "web", Payload: []byte("x")}, mayfly.TaskSucceeded, 0, "x", ""},
+		{"http instance", mayfly.Submission{Workload: "kept", Payload: []byte("x")}, mayfly.TaskSucceeded, 0, "x", ""},
+		{"cgi", mayfly.Submission{Workload: "cgi", Payload: []byte("x")}, mayfly.TaskSucceeded, 0, "x", ""},
+	})
 
 	t.Run("memory doubled", func(t *testing.T) {
-		n := *n
-		n.t = t
+		n := n.with(t)
 		task := n.waitTask(n.submit(mayfly.Submission{Workload: "hungry",
 			Retries: mayfly.Retries{Max: 3, Delays: []time.Duration{time.Millisecond}, MemoryUpTo: 64 << 20}}).ID)
 		if task.State != mayfly.TaskSucceeded || task.Attempt != 3 || task.Memory != 64<<20 || n.result(task.ID) != "fed\n" {
@@ -182,8 +175,7 @@ func TestTasks(t *testing.T) {
 		}
 	})
 	t.Run("cancelled while it runs", func(t *testing.T) {
-		n := *n
-		n.t = t
+		n := n.with(t)
 		id := n.submit(mayfly.Submission{Workload: "sleeps"}).ID
 		n.untilTask(id, func(t mayfly.Task) bool { return t.State == mayfly.TaskRunning })
 		if task, err := n.CancelTask(t.Context(), id); err != nil || task.State != mayfly.TaskCancelled {
@@ -194,8 +186,7 @@ func TestTasks(t *testing.T) {
 		}
 	})
 	t.Run("the log of every attempt", func(t *testing.T) {
-		n := *n
-		n.t = t
+		n := n.with(t)
 		id := n.submit(mayfly.Submission{Workload: "fails", Retries: mayfly.Retries{Max: 2, Delays: []time.Duration{time.Millisecond}}}).ID
 		n.waitTask(id)
 		if log := n.taskLog(id); log != strings.Repeat("trying\n", 3) {
@@ -213,26 +204,63 @@ func TestTasks(t *testing.T) {
 	})
 }
 
+// TestHandlerTasks: a handler gets the decoded payload and gives a value, whether
+// its container serves this task alone or many.
+func TestHandlerTasks(t *testing.T) {
+	n := start(t)
+	py := "import sys\nprint('imported')\ndef handle(event, context):\n    print('at work')\n    if event == 'bad': raise ValueError('no good')\n    return {'got': event, 'attempt': context.attempt}\n"
+	n.handler("py", "main.py", py, "main.handle", mayfly.IsolationRun)
+	n.handler("py-kept", "main.py", py, "main.handle", mayfly.IsolationInstance)
+	js := "console.log('imported')\nexport async function handle (event, context) {\n  console.log('at work')\n  if (event === 'bad') throw new Error('no good')\n  return { got: event, attempt: context.attempt }\n}\n"
+	n.handler("js", "main.mjs", js, "main.handle", mayfly.IsolationRun)
+
+	handled := `{"got": "x", "attempt": 1}`
+	n.ends(t, []taskEnd{
+		{"python", mayfly.Submission{Workload: "py", Payload: []byte(`"x"`)}, mayfly.TaskSucceeded, 0, handled, ""},
+		{"python instance", mayfly.Submission{Workload: "py-kept", Payload: []byte(`"x"`)}, mayfly.TaskSucceeded, 0, handled, ""},
+		{"python raises", mayfly.Submission{Workload: "py", Payload: []byte(`"bad"`)}, mayfly.TaskFailed, 1, "", "ValueError: no good"},
+		{"python instance raises", mayfly.Submission{Workload: "py-kept", Payload: []byte(`"bad"`)}, mayfly.TaskFailed, 500, "", "ValueError: no good"},
+		{"javascript", mayfly.Submission{Workload: "js", Payload: []byte(`"x"`)}, mayfly.TaskSucceeded, 0, `{"got":"x","attempt":1}`, ""},
+		{"javascript raises", mayfly.Submission{Workload: "js", Payload: []byte(`"bad"`)}, mayfly.TaskFailed, 1, "", "Error: no good"},
+	})
+}
+
 // TestTasksOutliveTheDaemon: what runs goes on when the daemon is killed, is
 // adopted, and has its whole result, and is not run again.
 func TestTasksOutliveTheDaemon(t *testing.T) {
 	n := start(t)
 	n.shell("slow", "echo attempt $MAYFLY_ATTEMPT; sleep 2; cat; exit 0", nil)
+	outlives(n, map[string]mayfly.Submission{
+		"attempt 1\nin": {Workload: "slow", Payload: []byte("in")},
+		"1\n":           {Image: "app", Argv: []string{"sh", "-c", "sleep 1; echo $MAYFLY_ATTEMPT"}},
+	})
+}
+
+// TestHandlersOutliveTheDaemon: so does a handler that was called for a task.
+func TestHandlersOutliveTheDaemon(t *testing.T) {
+	n := start(t)
 	py := "import time\ndef handle(event, context):\n    time.sleep(2)\n    return [event, context.attempt]\n"
 	n.handler("py", "main.py", py, "main.handle", mayfly.IsolationRun)
+	outlives(n, map[string]mayfly.Submission{"[7, 1]": {Workload: "py", Payload: []byte("7")}})
+}
+
+// outlives submits tasks by their results, and ends the daemon while they run.
+func outlives(n *node, tasks map[string]mayfly.Submission) {
+	n.t.Helper()
 	for _, end := range []func(){n.kill, n.stop} {
-		slow := n.submit(mayfly.Submission{Workload: "slow", Payload: []byte("in")})
-		hand := n.submit(mayfly.Submission{Workload: "py", Payload: []byte("1")})
-		img := n.submit(mayfly.Submission{Image: "app", Argv: []string{"sh", "-c", "sleep 1; echo $MAYFLY_ATTEMPT"}})
-		for _, id := range []string{slow.ID, hand.ID, img.ID} {
+		ids := map[string]string{}
+		for want, sub := range tasks {
+			ids[n.submit(sub).ID] = want
+		}
+		for id := range ids {
 			n.untilTask(id, func(t mayfly.Task) bool { return t.State == mayfly.TaskRunning })
 		}
 		end()
 		n.up()
-		for id, want := range map[string]string{slow.ID: "attempt 1\nin", hand.ID: "[1, 1]", img.ID: "1\n"} {
+		for id, want := range ids {
 			task := n.waitTask(id)
 			if task.State != mayfly.TaskSucceeded || task.Attempt != 1 || n.result(id) != want {
-				t.Errorf("%+v with %q", task, n.result(id))
+				n.t.Errorf("%+v with %q", task, n.result(id))
 			}
 		}
 	}

@@ -245,34 +245,51 @@ func (a *attempt) await(ctx context.Context) bool {
 	return true
 }
 
-// result is how the program ended and what it wrote to its standard output.
+// result is how the program ended and what it wrote to its standard output. A
+// failure that nothing else explains is explained by the last line that the
+// program wrote to its standard error.
 func (a *attempt) result(ctx context.Context) mayfly.Result {
 	s := a.sandbox
 	res := mayfly.Result{Exit: s.Exit(), Instance: s.ID}
 	if !container.HasLog(s.Dir()) {
 		return res
 	}
+	var complaint []byte
 	err := container.ReadLog(ctx, s.Dir(), mayfly.LogOptions{Tail: -1}, nil, func(e mayfly.LogEntry) error {
-		if e.Stream != "stdout" {
-			return nil
-		}
-		res.Output = append(res.Output, e.Data...)
-		if len(res.Output) > resultMax {
-			return errEnough
+		if e.Stream == "stdout" {
+			res.Output = append(res.Output, e.Data[:min(len(e.Data), resultMax+1-len(res.Output))]...)
+		} else if text := bytes.TrimSpace(e.Data); len(text) > 0 {
+			complaint = text
 		}
 		return nil
 	})
-	if err != nil && err != errEnough && !errors.Is(err, fs.ErrNotExist) {
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		a.runner.opts.Log.Error("read the result of a task", "task", a.grant.Task.ID, "err", err)
+	}
+	if res.Exit.Reason == mayfly.ExitedNonZero && res.Exit.Detail == "" {
+		res.Exit.Detail = lastComplaint(complaint)
 	}
 	return res
 }
 
+// lastComplaint is the last line that is not indented: what was raised, rather
+// than where.
+func lastComplaint(text []byte) string {
+	var last []byte
+	for line := range bytes.Lines(text) {
+		if line = bytes.TrimRight(line, "\r\n"); len(line) > 0 && line[0] != ' ' && line[0] != '\t' {
+			last = line
+		}
+	}
+	return string(bytes.ToValidUTF8(last[:min(len(last), detailMax)], nil))
+}
+
+// detailMax is how much of a line explains a failure, in bytes.
+const detailMax = 200
+
 // resultMax is how much of a standard output is read as a result, in bytes; the
 // queue may keep less.
 const resultMax = 1 << 20
-
-var errEnough = errors.New("enough was read")
 
 // leftAttempts returns the sandboxes that tasks ran in, once.
 func (n *Node) leftAttempts() []leftAttempt {

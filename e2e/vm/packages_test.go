@@ -55,7 +55,7 @@ func TestPackagesUnderCgroup2(t *testing.T) {
 		{"container/seccomp", vm.Options{}, []string{"-test.run=Install|KernelVersions"}},
 		{"container/cgroup", vm.Options{Programs: []string{"sh", "busybox"}}, nil},
 		{"container", slow, nil},
-		{"e2e", platform, []string{"-test.run=Functions|DaemonKilled"}},
+		{"e2e", platform, []string{"-test.run=Functions|DaemonKilled|TestTasks$|TasksOutlive"}},
 		{"container/containertest", slow, []string{"-test.run=(Drivers|Escapes)/^native$"}},
 	}
 	for _, c := range cases {
