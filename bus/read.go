@@ -46,6 +46,7 @@ type getRequest struct {
 	Batch     int        `json:"batch,omitempty"`
 	MaxBytes  int        `json:"max_bytes,omitempty"`
 	StartTime *time.Time `json:"start_time,omitempty"`
+	MultiLast []string   `json:"multi_last,omitempty"`
 }
 
 // Last returns the newest message of stream on subject, which may hold
@@ -55,9 +56,9 @@ func (b *Bus) Last(ctx context.Context, stream, subject string) (Message, error)
 }
 
 // Next returns the first message of stream on subject that has the sequence
-// from or a later one, or ErrNoMessage. It costs the same wherever it is, but
-// where from is not beyond the first message of the stream: then the server
-// counts all that match a wildcard.
+// from or a later one, or ErrNoMessage. With a wildcard the server looks at each
+// message before it, or, where from is not beyond the first message of the
+// stream, counts all that match.
 func (b *Bus) Next(ctx context.Context, stream, subject string, from uint64) (Message, error) {
 	return b.get(ctx, stream, getRequest{Seq: from, NextFor: subject})
 }

@@ -121,14 +121,6 @@ func BenchmarkEndToEnd(b *testing.B) {
 					}
 					submitTo(b, n, "paused")
 				}
-				for i := range workloads {
-					if workloads > 1 {
-						n.deploy(mayfly.Workload{Name: fmt.Sprintf("w%d", i)})
-						if err := n.ensureLane(b.Context(), flowKey{home, fmt.Sprintf("w%d", i)}, 0); err != nil {
-							b.Fatal(err)
-						}
-					}
-				}
 				var served sync.WaitGroup
 				served.Go(func() { serve(b.Context(), b, n, b.N) })
 				parallel(b, func(i int) { submitTo(b, n, fmt.Sprintf("w%d", i%workloads)) })

@@ -78,9 +78,7 @@ func (q *Queue) unclaim(e *entry, got found) {
 		q.enqueue(e)
 	case e == nil && got.place == inPending:
 		delete(q.known, got.seq)
-		l := q.lane(got.task)
-		l.leave(got.seq)
-		q.wantRead(l)
+		q.leave(q.lane(got.task), got.seq)
 	}
 }
 

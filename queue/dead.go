@@ -62,9 +62,6 @@ func (q *Queue) revive(ctx context.Context, task mayfly.Task, dead found) (mayfl
 	} else if mayfly.KindOf(err) != mayfly.NotFound {
 		return task, err
 	}
-	if err := q.ensureLane(ctx, flowKey{task.Space, queueOf(task)}, task.Priority); err != nil {
-		return task, err
-	}
 	msg, err := encode(pendingSubject(task), task, dead.data)
 	if err != nil {
 		return task, err

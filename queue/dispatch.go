@@ -2,7 +2,6 @@ package queue
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"slices"
 	"strconv"
@@ -123,16 +122,12 @@ func (q *Queue) putBack(e *entry) {
 // meanwhile.
 func (q *Queue) grant(ctx context.Context, e *entry, node string) (*Grant, error) {
 	g := e.grant
-	payload := e.payload
-	if !e.held {
-		msg, err := q.bus.Next(ctx, bus.TasksStream, pendingSubject(e.task), e.seq)
-		if err != nil && !errors.Is(err, bus.ErrNoMessage) {
-			q.mu.Lock()
-			defer q.mu.Unlock()
-			q.putBack(e)
-			return nil, unavailable("read the payload of task "+e.task.ID, err)
-		}
-		payload = msg.Data
+	payload, err := q.payloadOf(ctx, e)
+	if err != nil {
+		q.mu.Lock()
+		defer q.mu.Unlock()
+		q.putBack(e)
+		return nil, err
 	}
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -148,6 +143,22 @@ func (q *Queue) grant(ctx context.Context, e *entry, node string) (*Grant, error
 		g.Deadline = g.Attempt.Granted.Add(e.task.Timeout)
 	}
 	return g, nil
+}
+
+// payloadOf returns an entry's payload, from the stream if it is not held. There
+// is none when the task was cancelled meanwhile.
+func (q *Queue) payloadOf(ctx context.Context, e *entry) ([]byte, error) {
+	if e.held {
+		return e.payload, nil
+	}
+	msgs, err := q.bus.Get(ctx, bus.TasksStream, []uint64{e.seq})
+	if err != nil {
+		return nil, unavailable("read the payload of task "+e.task.ID, err)
+	}
+	if len(msgs) == 0 {
+		return nil, nil
+	}
+	return msgs[0].Data, nil
 }
 
 // equip gives a grant the release that its task pins. Where that is gone the
@@ -223,6 +234,14 @@ func (q *Queue) Adopt(ctx context.Context, space, id string, attempt mayfly.Atte
 	if err != nil && mayfly.KindOf(err) != mayfly.NotFound {
 		return nil, err
 	}
+	payload := got.data // needed for the next attempt
+	if payload == nil {
+		again, err := q.look(ctx, inPending, bus.TasksStream, pendingSubject(got.task), id)
+		if err != nil {
+			return nil, err
+		}
+		payload = again.data
+	}
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	if q.running || q.closed {
@@ -245,7 +264,7 @@ func (q *Queue) Adopt(ctx context.Context, space, id string, attempt mayfly.Atte
 	g := e.grant
 	g.Attempt, g.started = attempt, attempt.Started
 	g.Task = e.view()
-	g.Release = rel
+	g.Release, g.Payload = rel, payload
 	return g, nil
 }
 

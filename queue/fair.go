@@ -29,17 +29,16 @@ type space struct {
 
 // flow is the queue of one workload.
 type flow struct {
-	key      flowKey
-	space    *space
-	lanes    [mayfly.MaxPriority + 1]*lane
-	recorded uint16 // priorities that the index names
-	paused   bool
-	limits   limits
-	bucket   bucket
-	granted  int
-	pass     time.Duration // its clock
-	usual    time.Duration // how long its tasks run
-	index    int           // in the space's heap; -1 when it is not there
+	key     flowKey
+	space   *space
+	lanes   [mayfly.MaxPriority + 1]*lane
+	paused  bool
+	limits  limits
+	bucket  bucket
+	granted int
+	pass    time.Duration // its clock
+	usual   time.Duration // how long its tasks run
+	index   int           // in the space's heap; -1 when it is not there
 }
 
 // flow returns a workload's queue, which is made when it is not known.
@@ -69,12 +68,19 @@ func (f *flow) lane(priority int) *lane {
 	return f.lanes[priority]
 }
 
-// first is the lane whose turn it is, nil when none has anything.
+// first is the lane whose turn it is, nil when none has anything, or when that
+// is not known before one has been read on.
 func (f *flow) first() *lane {
 	var best *lane
 	var when time.Time
 	for _, l := range f.lanes {
-		if l == nil || len(l.window) == 0 {
+		if l == nil {
+			continue
+		}
+		if len(l.window) == 0 {
+			if l.unread.len() > 0 {
+				return nil
+			}
 			continue
 		}
 		if t := l.window[0].rank(); best == nil || !t.After(when) {

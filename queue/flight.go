@@ -22,15 +22,12 @@ func (f *flights) begin() uint64 {
 	return f.next
 }
 
-// end returns the floor of the flight that ends.
-func (f *flights) end(number uint64) (floor uint64) {
+func (f *flights) end(number uint64) {
 	i := int(number - f.active[0].number) // numbers have no gaps
 	f.active[i].ended = true
-	floor = f.active[i].floor
 	for len(f.active) > 0 && f.active[0].ended {
 		f.active = f.active[1:]
 	}
-	return floor
 }
 
 // floor is a sequence up to which nothing is under way.

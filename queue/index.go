@@ -12,16 +12,14 @@ import (
 	"github.com/mayfly-run/mayfly/bus"
 )
 
-// queueRecord is the index's entry of a workload. It is written before the first
-// task of a priority is, and never removed: a start looks once for each.
+// queueRecord is the index's entry of a workload whose queue was paused once.
 type queueRecord struct {
-	Priorities uint16 `json:"priorities"` // bits
-	Paused     bool   `json:"paused,omitempty"`
+	Paused bool `json:"paused,omitempty"`
 }
 
 type minuteKey struct{ space, minute string }
 
-// readIndex learns which lanes and minutes may have tasks.
+// readIndex learns which queues are paused and which minutes may have tasks.
 func (q *Queue) readIndex(ctx context.Context) error {
 	from := bus.From{Subject: ">", Limit: 1000}
 	for more := true; more; {
@@ -52,26 +50,9 @@ func (q *Queue) takeIndex(msg bus.Message) {
 		q.log.Error("an entry of the index is passed over", "subject", msg.Subject, "error", err)
 		return
 	}
-	f := q.flow(flowKey{token[1], token[3]})
-	f.recorded, f.paused = rec.Priorities, rec.Paused
-	for p := range f.lanes {
-		if rec.Priorities&(1<<p) != 0 {
-			l := f.lane(p)
-			l.unread, l.queued = true, true
-			q.toRead = append(q.toRead, l)
-		}
+	if rec.Paused {
+		q.flow(flowKey{token[1], token[3]}).paused = true
 	}
-}
-
-// ensureLane makes sure that a start will look for tasks in the lane.
-func (q *Queue) ensureLane(ctx context.Context, key flowKey, priority int) error {
-	q.mu.Lock()
-	there := q.flow(key).recorded&(1<<priority) != 0
-	q.mu.Unlock()
-	if there {
-		return nil
-	}
-	return q.writeQueue(ctx, key, func(rec *queueRecord) { rec.Priorities |= 1 << priority })
 }
 
 // writeQueue changes a workload's entry of the index.
@@ -80,7 +61,7 @@ func (q *Queue) writeQueue(ctx context.Context, key flowKey, change func(*queueR
 	defer q.indexMu.Unlock()
 	q.mu.Lock()
 	f := q.flow(key)
-	before := queueRecord{f.recorded, f.paused}
+	before := queueRecord{f.paused}
 	q.mu.Unlock()
 	rec := before
 	if change(&rec); rec == before {
@@ -95,7 +76,7 @@ func (q *Queue) writeQueue(ctx context.Context, key flowKey, change func(*queueR
 	}
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	f.recorded, f.paused = rec.Priorities, rec.Paused
+	f.paused = rec.Paused
 	q.update(f)
 	for _, l := range f.lanes {
 		if l != nil {

@@ -14,12 +14,13 @@ import (
 )
 
 // timer is something to do at a time: let an entry have its turn, read a lane
-// again, move the tasks of a minute, or one of them, to pending.
+// again, look for what a submission became, move the tasks of a minute, or one of them, to pending.
 type timer struct {
 	at      time.Time
 	entry   *entry
 	lane    *lane
 	flow    *flow
+	doubt   *publish
 	minute  minuteKey
 	subject string
 }
@@ -79,8 +80,12 @@ func (q *Queue) runClock(ctx context.Context, c *clock, do func(context.Context,
 	}
 }
 
-// ring handles a timer of an entry or a lane.
-func (q *Queue) ring(_ context.Context, t timer) {
+// ring handles a timer of an entry, a lane or a submission.
+func (q *Queue) ring(ctx context.Context, t timer) {
+	if t.doubt != nil {
+		t.doubt.lookAgain(ctx, q)
+		return
+	}
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	switch {

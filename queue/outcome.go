@@ -151,9 +151,7 @@ func (q *Queue) ran(g *Grant) time.Duration { return time.Since(g.Attempt.Grante
 
 // forget ends an entry: its message is to be removed.
 func (q *Queue) forget(e *entry) {
-	if q.entries[entryKey(e.task.Space, e.task.ID)] == e {
-		delete(q.entries, entryKey(e.task.Space, e.task.ID))
-	}
+	q.drop(e)
 	q.end(e.seq)
 	q.waiting.add(-1, 0)
 	q.wantRead(e.lane)

@@ -31,10 +31,13 @@
 // grant is not written down: it is held by this process and ends with it, and a
 // task whose container survived is taken over with Adopt before Run.
 //
-// Memory does not grow with what is queued, beyond what the server keeps for
-// each message: a few tasks of each workload are held, and the rest is read when
-// its turn is near. There is no consumer and no polling; an idle queue does
-// nothing.
+// Memory grows by 8 bytes with each task that is queued, beyond what the server
+// keeps for a message: the first few tasks of each workload are held, and the
+// rest is read, by its sequence, when its turn is near. A start looks once, in
+// one pass, where each workload's tasks are. Grants begin while it does; what
+// was not seen yet does not count for their order, and what is submitted
+// meanwhile waits for it to end. Otherwise there is no consumer, and there is no
+// polling: an idle queue does nothing.
 //
 // Removing a task that has ended from pending is no third write: all that lie
 // before the oldest that has not ended are removed at once, because removing
@@ -117,7 +120,11 @@ type Queue struct {
 	timers   clock              // of entries and lanes
 	laters   clock              // of minutes and tasks in later
 	minutes  map[minuteKey]bool
+	scanning bool              // what was there before Open is being looked at,
+	scanned  uint64            // up to this sequence
+	arrivals []arrival         // written meanwhile
 	toRead   []*lane           // lanes to read on
+	held     int               // bytes of payloads of entries
 	waiters  bells             // of Wait, rung when a task has ended
 	watchers bells             // of Watch, rung at every change
 	onEnd    func(mayfly.Task) // is told of every end; nil: nobody
@@ -135,7 +142,8 @@ func (g *gauge) add(tasks, bytes int64) {
 	g.bytes.Add(bytes)
 }
 
-// Open reads which workloads have tasks. Nothing is granted before Run, so that
+// Open looks which workloads have tasks; when there are many, that goes on while
+// the first are granted. Nothing is granted before Run, so that
 // what survived can be adopted. Workloads and their limits are those of s.
 func Open(ctx context.Context, b *bus.Bus, s *store.Store, opts Options) (*Queue, error) {
 	if opts.Log == nil {
@@ -161,6 +169,9 @@ func Open(ctx context.Context, b *bus.Bus, s *store.Store, opts Options) (*Queue
 	for range opts.Readers {
 		q.done.Go(func() { q.readLanes(reading) })
 	}
+	if q.scanning {
+		q.done.Go(func() { q.scan(reading) })
+	}
 	return q, nil
 }
 
@@ -175,9 +186,13 @@ func (q *Queue) load(ctx context.Context) error {
 	}
 	tasks, parked := q.tasks.CachedInfo().State, q.parked.CachedInfo().State
 	q.opened, q.tidied = tasks.LastSeq, tasks.FirstSeq
+	q.scanning, q.scanned = true, max(tasks.FirstSeq, 1)-1
 	q.flights.last = tasks.LastSeq
 	q.waiting.add(int64(tasks.Msgs+parked.Msgs), int64(tasks.Bytes+parked.Bytes))
-	return q.readIndex(ctx)
+	if err := q.readIndex(ctx); err != nil {
+		return err
+	}
+	return q.scanTo(ctx, min(q.opened, q.scanned+scanFirst))
 }
 
 // Run grants tasks until ctx ends or the queue is closed. It is called once,

@@ -145,7 +145,7 @@ func (q *Queue) again(ctx context.Context, g *Grant, next *mayfly.Task) error {
 	}
 	q.mu.Lock()
 	g.ended = true
-	delete(q.entries, entryKey(next.Space, next.ID))
+	q.drop(e)
 	q.replaced(e.seq)
 	q.release(e.lane.flow, g.charged, q.ran(g))
 	q.mu.Unlock()

@@ -11,6 +11,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/mayfly-run/mayfly"
+	"github.com/mayfly-run/mayfly/bus"
 )
 
 const (
@@ -19,6 +20,7 @@ const (
 
 	pipeline     = 256 // publishes of one Submit without an answer yet
 	publishStall = 10 * time.Second
+	doubtWait    = time.Second // until a submission without an answer is looked for
 )
 
 // Accepted is the answer to one Submission: the task, or why there is none.
@@ -237,9 +239,7 @@ func (q *Queue) vouch(there found) bool {
 	if there.seq < q.tidied {
 		return false
 	}
-	l := q.lane(there.task)
-	l.leave(there.seq)
-	q.wantRead(l)
+	q.leave(q.lane(there.task), there.seq)
 	return true
 }
 
@@ -247,7 +247,7 @@ func (q *Queue) vouch(there found) bool {
 func later(t mayfly.Task) bool { return time.Until(t.NotBefore) > soon }
 
 // makeRoom refuses what would fill the streams, in which some space is kept for
-// tasks that are there already, and has the index name where the others go.
+// tasks that are there already, and has the index name the minutes of the others.
 func (q *Queue) makeRoom(ctx context.Context, list []*publish) error {
 	var tasks, bytes int64
 	for _, p := range list {
@@ -268,9 +268,6 @@ func (q *Queue) makeRoom(ctx context.Context, list []*publish) error {
 		q.mu.Lock()
 		q.noteLimits(p)
 		q.mu.Unlock()
-		if err := q.ensureLane(ctx, p.flow, p.task.Priority); err != nil {
-			return err
-		}
 		if p.later {
 			if err := q.ensureMinute(ctx, minuteKey{p.task.Space, minuteOf(p.task.NotBefore)}); err != nil {
 				return err
@@ -318,30 +315,48 @@ func (p *publish) finish(ctx context.Context, q *Queue) {
 }
 
 // landed takes the answer of the stream. Where there is none, the task may be
-// stored or not: it is left for the reader of its lane, so that it cannot be
-// removed unseen.
+// stored or not, and is looked for a little later.
 func (p *publish) landed(q *Queue, ack *jetstream.PubAck, err error) {
 	if err == nil && p.later {
 		q.noteLater(p.task)
 	}
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	floor := q.flights.end(p.flight)
 	if err != nil {
 		p.err = writeError(err)
-		if errors.Is(p.err, errFull) {
+		switch {
+		case errors.Is(p.err, errFull):
 			p.err = full()
-		} else if !errors.Is(p.err, errExists) && !p.later {
-			l := q.lane(p.task)
-			l.leave(floor + 1)
-			q.wantRead(l)
+		case !errors.Is(p.err, errExists) && !p.later:
+			q.addTimer(timer{at: time.Now().Add(doubtWait), doubt: p})
+			return // and nothing is removed unseen until then
 		}
+		q.flights.end(p.flight)
 		return
 	}
+	q.flights.end(p.flight)
 	q.waiting.add(1, int64(p.msg.Size()))
 	if !p.later {
 		q.offer(p.task, ack.Sequence, p.msg.Data)
 	}
+}
+
+// lookAgain looks for a task whose submission got no answer.
+func (p *publish) lookAgain(ctx context.Context, q *Queue) {
+	got, err := q.look(ctx, inPending, bus.TasksStream, p.msg.Subject, p.task.ID)
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	switch {
+	case err == nil:
+		if _, seen := q.known[got.seq]; !seen && got.seq >= q.tidied {
+			q.waiting.add(1, int64(p.msg.Size()))
+			q.leave(q.lane(p.task), got.seq)
+		}
+	case mayfly.KindOf(err) != mayfly.NotFound:
+		q.addTimer(timer{at: time.Now().Add(doubtWait), doubt: p})
+		return
+	}
+	q.flights.end(p.flight)
 }
 
 // conclude writes the answer. A key that was not there and then was is that of

@@ -96,13 +96,16 @@ func (q *Queue) purgeEnded(ctx context.Context) (took time.Duration, err error) 
 // oldest is the first sequence whose task has not ended, as far as is known.
 func (q *Queue) oldest() uint64 {
 	first := q.flights.floor() + 1
+	if q.scanning {
+		first = min(first, q.scanned+1)
+	}
 	for _, e := range q.entries {
 		first = min(first, e.seq)
 	}
 	for _, f := range q.flows {
 		for _, l := range f.lanes {
-			if l != nil && l.unread {
-				first = min(first, l.from)
+			if l != nil && l.unread.len() > 0 {
+				first = min(first, l.unread.first(1)[0])
 			}
 		}
 	}

@@ -1,0 +1,160 @@
+package bus
+
+import (
+	"bytes"
+	"fmt"
+	"slices"
+	"testing"
+)
+
+// sequences of messages, for comparing.
+func sequences(msgs []Message) []uint64 {
+	list := []uint64{}
+	for _, msg := range msgs {
+		list = append(list, msg.Sequence)
+	}
+	return list
+}
+
+// Messages 1 to 20, of which 3, 5 to 14 and 20 were removed.
+func openWithHoles(t *testing.T) *Bus {
+	t.Helper()
+	b := open(t, t.TempDir())
+	t.Cleanup(func() { closeBus(t, b) })
+	for i := 1; i <= 20; i++ {
+		if _, err := b.JetStream().Publish(t.Context(), PendingSubject("default", "w", "0", fmt.Sprint(i)), []byte(fmt.Sprint(i))); err != nil {
+			t.Fatal(err)
+		}
+	}
+	stream, err := b.JetStream().Stream(t.Context(), TasksStream)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := uint64(1); i <= 20; i++ {
+		if i == 3 || i >= 5 && i < 15 || i == 20 {
+			if err := stream.DeleteMsg(t.Context(), i); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	return b
+}
+
+func TestGet(t *testing.T) {
+	b := openWithHoles(t)
+	for _, test := range []struct{ ask, want []uint64 }{
+		{[]uint64{}, []uint64{}},
+		{[]uint64{1}, []uint64{1}},
+		{[]uint64{3}, []uint64{}},
+		{[]uint64{99}, []uint64{}},
+		{[]uint64{2, 1, 19, 6, 3, 99}, []uint64{1, 2, 19}},
+	} {
+		msgs, err := b.Get(t.Context(), TasksStream, test.ask)
+		if err != nil || !slices.Equal(sequences(msgs), test.want) {
+			t.Errorf("get %v: %v, %v; want %v", test.ask, sequences(msgs), err, test.want)
+		}
+		for _, msg := range msgs {
+			if string(msg.Data) != fmt.Sprint(msg.Sequence) || msg.Subject != PendingSubject("default", "w", "0", string(msg.Data)) {
+				t.Errorf("message %d is %q of %s", msg.Sequence, msg.Data, msg.Subject)
+			}
+		}
+	}
+}
+
+func TestWalk(t *testing.T) {
+	b := openWithHoles(t)
+	for _, test := range []struct {
+		from uint64
+		want []uint64
+	}{
+		{0, []uint64{1, 2, 4, 15, 16, 17, 18, 19}},
+		{5, []uint64{15, 16, 17, 18, 19}},
+		{20, []uint64{}},
+		{99, []uint64{}},
+	} {
+		got := []uint64{}
+		err := b.Walk(t.Context(), TasksStream, test.from, func(list []Position) bool {
+			for _, p := range list {
+				got = append(got, p.Sequence)
+				if p.Subject != PendingSubject("default", "w", "0", fmt.Sprint(p.Sequence)) {
+					t.Errorf("message %d is of %s", p.Sequence, p.Subject)
+				}
+			}
+			return true
+		})
+		if err != nil || !slices.Equal(got, test.want) {
+			t.Errorf("walk from %d: %v, %v; want %v", test.from, got, err, test.want)
+		}
+	}
+	stream, err := b.JetStream().Stream(t.Context(), TasksStream)
+	if err != nil || stream.CachedInfo().State.Consumers != 0 {
+		t.Errorf("%d consumers are left, %v", stream.CachedInfo().State.Consumers, err)
+	}
+}
+
+// What does not come at once comes in order, until enough was seen.
+func TestWalkFar(t *testing.T) {
+	b := open(t, t.TempDir())
+	defer closeBus(t, b)
+	const count = walkBatch + 10
+	for i := range count {
+		if _, err := b.JetStream().PublishAsync(PendingSubject("default", "w", "0", fmt.Sprint(i)), nil); err != nil {
+			t.Fatal(err)
+		}
+	}
+	<-b.JetStream().PublishAsyncComplete()
+	for _, enough := range []uint64{1, count} {
+		var last uint64
+		err := b.Walk(t.Context(), TasksStream, 1, func(list []Position) bool {
+			for _, p := range list {
+				if last++; p.Sequence != last {
+					t.Fatalf("%d instead of %d", p.Sequence, last)
+				}
+			}
+			return last < enough
+		})
+		if err != nil || last < enough || enough == 1 && last == count {
+			t.Errorf("up to %d of %d, %v", last, enough, err)
+		}
+	}
+}
+
+func TestLastOf(t *testing.T) {
+	b := openWithHoles(t)
+	var subjects []string
+	for i := range MaxLast {
+		subjects = append(subjects, PendingSubject("default", "w", "0", fmt.Sprint(i)))
+	}
+	for _, test := range []struct {
+		subjects []string
+		want     []uint64
+	}{
+		{nil, []uint64{}},
+		{subjects[3:4], []uint64{}},
+		{subjects, []uint64{1, 2, 4, 15, 16, 17, 18, 19}},
+	} {
+		msgs, err := b.LastOf(t.Context(), TasksStream, test.subjects)
+		if got := slices.Sorted(slices.Values(sequences(msgs))); err != nil || !slices.Equal(got, test.want) {
+			t.Errorf("last of %d: %v, %v; want %v", len(test.subjects), got, err, test.want)
+		}
+	}
+}
+
+// What does not fit into one answer comes with the next.
+func TestLastOfMuch(t *testing.T) {
+	b := open(t, t.TempDir())
+	defer closeBus(t, b)
+	const count = 20
+	big := bytes.Repeat([]byte("x"), MaxMessage/2)
+	var subjects []string
+	for i := range count {
+		subjects = append(subjects, PendingSubject("default", "w", "0", fmt.Sprint(i)))
+		if _, err := b.JetStream().Publish(t.Context(), subjects[i], big); err != nil {
+			t.Fatal(err)
+		}
+	}
+	msgs, err := b.LastOf(t.Context(), TasksStream, subjects)
+	if err != nil || len(msgs) != count {
+		t.Errorf("%d messages, %v", len(msgs), err)
+	}
+}
