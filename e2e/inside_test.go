@@ -7,8 +7,10 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/mayfly-run/mayfly"
+	client "github.com/mayfly-run/mayfly/sdk/go"
 )
 
 // insideAsk has a function ask the API at its socket.
@@ -105,5 +107,76 @@ func TestInsideSurvives(t *testing.T) {
 	_, second, _ := strings.Cut(n.log("on"), "\n")
 	if who := identity(t, second); who != first {
 		t.Errorf("it is %+v after %+v", who, first)
+	}
+}
+
+// TestInsideOfATask: the program of a task says how far it is, before and after
+// a kill of the daemon, and its socket still knows it.
+func TestInsideOfATask(t *testing.T) {
+	n := start(t)
+	shared := t.TempDir()
+	n.shell("work", `/app ask PUT /v1/self/progress '{"percent":10,"message":"begun"}'
+while [ ! -e /shared/go ]; do sleep 0.02; done
+/app ask PUT /v1/self/progress '{"percent":90}'
+/app ask PUT /v1/self/progress '{"percent":900}'
+/app ask GET /v1/self`, func(w *mayfly.Workload) {
+		w.Mounts = []mayfly.Mount{{Type: "bind", Source: shared, Target: "/shared"}}
+	})
+	task := n.submit(mayfly.Submission{Workload: "work"})
+	n.untilTask(task.ID, func(t mayfly.Task) bool {
+		return t.Progress != nil && t.Progress.Percent == 10 && t.Progress.Message == "begun"
+	})
+	n.kill()
+	n.up()
+	if err := os.WriteFile(shared+"/go", nil, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if done := n.waitTask(task.ID); done.State != mayfly.TaskSucceeded || done.Attempt != 1 {
+		t.Fatalf("%+v", done)
+	}
+	out, err := n.TaskResult(t.Context(), task.ID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	lines := strings.Split(string(out), "\n")
+	if len(lines) < 4 || lines[0] != "204 " || lines[1] != "204 " || !strings.HasPrefix(lines[2], "400 ") {
+		t.Fatalf("got %s", out)
+	}
+	if who := identity(t, lines[3]); who.Run != task.ID || !who.Task || who.Attempt != 1 || who.Workload != "work" {
+		t.Errorf("it is %+v", who)
+	}
+}
+
+// TestInsideOfASpace: what one space has, the containers of another can neither
+// see nor use.
+func TestInsideOfASpace(t *testing.T) {
+	n := start(t)
+	n.deploy(mayfly.Workload{Name: "secret"})
+	task := n.submit(mayfly.Submission{Workload: "secret", NotBefore: time.Now().Add(time.Hour)})
+	other := mayfly.Workload{Name: "web", Image: "app", Process: mayfly.Process{Command: []string{"/app"}}, Routes: []mayfly.Route{{Host: "web.test", Path: "/"}}}
+	if _, err := n.WithSpace("blog").Deploy(t.Context(), other, "", func(client.Progress) {}); err != nil {
+		t.Fatal(err)
+	}
+	if who := identity(t, n.insideAsk("web", "GET", "/v1/self", "")); who.Space != "blog" {
+		t.Fatalf("it is %+v", who)
+	}
+	for _, c := range []struct{ method, path, body, want string }{
+		{"GET", "/v1/tasks/" + task.ID, "", "404 "},
+		{"GET", "/v1/tasks/" + task.ID + "%3Fspace=default", "", "403 "},
+		{"POST", "/v1/tasks/" + task.ID + "/cancel", "", "404 "},
+		{"GET", "/v1/tasks/" + task.ID + "/result", "", "404 "},
+		{"GET", "/v1/tasks", "", `200 {"items":[]`},
+		{"POST", "/v1/workloads/secret/call", "", "404 "},
+		{"POST", "/v1/tasks", `{"tasks":[{"workload":"secret"}]}`, "404 "},
+		{"POST", "/v1/tasks", `{"tasks":[{"workload":"secret","space":"default"}]}`, "400 "},
+		{"POST", "/v1/tasks%3Fspace=default", `{"tasks":[{"workload":"secret"}]}`, "403 "},
+		{"POST", "/v1/tasks", `{"tasks":[{"workload":"web","delay":"1h"}]}`, "201 "},
+	} {
+		if got := n.insideAsk("web", c.method, c.path, c.body); !strings.HasPrefix(got, c.want) {
+			t.Errorf("%s %s %s answers %s", c.method, c.path, c.body, got)
+		}
+	}
+	if now, err := n.GetTask(t.Context(), task.ID); err != nil || now.State != mayfly.TaskQueued {
+		t.Errorf("%+v, %v", now, err)
 	}
 }

@@ -40,12 +40,16 @@ const (
 const (
 	doorConns   = 64 // connections of one container; more wait in the kernel
 	allConns    = 2048
-	doorHeaders = 16 << 10
-	doorHeader  = 10 * time.Second // for a request's head
-	doorIdle    = 30 * time.Second // between two requests of a connection
-	doorWrite   = time.Minute      // for each piece of an answer to be taken
-	doorEnd     = 5 * time.Second  // for what is being answered when the end comes
+	doorHeaders = 16 << 10        // bytes of a request's head
+	doorEnd     = 5 * time.Second // for what is being answered when the end comes
 )
+
+// doorTimes are how slow a program may be.
+type doorTimes struct {
+	head  time.Duration // of a request, as a whole
+	idle  time.Duration // between two requests of a connection
+	write time.Duration // until it takes a piece of an answer
+}
 
 // doors are the sockets of all containers. One goroutine waits for all of them
 // in an epoll instance, because nearly all containers end without having
@@ -59,6 +63,7 @@ type doors struct {
 	wait   syscall.RawConn // of epoll
 	slots  chan struct{}   // a place for each connection
 	ending chan struct{}   // closed when Accept shall end
+	times  doorTimes
 	end    sync.Once
 
 	events [64]unix.EpollEvent // that Accept has not looked at, of events[next:found]
@@ -99,7 +104,8 @@ func openDoors(inside Inside, log *slog.Logger) (*doors, error) {
 	d := &doors{
 		inside: inside, log: log, epoll: os.NewFile(uintptr(fd), "doors"), epfd: fd,
 		slots: make(chan struct{}, allConns), ending: make(chan struct{}),
-		keys: make(map[uint64]*door), ids: make(map[string]*door),
+		times: doorTimes{head: 10 * time.Second, idle: 30 * time.Second, write: time.Minute},
+		keys:  make(map[uint64]*door), ids: make(map[string]*door),
 	}
 	if d.wait, err = d.epoll.SyscallConn(); err != nil {
 		d.epoll.Close()
@@ -207,8 +213,8 @@ func (d *doors) run(ctx context.Context) error {
 	defer end(nil)
 	srv := &http.Server{
 		Handler:           http.HandlerFunc(d.serve),
-		ReadHeaderTimeout: doorHeader,
-		IdleTimeout:       doorIdle,
+		ReadHeaderTimeout: d.times.head,
+		IdleTimeout:       d.times.idle,
 		MaxHeaderBytes:    doorHeaders,
 		BaseContext:       func(net.Listener) context.Context { return base },
 		ConnContext: func(ctx context.Context, c net.Conn) context.Context {
@@ -370,7 +376,7 @@ type doorConn struct {
 
 // Write gives up on a program that takes nothing.
 func (c *doorConn) Write(p []byte) (int, error) {
-	c.SetWriteDeadline(time.Now().Add(doorWrite))
+	c.SetWriteDeadline(time.Now().Add(c.door.doors.times.write))
 	return c.Conn.Write(p)
 }
 

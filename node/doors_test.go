@@ -3,6 +3,7 @@ package node
 import (
 	"bufio"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -45,6 +46,11 @@ type bed struct {
 
 func newBed(t testing.TB, inside insideFunc) *bed {
 	t.Helper()
+	return newBedAt(t, inside, nil)
+}
+
+func newBedAt(t testing.TB, inside insideFunc, times *doorTimes) *bed {
+	t.Helper()
 	if os.Getuid() != 0 {
 		t.Skip("needs root")
 	}
@@ -54,6 +60,9 @@ func newBed(t testing.TB, inside insideFunc) *bed {
 		t.Fatal(err)
 	}
 	b.doors = d
+	if times != nil {
+		d.times = *times
+	}
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan error, 1)
 	go func() { ended <- d.run(ctx) }()
@@ -219,7 +228,6 @@ func TestDoorTakesTurns(t *testing.T) {
 	}
 }
 
-// A head that is too long, and one that never ends, are not waited for.
 func TestDoorHeads(t *testing.T) {
 	b := newBed(t, sayWho)
 	s := b.sandbox(t, "one")
@@ -233,6 +241,38 @@ func TestDoorHeads(t *testing.T) {
 	resp.Body.Close()
 	if resp.StatusCode != http.StatusRequestHeaderFieldsTooLarge {
 		t.Errorf("got %d", resp.StatusCode)
+	}
+}
+
+// Nobody waits for a program that begins and does not go on: with a request's
+// head, with nothing at all, with the next request, with taking its answer.
+func TestDoorIsNotHeldOpen(t *testing.T) {
+	left := make(chan error, 1)
+	b := newBedAt(t, func(w http.ResponseWriter, r *http.Request, _ mayfly.Identity) {
+		if r.URL.Path != "/flood" {
+			return
+		}
+		for {
+			if _, err := w.Write(make([]byte, 1<<16)); err != nil {
+				left <- err
+				return
+			}
+		}
+	}, &doorTimes{head: 20 * time.Millisecond, idle: 20 * time.Millisecond, write: 20 * time.Millisecond})
+	s := b.sandbox(t, "one")
+	for _, begun := range []string{"", "G", "GET / HTTP/1.1\r\nHost: x\r\nX-A: ", "GET / HTTP/1.1\r\nHost: x\r\n\r\n"} {
+		conn := dialDoor(t, s)
+		io.WriteString(conn, begun)
+		if _, err := io.Copy(io.Discard, conn); err != nil { // it ends
+			t.Errorf("%q: %v", begun, err)
+		}
+		conn.Close()
+	}
+	conn := dialDoor(t, s)
+	defer conn.Close()
+	io.WriteString(conn, "GET /flood HTTP/1.1\r\nHost: x\r\n\r\n")
+	if err := <-left; !errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Error(err)
 	}
 }
 
