@@ -21,9 +21,9 @@ const module = "github.com/mayfly-run/mayfly"
 // is not named takes the rank of its nearest parent that is.
 var ranks = map[string]int{
 	".": 0, "sdk/go": 0,
-	"bus": 1, "place": 1, "image": 1, "network": 1, "volume": 1, "manifest": 1, "schedule": 1,
+	"bus": 1, "place": 1, "image": 1, "network": 1, "volume": 1, "schedule": 1,
 	"container/wire": 1, "container/setup": 1, "container/seccomp": 1, "container/cgroup": 1,
-	"store": 2, "container": 2,
+	"store": 2, "container": 2, "manifest": 2,
 	"queue": 3, "build": 3, "discovery": 3,
 	"event": 4, "router": 4, "reconcile": 4, "node": 4,
 	"api":       5,

@@ -16,9 +16,9 @@ const (
 // Schedule makes a task at each of its ticks. Exactly one of Cron, Every and At
 // is set.
 type Schedule struct {
-	Space string     `json:"space"`
-	Name  string     `json:"name"` // unique in its space among schedules
-	Task  Submission `json:"task"` // what each tick submits; Space, Key, NotBefore and After are not its to say
+	Space string     `json:"space,omitempty"`
+	Name  string     `json:"name,omitempty"` // unique in its space among schedules
+	Task  Submission `json:"task"`           // what each tick submits; Space, Key, NotBefore and After are not its to say
 
 	Cron     string        `json:"cron,omitempty"`  // five fields, or six with seconds in front, or @daily and the like
 	TimeZone string        `json:"tz,omitempty"`    // of Cron, as in "Europe/Berlin"; UTC if empty
@@ -32,7 +32,7 @@ type Schedule struct {
 	CatchUp time.Duration `json:"catchUp,omitempty"` // ns that a tick may be late and still run, as after a downtime; 0: 5 minutes, for At any time
 	Overlap Overlap       `json:"overlap,omitempty"` // OverlapSkip if empty
 	Paused  bool          `json:"paused,omitempty"`  // ticks pass without a task, and are not caught up
-	Created time.Time     `json:"created"`           // or changed in what says when
+	Created time.Time     `json:"created,omitzero"`  // or changed in what says when
 	// Manifest names the workload whose manifest says it, which alone changes
 	// and removes it. Empty when it was added by itself.
 	Manifest string `json:"manifest,omitempty"`

@@ -24,12 +24,12 @@ const (
 var functionKeys = []string{
 	"image", "stack", "code", "handler", "protocol", "command", "entrypoint", "env", "memory", "cpus", "pids", "files",
 	"timeout", "isolation", "concurrency", "routes", "maxBody", "network", "user", "workdir", "readOnly",
-	"retries", "rate", "key",
+	"retries", "rate", "key", "schedules",
 }
 
 // laterKeys are the design's, but nothing honours them yet.
 var laterKeys = []string{
-	"events", "schedules", "scale", "provides", "requires", "volumes", "secrets", "labels", "build",
+	"events", "scale", "provides", "requires", "volumes", "secrets", "labels", "build",
 	"processes", "on_change", "profiles", "priority", "tmpfs", "dns", "replicas",
 }
 
@@ -61,6 +61,10 @@ func (r *reader) functions(s *source, v any, dir string, env map[string]string) 
 			return s.errorf(at.key(), "%s must be a mapping", d.what).WithHint("say at least image, or stack and code")
 		}
 		f, err := r.function(d, m, dir, env)
+		if err == nil {
+			f.Schedules = r.schedules(d, m, name)
+			err = d.err
+		}
 		if err != nil {
 			return err
 		}

@@ -97,7 +97,7 @@ func TestParseErrors(t *testing.T) {
 		{"unknown key", one("image: a", "handlr: main.handle"),
 			`m.yaml:4:5: function "f": unknown key "handlr" (handlr: main.handle); did you mean "handler"?`},
 		{"far key", one("image: a", "zebra: 1"),
-			`m.yaml:4:5: function "f": unknown key "zebra" (zebra: 1); known here: code, command, concurrency, cpus, entrypoint, env, files, handler, image, isolation, key, maxBody, memory, network, pids, protocol, rate, readOnly, retries, routes, stack, timeout, user, workdir`},
+			`m.yaml:4:5: function "f": unknown key "zebra" (zebra: 1); known here: code, command, concurrency, cpus, entrypoint, env, files, handler, image, isolation, key, maxBody, memory, network, pids, protocol, rate, readOnly, retries, routes, schedules, stack, timeout, user, workdir`},
 		{"far top key", "zebra: 1", `m.yaml:1:1: unknown key "zebra" (zebra: 1); known here: functions, include, name`},
 		{"tabs", "functions:\n\tf: {image: a}\n",
 			`m.yaml:2:1: found character ' ' that cannot start any token (f: {image: a}); indent with spaces: YAML takes no tabs`},
@@ -326,6 +326,7 @@ func FuzzParse(f *testing.F) {
 	for _, seed := range []string{
 		"", "functions: {}", one("image: a"), one("stack: host", "code: ./c", "handler: main.handle", "routes: [/x, {path: /y, host: a.b}]"),
 		one("image: a", "env: {A: ${B:-c}}", "command: a 'b c' \"d\"", "memory: 1gb", "timeout: 1.5s"),
+		one("image: a", `schedules: ["@daily", {cron: "0 3 L * 5#1", tz: Europe/Berlin, start: 2031-01-01, payload: {a: [1]}, every: 1h}]`),
 		"x: &a {b: c}\nfunctions: {f: {<<: *a, image: x}}", bomb()[:200], "services: {a: {image: b}}",
 		"a: |\n  b\n", "? a\n: b\n", "!!str a: !reset b", "%YAML 1.2\n---\na: b\n...\n", "- [a, {b: c}]", "a: \"\\u00e9\"\n", "\xff\xfe", "a: ~\n", "0\r#00\r000", "* 000000\n\r00",
 	} {
