@@ -9,8 +9,9 @@ import (
 )
 
 // logSlack is how much later than an attempt's end something that it wrote may
-// be noted, where its container goes on.
-const logSlack = 100 * time.Millisecond
+// be noted, where its container goes on. The next attempt may have written some
+// of it: better that than to lose the last words of this one.
+const logSlack = 250 * time.Millisecond
 
 func (r *router) taskLogs() {
 	streamed(r, operation{id: "task-logs", route: "GET /v1/tasks/{id}/logs", summary: "Read the logs of a task's attempts",
