@@ -56,7 +56,7 @@ program's, 22 for a function that answered with an error, 125 where there is non
   mayfly task submit report --at 2026-12-24T18:00 --retries 3 --backoff 10s
   tail -n 1 orders.json | mayfly task submit bill - --key order-4711
   mayfly task submit thumbnail --json-lines photos.jsonl --priority 2 --label album=holiday
-  mayfly task submit --image debian:12 --memory 256m -- sh -c 'sort | uniq -c'`,
+  mayfly task submit --image debian:12 --memory 256m - -- sort -u < words`,
 		Args:              cobra.ArbitraryArgs,
 		ValidArgsFunction: c.completeWorkloads(),
 		RunE: func(cmd *cobra.Command, args []string) error {
