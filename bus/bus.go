@@ -8,6 +8,10 @@
 // stream has been created, because JetStream does not sync its own metadata.
 // An async stream (call history) may lose its last messages to a crash.
 //
+// Some of the disk is kept for what becomes of what is there already: Room says
+// when nothing new is to be begun. Should the disk be full nevertheless, Run
+// gets the engine going again when there is room.
+//
 // What the messages mean is left to the packages above.
 package bus
 
@@ -18,25 +22,22 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
-	"path/filepath"
 	"time"
 
-	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
-
-	"github.com/mayfly-run/mayfly"
 )
 
 // Bounds on time, and on the memory that the engine may take.
 const (
-	openTimeout  = 30 * time.Second // a large store on a slow disk is replayed
-	closeTimeout = 5 * time.Second  // for history that is still on its way
-	maxMemory    = 64 << 20         // bytes, all memory streams together
-	maxStore     = 1 << 42          // bytes; each stream has its own limit
-	maxPending   = 4096             // publishes without an answer yet
-	maxConsumers = 10_000           // of one stream, watchers included
-	syncInterval = 10 * time.Second // of async streams
+	openTimeout   = 30 * time.Second // a large store on a slow disk is replayed
+	closeTimeout  = 5 * time.Second  // for history that is still on its way
+	maxMemory     = 64 << 20         // bytes, all memory streams together
+	maxStore      = 1 << 42          // bytes; each stream has its own limit
+	maxPending    = 4096             // publishes without an answer yet
+	maxConsumers  = 10_000           // of one stream, watchers included
+	syncInterval  = 10 * time.Second // of async streams
+	reconnectWait = 50 * time.Millisecond
 )
 
 // Options tune a Bus. The zero value is fit for production.
@@ -48,12 +49,15 @@ type Options struct {
 // Bus is an open connection to NATS with every stream of the list in place.
 // Its methods are safe for concurrent use.
 type Bus struct {
-	lock  *os.File
-	srv   *server.Server
-	conn  *nats.Conn
-	js    jetstream.JetStream
-	state jetstream.KeyValue
-	runs  jetstream.Stream
+	dir    string
+	log    *slog.Logger
+	lock   *os.File
+	engine engine
+	gauge  gauge
+	conn   *nats.Conn
+	js     jetstream.JetStream
+	state  jetstream.KeyValue
+	runs   jetstream.Stream
 }
 
 // Open starts the embedded server on the data directory dir, which is created
@@ -74,7 +78,8 @@ func Open(ctx context.Context, dir string, opts Options) (*Bus, error) {
 	if err != nil {
 		return nil, err
 	}
-	b := &Bus{lock: lock}
+	b := &Bus{dir: dir, log: opts.Log, lock: lock}
+	b.engine = engine{dir: dir, log: opts.Log, broken: make(chan struct{}, 1)}
 	if err := b.open(ctx, dir, opts); err != nil {
 		b.Close()
 		return nil, err
@@ -86,7 +91,7 @@ func (b *Bus) open(ctx context.Context, dir string, opts Options) error {
 	if err := checkFormat(dir); err != nil {
 		return err
 	}
-	if err := b.start(dir, opts.Log); err != nil {
+	if err := b.engine.start(); err != nil {
 		return err
 	}
 	if err := b.connect(opts.Log); err != nil {
@@ -98,46 +103,14 @@ func (b *Bus) open(ctx context.Context, dir string, opts Options) error {
 	return writeFormat(dir, opts.Version)
 }
 
-// start runs the server. It opens no port and installs no signal handler.
-func (b *Bus) start(dir string, log *slog.Logger) error {
-	logger := &serverLog{log: log}
-	srv, err := server.NewServer(&server.Options{
-		ServerName:             "mayfly",
-		DontListen:             true,
-		NoSigs:                 true,
-		NoLog:                  true, // SetLoggerV2 below
-		DisableJetStreamBanner: true,
-		JetStream:              true,
-		JetStreamDomain:        Domain,
-		JetStreamMaxMemory:     maxMemory,
-		JetStreamMaxStore:      maxStore,
-		JetStreamLimits:        server.JSLimitOpts{DefaultMaxConsumers: maxConsumers},
-		StoreDir:               dir,
-		SyncAlways:             true,
-		SyncInterval:           syncInterval,
-		MaxPayload:             MaxMessage,
-	})
-	if err != nil {
-		return fmt.Errorf("configure nats: %w", err)
-	}
-	srv.SetLoggerV2(logger, false, false, false)
-	b.srv = srv
-	srv.Start() // blocks until the store is open, or has logged why not
-	err = logger.fatal()
-	if err == nil && !(srv.ReadyForConnections(openTimeout) && srv.JetStreamEnabled()) {
-		err = errors.New("the engine did not start")
-	}
-	if err != nil {
-		return mayfly.Errorf(mayfly.Unavailable, "cannot open the state in %s: %w", filepath.Join(dir, storeDir), err)
-	}
-	return nil
-}
-
 func (b *Bus) connect(log *slog.Logger) error {
 	conn, err := nats.Connect("",
-		nats.InProcessServer(b.srv),
+		nats.InProcessServer(&b.engine),
 		nats.Name("mayfly"),
-		nats.MaxReconnects(-1),
+		nats.MaxReconnects(-1), // Run opens the engine anew when it must
+		nats.ReconnectWait(reconnectWait),
+		nats.ReconnectJitter(0, 0),
+		nats.ReconnectBufSize(-1), // what was given up must not be written later
 		nats.ErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) {
 			log.Error("nats connection", "error", err)
 		}),
@@ -184,9 +157,6 @@ func (b *Bus) Close() error {
 	if b.conn != nil {
 		b.conn.Close()
 	}
-	if b.srv != nil {
-		b.srv.Shutdown()
-		b.srv.WaitForShutdown()
-	}
+	b.engine.stop()
 	return errors.Join(err, b.lock.Close())
 }

@@ -11,7 +11,8 @@ import (
 // of no interest to whoever runs Mayfly, so it becomes a debug line, and so does
 // what the server has to mend after every crash.
 type serverLog struct {
-	log *slog.Logger
+	log    *slog.Logger
+	broken chan struct{} // gets a value when a stream could not write; nil: nobody asks
 
 	mu   sync.Mutex
 	died error // the first fatal line
@@ -20,7 +21,28 @@ type serverLog struct {
 func (l *serverLog) Noticef(format string, v ...any) { l.log.Debug(fmt.Sprintf(format, v...)) }
 func (l *serverLog) Debugf(format string, v ...any)  { l.log.Debug(fmt.Sprintf(format, v...)) }
 func (l *serverLog) Tracef(format string, v ...any)  { l.log.Debug(fmt.Sprintf(format, v...)) }
-func (l *serverLog) Errorf(format string, v ...any)  { l.log.Error(fmt.Sprintf(format, v...)) }
+
+func (l *serverLog) Errorf(format string, v ...any) {
+	text := fmt.Sprintf(format, v...)
+	l.log.Error(text)
+	if refusedWrite(text) {
+		select {
+		case l.broken <- struct{}{}:
+		default:
+		}
+	}
+}
+
+// refusedWrite reports whether an error says that a stream has ceased to write.
+// The server says so in no other way.
+func refusedWrite(text string) bool {
+	for _, sign := range []string{"ritical write error", "failed to store a msg", "will be DISABLED", "disabling JetStream"} {
+		if strings.Contains(text, sign) {
+			return true
+		}
+	}
+	return false
+}
 
 func (l *serverLog) Warnf(format string, v ...any) {
 	text := fmt.Sprintf(format, v...)

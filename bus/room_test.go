@@ -1,0 +1,177 @@
+package bus
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+)
+
+func TestRoomOf(t *testing.T) {
+	const mb, gb = 1 << 20, 1 << 30
+	for _, test := range []struct {
+		name                         string
+		size, free, files, freeFiles int64
+		want                         Room
+	}{
+		{"empty", 100 * gb, 100 * gb, 1e6, 1e6, RoomForAll},
+		{"a fiftieth", 10 * gb, 10 * gb / 50, 1e6, 1e6, RoomForAll},
+		{"less", 10 * gb, 10*gb/50 - 1, 1e6, 1e6, RoomForEnds},
+		{"half of that", 10 * gb, 10*gb/100 - 1, 1e6, 1e6, NoRoom},
+		{"small", 128 * mb, 32 * mb, 1e6, 1e6, RoomForAll},
+		{"small and used", 128 * mb, 31 * mb, 1e6, 1e6, RoomForEnds},
+		{"small and full", 128 * mb, 15 * mb, 1e6, 1e6, NoRoom},
+		{"large", 1000 * gb, gb, 1e6, 1e6, RoomForAll},
+		{"large and used", 1000 * gb, gb - 1, 1e6, 1e6, RoomForEnds},
+		{"few files", 100 * gb, 100 * gb, 1e6, 511, RoomForEnds},
+		{"no files", 100 * gb, 100 * gb, 1e6, 10, NoRoom},
+		{"files are not counted", 100 * gb, 100 * gb, 0, 0, RoomForAll},
+		{"full", 100 * gb, 0, 0, 0, NoRoom},
+	} {
+		if got := roomOf(test.size, test.free, test.files, test.freeFiles); got != test.want {
+			t.Errorf("%s: %v, want %v", test.name, got, test.want)
+		}
+	}
+}
+
+// smallDisk mounts an ext4 of 64 MB for the length of a test.
+func smallDisk(t *testing.T) string {
+	t.Helper()
+	if os.Getuid() != 0 {
+		t.Skip("needs root")
+	}
+	temp := t.TempDir()
+	image, dir := filepath.Join(temp, "image"), filepath.Join(temp, "disk")
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	for _, argv := range [][]string{{"mke2fs", "-q", "-F", "-t", "ext4", image, "64M"}, {"mount", "-o", "loop", image, dir}} {
+		if out, err := exec.Command(argv[0], argv[1:]...).CombinedOutput(); err != nil {
+			t.Fatalf("%v: %v\n%s", argv, err, out)
+		}
+	}
+	t.Cleanup(func() {
+		if out, err := exec.Command("umount", dir).CombinedOutput(); err != nil {
+			t.Errorf("umount: %v\n%s", err, out)
+		}
+	})
+	return dir
+}
+
+// TestFullDisk has somebody else take all of the disk while messages are
+// written, several times. Whatever was acknowledged is there in the end, the
+// watch of the record goes on, and nothing but room is needed to go on.
+func TestFullDisk(t *testing.T) {
+	dir := smallDisk(t)
+	b := open(t, filepath.Join(dir, "data"))
+	defer func() { closeBus(t, b) }()
+	ctx, stop := context.WithCancel(t.Context())
+	var loops sync.WaitGroup
+	loops.Go(func() { b.Run(ctx) })
+	defer loops.Wait()
+	defer stop()
+
+	watch, err := b.State().WatchAll(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer watch.Stop()
+	<-watch.Updates() // nothing is there yet
+	if room := b.Room(); room != RoomForAll {
+		t.Fatalf("room %v on an empty disk", room)
+	}
+	tasks, err := b.JetStream().Stream(t.Context(), TasksStream)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for round := range 2 {
+		acked := fill(t, b, dir, round)
+		if room := b.Room(); room != NoRoom {
+			t.Errorf("room %v on a full disk", room)
+		}
+		if _, err := b.Next(t.Context(), TasksStream, ">", 1); err != nil {
+			t.Errorf("read on a full disk: %v", err)
+		}
+		if err := os.Remove(filepath.Join(dir, "other")); err != nil {
+			t.Fatal(err)
+		}
+		key, id := WorkloadKey("default", fmt.Sprint("w", round)), fmt.Sprint("again", round)
+		until(t, func(ctx context.Context) error {
+			_, err := b.State().Put(ctx, key, []byte("1"))
+			return err
+		})
+		for entry := range watch.Updates() {
+			if entry != nil && entry.Key() == key {
+				break
+			}
+		}
+		until(t, func(ctx context.Context) error {
+			_, err := b.JetStream().Publish(ctx, PendingSubject("default", "w", "5", id), nil)
+			return err
+		})
+		info, err := tasks.Info(t.Context(), jetstream.WithSubjectFilter(">"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, id := range append(acked, id) {
+			if info.State.Subjects[PendingSubject("default", "w", "5", id)] != 1 {
+				t.Errorf("round %d: %s was acknowledged and is gone", round, id)
+			}
+		}
+		if len(acked) < 100 || len(info.State.Subjects) > len(acked)+2 {
+			t.Errorf("round %d: %d acknowledged, %d there", round, len(acked), len(info.State.Subjects))
+		}
+		if err := tasks.Purge(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// fill writes messages, and takes the disk meanwhile, until one is refused. It
+// returns those that were acknowledged.
+func fill(t *testing.T, b *Bus, dir string, round int) (acked []string) {
+	t.Helper()
+	other, err := os.Create(filepath.Join(dir, "other"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer other.Close()
+	for i := 0; ; i++ {
+		if i%10 == 9 {
+			other.Write(make([]byte, 1<<20)) // no longer all of it in the end
+		}
+		id := fmt.Sprintf("t%d-%d", round, i)
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		_, err := b.JetStream().Publish(ctx, PendingSubject("default", "w", "5", id), bytes.Repeat([]byte("x"), 10_000))
+		cancel()
+		if err != nil {
+			return acked
+		}
+		acked = append(acked, id)
+	}
+}
+
+// until tries again until it works.
+func until(t *testing.T, try func(context.Context) error) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	for {
+		one, cancel := context.WithTimeout(ctx, time.Second)
+		err := try(one)
+		cancel()
+		if err == nil {
+			return
+		}
+		if ctx.Err() != nil {
+			t.Fatal(err)
+		}
+	}
+}
