@@ -62,8 +62,9 @@ type Bus struct {
 
 // Open starts the embedded server on the data directory dir, which is created
 // when missing, and puts every stream of the list in place. It fails with a
-// Conflict error when another process has dir open, and with an Invalid one
-// when a newer Mayfly wrote it. Close releases dir.
+// Conflict error when another process has dir open, with an Invalid one when a
+// newer Mayfly wrote it, and with an Unavailable one when its disk is full. Close
+// releases dir.
 func Open(ctx context.Context, dir string, opts Options) (*Bus, error) {
 	if opts.Log == nil {
 		opts.Log = slog.New(slog.DiscardHandler)
@@ -89,6 +90,9 @@ func Open(ctx context.Context, dir string, opts Options) (*Bus, error) {
 
 func (b *Bus) open(ctx context.Context, dir string, opts Options) error {
 	if err := checkFormat(dir); err != nil {
+		return err
+	}
+	if err := checkRoom(dir); err != nil {
 		return err
 	}
 	if err := b.engine.start(); err != nil {

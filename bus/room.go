@@ -1,10 +1,13 @@
 package bus
 
 import (
+	"fmt"
 	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/mayfly-run/mayfly"
 )
 
 // Room says what the file system of the data directory has room for.
@@ -26,6 +29,9 @@ const (
 	reserveMost  = 1 << 30
 	filesKept    = 512 // that can be made yet, where a file system counts them
 )
+
+// roomToOpen is what must be free to start at all, in bytes.
+const roomToOpen = 4 << 20
 
 // roomAge is how old the answer of Room may be.
 const roomAge = 100 * time.Millisecond
@@ -75,6 +81,19 @@ func (b *Bus) look() Room {
 	}
 	g.room = room
 	return room
+}
+
+// checkRoom refuses to open a directory on a disk on which not even that works.
+func checkRoom(dir string) error {
+	var fs unix.Statfs_t
+	if err := unix.Statfs(dir, &fs); err != nil {
+		return fmt.Errorf("look at the disk of the data directory: %w", err)
+	}
+	if free := int64(fs.Bavail) * fs.Bsize; free < roomToOpen {
+		return mayfly.Errorf(mayfly.Unavailable, "the disk of the data directory %s is full: %d kB are free, and %d are needed to start", dir, free>>10, roomToOpen>>10).
+			WithHint("free some of it")
+	}
+	return nil
 }
 
 // roomOf judges a file system by its size and what is free of it, in bytes and

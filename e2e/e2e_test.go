@@ -85,8 +85,15 @@ func start(t testing.TB, args ...string) *node {
 	if err != nil {
 		t.Fatal(err)
 	}
+	return startIn(t, dir, args...)
+}
+
+// startIn is start with a directory that is removed in the end.
+func startIn(t testing.TB, dir string, args ...string) *node {
+	t.Helper()
 	n := &node{t: t, dir: dir, args: args}
 	n.up()
+	var err error
 	if n.Client, err = client.New("unix://" + dir + "/api.sock"); err != nil {
 		t.Fatal(err)
 	}

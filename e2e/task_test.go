@@ -39,7 +39,7 @@ func (n *node) submit(sub mayfly.Submission) mayfly.Task {
 	n.t.Helper()
 	task, err := n.Submit(n.t.Context(), sub)
 	if err != nil {
-		n.t.Fatalf("submit %+v: %v", sub, err)
+		n.t.Fatalf("submit %s%s: %v", sub.Workload, sub.Image, err)
 	}
 	return task
 }

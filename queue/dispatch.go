@@ -83,9 +83,14 @@ func (q *Queue) ask(ctx context.Context) (*entry, error) {
 	return nil, ctx.Err()
 }
 
-// match gives tasks to those who ask, while there are both.
+// match gives tasks to those who ask, while there are both, and room to record
+// how they end.
 func (q *Queue) match() {
 	for q.running && len(q.askers) > 0 {
+		if q.bus.Room() == bus.NoRoom {
+			q.matchLater()
+			return
+		}
 		e := q.pick()
 		if e == nil {
 			return
@@ -95,6 +100,14 @@ func (q *Queue) match() {
 		q.askers = q.askers[1:]
 		q.hold(e)
 		a.ch <- e
+	}
+}
+
+// matchLater has match called again in a while.
+func (q *Queue) matchLater() {
+	if !q.stalled {
+		q.stalled = true
+		q.addTimer(timer{at: time.Now().Add(retryRead), stalled: true})
 	}
 }
 

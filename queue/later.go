@@ -21,6 +21,7 @@ type timer struct {
 	lane    *lane
 	flow    *flow
 	doubt   *publish
+	stalled bool // match is to be called again
 	minute  minuteKey
 	subject string
 }
@@ -95,6 +96,9 @@ func (q *Queue) ring(ctx context.Context, t timer) {
 		t.flow.bucket.timed = false
 		q.update(t.flow)
 		q.match()
+	case t.stalled:
+		q.stalled = false
+		q.match()
 	case t.entry.timed:
 		t.entry.timed = false
 		q.enqueue(t.entry)
@@ -103,6 +107,13 @@ func (q *Queue) ring(ctx context.Context, t timer) {
 
 // promote handles a timer of a minute or of a task in it.
 func (q *Queue) promote(ctx context.Context, t timer) {
+	if q.bus.Room() == bus.NoRoom { // to move is to write
+		t.at = time.Now().Add(retryRead)
+		q.mu.Lock()
+		defer q.mu.Unlock()
+		q.laters.add(t)
+		return
+	}
 	var err error
 	if t.subject != "" {
 		err = q.moveLater(ctx, t.subject)

@@ -130,6 +130,7 @@ type Queue struct {
 	onEnd    func(mayfly.Task) // is told of every end; nil: nobody
 	tidied   uint64            // everything before is removed
 	ended    []endedSeq        // of known, the oldest end first
+	stalled  bool              // match waits for room on the disk
 	readCond *sync.Cond        // toRead changed, or closed
 	wakeTidy chan struct{}     // something ended
 }

@@ -258,6 +258,9 @@ func (q *Queue) makeRoom(ctx context.Context, list []*publish) error {
 	if tasks == 0 {
 		return nil
 	}
+	if q.bus.Room() != bus.RoomForAll {
+		return diskFull()
+	}
 	if q.waiting.tasks.Load()+tasks > int64(q.opts.MaxTasks) || q.waiting.bytes.Load()+bytes > q.opts.MaxBytes {
 		return full()
 	}
@@ -275,6 +278,13 @@ func (q *Queue) makeRoom(ctx context.Context, list []*publish) error {
 		}
 	}
 	return nil
+}
+
+// diskFull is what a submission gets while the rest of the disk is kept for what
+// was accepted already.
+func diskFull() error {
+	return mayfly.Errorf(mayfly.Busy, "the disk of the data directory is nearly full, so no new tasks are accepted").
+		WithHint("free some of it, and submit again")
 }
 
 func full() error {

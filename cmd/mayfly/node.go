@@ -126,7 +126,7 @@ func openNode(ctx context.Context, f upFlags, log *slog.Logger) (_ *node, err er
 	if err := runner.Adopt(ctx); err != nil {
 		return nil, err
 	}
-	n.loops = append(n.loops, machine.Run, routes.Run, tasks.Run, runner.Run, schedules.Run)
+	n.loops = append(n.loops, b.Run, machine.Run, routes.Run, tasks.Run, runner.Run, schedules.Run)
 	n.services = api.Services{
 		Instances: machine, Workloads: workloads{machine, routes, schedules}, Machine: machine, Logs: machine, Tasks: tasks, Schedules: schedules,
 		Images: imageService{images, machine}, Stacks: stackService{stacks},
