@@ -106,6 +106,7 @@ type Task struct {
 	Retried  int       `json:"retried,omitempty"`  // retries used of Retries.Max
 	Attempts []Attempt `json:"attempts,omitempty"` // the last ones, oldest first
 	Ended    time.Time `json:"ended,omitzero"`
+	Detail   string    `json:"detail,omitempty"`   // why it ended, where no attempt says so
 	Progress *Progress `json:"progress,omitempty"` // what its program said last
 	Cut      bool      `json:"cut,omitempty"`      // the result was longer than what is kept
 }

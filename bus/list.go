@@ -35,6 +35,7 @@ const MaxMessage = 1 << 20
 //	runs      stream  file, synced now and then   store       mayfly.SPACE.runs.WORKLOAD
 //	tasks     stream  file, synced on each write  queue       mayfly.SPACE.pending.WORKLOAD.PRIORITY.ID
 //	parked    stream  file, synced on each write  queue       mayfly.SPACE.later.MINUTE.WORKLOAD.PRIORITY.ID
+//	                                                          mayfly.SPACE.held.PARENT.WORKLOAD.PRIORITY.ID
 //	                                                          mayfly.SPACE.dead.WORKLOAD.ID
 //	queues    stream  file, synced on each write  queue       mayfly.SPACE.queue.WORKLOAD
 //	                                                          mayfly.SPACE.minute.MINUTE
@@ -44,7 +45,7 @@ const MaxMessage = 1 << 20
 //
 // All of state is watched, and a watch of a part of a stream costs the server
 // a walk over all its subjects for every message. So releases, which nobody
-// watches, are apart. So are tasks that wait for a time or a person, which can
+// watches, are apart. So are tasks that wait for a time, for other tasks or for a person, which can
 // be long: what is left of tasks that ended is removed from the front of the
 // stream of those that wait their turn, for all at once.
 const (
@@ -120,6 +121,11 @@ func PendingSubject(space, workload, priority, id string) string {
 // counted from 1970.
 func LaterSubject(space, minute, workload, priority, id string) string {
 	return root + space + ".later." + minute + "." + workload + "." + priority + "." + id
+}
+
+// HeldSubject is the subject of a task that waits for a parent to succeed.
+func HeldSubject(space, parent, workload, priority, id string) string {
+	return root + space + ".held." + parent + "." + workload + "." + priority + "." + id
 }
 
 // DeadSubject is the subject of a buried task.
@@ -205,8 +211,8 @@ func queueConfigs() []jetstream.StreamConfig {
 	outcomes.MaxMsgs = OutcomesMax
 	return []jetstream.StreamConfig{
 		strict(TasksStream, "tasks that wait their turn", TasksMaxBytes, PendingSubject("*", "*", "*", "*")),
-		strict(ParkedStream, "tasks that wait for a time or a person", TasksMaxBytes,
-			LaterSubject("*", "*", "*", "*", "*"), DeadSubject("*", "*", "*")),
+		strict(ParkedStream, "tasks that wait for a time, other tasks or a person", TasksMaxBytes,
+			LaterSubject("*", "*", "*", "*", "*"), HeldSubject("*", "*", "*", "*", "*"), DeadSubject("*", "*", "*")),
 		strict(QueuesStream, "which workloads and minutes have tasks", -1, QueueSubject("*", "*"), MinuteSubject("*", "*")),
 		outcomes,
 		strict(SchedulesStream, "schedules, and how far they have come", SchedulesMaxBytes, ScheduleSubject("*", "*"), TicksSubject("*", "*")),

@@ -38,7 +38,7 @@ func (q *Queue) Cancel(ctx context.Context, space, id string) (mayfly.Task, erro
 	}
 	q.cancelled(e, got)
 	q.tell(task)
-	if got.place == inLater {
+	if got.place == inLater || got.place == inHeld {
 		err = q.remove(ctx, q.parked, got.seq)
 	}
 	return task, err

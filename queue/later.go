@@ -226,6 +226,11 @@ func (q *Queue) moveLater(ctx context.Context, subject string) error {
 	if mayfly.KindOf(err) != mayfly.NotFound {
 		return err
 	}
+	return q.toPending(ctx, task, msg)
+}
+
+// toPending moves a parked task, whose id is locked, to pending.
+func (q *Queue) toPending(ctx context.Context, task mayfly.Task, msg bus.Message) error {
 	out, err := encode(pendingSubject(task), task, msg.Data)
 	if err != nil {
 		return err

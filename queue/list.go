@@ -39,7 +39,7 @@ type Page struct {
 }
 
 // List returns the tasks that a filter selects: those that wait their turn,
-// then those that wait for a time, then the buried ones, each the oldest first,
+// then those that wait for a time, or for other tasks, then the buried ones, each the oldest first,
 // then those that ended, the newest first. A task that moves meanwhile may be
 // listed twice or not.
 func (q *Queue) List(ctx context.Context, f Filter) (Page, error) {
@@ -70,7 +70,7 @@ func (q *Queue) List(ctx context.Context, f Filter) (Page, error) {
 	return Page{Tasks: l.tasks}, nil
 }
 
-var listOrder = [...]place{inPending, inLater, inDead, inOutcome}
+var listOrder = [...]place{inPending, inLater, inHeld, inDead, inOutcome}
 
 // wants reports whether a place can hold tasks that the filter selects.
 func (f Filter) wants(p place) bool {
@@ -84,7 +84,7 @@ func (f Filter) wants(p place) bool {
 			if p == inOutcome {
 				return true
 			}
-		case p == inPending, p == inLater && s == mayfly.TaskQueued:
+		case p == inPending, (p == inLater || p == inHeld) && s == mayfly.TaskQueued:
 			return true
 		}
 	}
@@ -167,6 +167,8 @@ func whereIs(p place, space, queue string) (stream, subject string) {
 		return bus.TasksStream, bus.PendingSubject(space, queue, "*", "*")
 	case inLater:
 		return bus.ParkedStream, bus.LaterSubject(space, "*", queue, "*", "*")
+	case inHeld:
+		return bus.ParkedStream, bus.HeldSubject(space, "*", queue, "*", "*")
 	default:
 		return bus.ParkedStream, bus.DeadSubject(space, queue, "*")
 	}

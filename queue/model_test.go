@@ -22,6 +22,7 @@ type machine struct {
 	attempt map[string]int              // that comes or runs
 	task    map[string]mayfly.Task
 	grants  map[string]*Grant
+	cascade map[string]bool // cancelled, or to be, because of a parent
 }
 
 func TestQueueAgreesWithModel(t *testing.T) {
@@ -29,7 +30,7 @@ func TestQueueAgreesWithModel(t *testing.T) {
 		m := &machine{t: t, n: startNode(t),
 			limit: map[string]int{"a": 1, "b": 2}, paused: map[string]bool{},
 			state: map[string]mayfly.TaskState{}, attempt: map[string]int{},
-			task: map[string]mayfly.Task{}, grants: map[string]*Grant{}}
+			task: map[string]mayfly.Task{}, grants: map[string]*Grant{}, cascade: map[string]bool{}}
 		defer func() { m.n.stop() }()
 		m.limits()
 		r.Repeat(map[string]func(*rapid.T){
@@ -42,7 +43,11 @@ func TestQueueAgreesWithModel(t *testing.T) {
 			"purge":   m.purge,
 			"pause":   m.pause,
 			"crash":   m.crash,
-			"":        m.check,
+			"end and crash": func(r *rapid.T) { // before what follows has been done
+				m.end(r, rapid.SampledFrom([]mayfly.Reason{mayfly.Succeeded, mayfly.ExitedNonZero}).Draw(r, "reason"))
+				m.crash(r)
+			},
+			"": m.check,
 		})
 		m.drain(r)
 	})
@@ -60,6 +65,7 @@ func (m *machine) submit(r *rapid.T) {
 		sub := mayfly.Submission{Workload: rapid.SampledFrom([]string{"a", "b", "c"}).Draw(r, "workload")}
 		sub.Priority = rapid.SampledFrom([]int{0, 0, 5, 9}).Draw(r, "priority")
 		sub.Retries = mayfly.Retries{Max: rapid.IntRange(0, 2).Draw(r, "retries"), Delays: []time.Duration{0}}
+		sub.After = m.parents(r)
 		subs = append(subs, sub)
 	}
 	for _, a := range m.n.Submit(context.Background(), subs) {
@@ -67,6 +73,43 @@ func (m *machine) submit(r *rapid.T) {
 			r.Fatal(a.Err)
 		}
 		m.state[a.Task.ID], m.attempt[a.Task.ID], m.task[a.Task.ID] = mayfly.TaskQueued, 1, a.Task
+	}
+}
+
+// parents are some tasks that have succeeded or may yet.
+func (m *machine) parents(r *rapid.T) (ids []string) {
+	those := m.in(mayfly.TaskQueued, mayfly.TaskStarting, mayfly.TaskBuried, mayfly.TaskSucceeded)
+	slices.Sort(those)
+	for range rapid.SampledFrom([]int{0, 0, 1, 3}).Draw(r, "parents") {
+		if len(those) > 0 {
+			ids = append(ids, rapid.SampledFrom(those).Draw(r, "parent"))
+		}
+	}
+	return ids
+}
+
+// held reports whether a task waits for others.
+func (m *machine) held(id string) bool {
+	return slices.ContainsFunc(m.task[id].After, func(p string) bool { return m.state[p] != mayfly.TaskSucceeded })
+}
+
+// over notes what the end of tasks means for those that come after them: the
+// first, in order, that has not succeeded decides.
+func (m *machine) over() {
+	for again := true; again; {
+		again = false
+		for child, task := range m.task {
+			if m.state[child] != mayfly.TaskQueued {
+				continue
+			}
+			i := slices.IndexFunc(task.After, func(p string) bool { return m.state[p] != mayfly.TaskSucceeded })
+			if i < 0 {
+				continue
+			}
+			if s := m.state[task.After[i]]; s.Ended() && s != mayfly.TaskBuried {
+				m.state[child], m.cascade[child], again = mayfly.TaskCancelled, true, true
+			}
+		}
 	}
 }
 
@@ -79,7 +122,7 @@ func (m *machine) ready() []string {
 	var ids []string
 	for id, s := range m.state {
 		w := m.task[id].Workload
-		if s == mayfly.TaskQueued && !m.paused[w] && (m.limit[w] == 0 || running[w] < m.limit[w]) {
+		if s == mayfly.TaskQueued && !m.held(id) && !m.paused[w] && (m.limit[w] == 0 || running[w] < m.limit[w]) {
 			ids = append(ids, id)
 		}
 	}
@@ -155,6 +198,7 @@ func (m *machine) end(r *rapid.T, reason mayfly.Reason) {
 		r.Fatalf("%s after attempt %d is %s, want %s", id, g.Attempt.Number, task.State, wanted)
 	}
 	m.state[id] = wanted
+	m.over()
 }
 
 func (m *machine) succeed(r *rapid.T) { m.end(r, mayfly.Succeeded) }
@@ -173,6 +217,7 @@ func (m *machine) cancel(r *rapid.T) {
 		r.Fatal(err)
 	}
 	m.state[id] = mayfly.TaskCancelled
+	m.over()
 }
 
 func (m *machine) retry(r *rapid.T) {
@@ -190,6 +235,7 @@ func (m *machine) purge(r *rapid.T) {
 		r.Fatal(err)
 	}
 	m.state[id] = mayfly.TaskFailed
+	m.over()
 }
 
 func (m *machine) pause(r *rapid.T) {
@@ -232,10 +278,22 @@ func (m *machine) crash(r *rapid.T) {
 
 func (m *machine) check(r *rapid.T) {
 	for id, s := range m.state {
+		if m.cascade[id] {
+			if task, err := m.n.Wait(context.Background(), home, id); err != nil || task.State != s || task.Detail == "" {
+				r.Fatalf("%s is %s, %v, want %s", id, task.State, err, s)
+			}
+		}
 		if got := m.n.state(id); got != s {
 			r.Fatalf("%s is %s, want %s", id, got, s)
 		}
 	}
+}
+
+// waitsForBuried reports whether a task comes after a buried one.
+func (m *machine) waitsForBuried(id string) bool {
+	return slices.ContainsFunc(m.task[id].After, func(p string) bool {
+		return m.state[p] == mayfly.TaskBuried || m.waitsForBuried(p)
+	})
 }
 
 // drain runs all that is left: every accepted task comes to an end.
@@ -252,6 +310,7 @@ func (m *machine) drain(r *rapid.T) {
 		for id, g := range m.grants {
 			delete(m.grants, id)
 			m.state[id] = m.n.done(g, mayfly.Succeeded).State
+			m.over()
 		}
 		if len(m.ready()) == 0 {
 			break
@@ -259,8 +318,10 @@ func (m *machine) drain(r *rapid.T) {
 		m.next(r)
 	}
 	m.check(r)
-	if left := m.in(mayfly.TaskQueued, mayfly.TaskStarting); len(left) > 0 {
-		r.Fatalf("%d tasks never came to an end", len(left))
+	for _, id := range m.in(mayfly.TaskQueued, mayfly.TaskStarting) {
+		if !m.waitsForBuried(id) {
+			r.Fatalf("task %s never came to an end", id)
+		}
 	}
 	m.n.idle()
 }

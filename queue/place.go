@@ -18,6 +18,7 @@ type place string
 const (
 	inPending place = "pending"
 	inLater   place = "later"
+	inHeld    place = "held"
 	inDead    place = "dead"
 	inOutcome place = "outcome"
 )
@@ -51,6 +52,9 @@ func (q *Queue) find(ctx context.Context, space, id, queue string) (found, error
 	got, err = q.look(ctx, inPending, bus.TasksStream, bus.PendingSubject(space, queue, "*", id), id)
 	if mayfly.KindOf(err) == mayfly.NotFound {
 		got, err = q.look(ctx, inLater, bus.ParkedStream, bus.LaterSubject(space, "*", queue, "*", id), id)
+	}
+	if mayfly.KindOf(err) == mayfly.NotFound {
+		got, err = q.look(ctx, inHeld, bus.ParkedStream, bus.HeldSubject(space, "*", queue, "*", id), id)
 	}
 	return got, err
 }

@@ -18,11 +18,15 @@
 // What Submit returned for is on disk, as one message: it is the task's record,
 // and there is no other. An accepted task gets exactly one outcome, which is
 // created and never overwritten, so an attempt that comes too late loses. At
-// any moment one of four places holds a task, in the streams of package bus:
-// pending, later, dead and outcome. A crash between two writes can leave it in
-// two: an outcome beats the rest, a dead letter beats a pending task of no
-// later attempt, and pending beats later. Whoever reads a task that was there
-// before Open looks at the other places first.
+// any moment one of five places holds a task, in the streams of package bus:
+// pending, later, held, dead and outcome. A crash between two writes can leave it
+// in two: an outcome beats the rest, a dead letter beats a pending task of no
+// later attempt, pending beats later, and later beats held. Whoever reads a task
+// that was there before Open looks at the other places first.
+//
+// A task that comes after others is held until all of those have succeeded. One
+// that ends in another way cancels it, when those that it names before have ended,
+// and then what comes after it; a buried one keeps it waiting.
 //
 // Between spaces and between workloads of a space turns are shared fairly, by
 // the time that their tasks run, whatever is queued. Within a workload the
@@ -133,6 +137,10 @@ type Queue struct {
 	stalled  bool              // match waits for room on the disk
 	readCond *sync.Cond        // toRead changed, or closed
 	wakeTidy chan struct{}     // something ended
+
+	parents  map[parentKey]bool // of tasks that are held; true when those are to be looked at
+	toWake   []parentKey        // of parents, those that are true
+	wakeHeld chan struct{}      // toWake has something
 }
 
 // gauge counts what waits, about: messages of other origin are not seen.
@@ -157,7 +165,7 @@ func Open(ctx context.Context, b *bus.Bus, s *store.Store, opts Options) (*Queue
 	q := &Queue{
 		bus: b, store: s, js: b.JetStream(), log: opts.Log, opts: opts, since: time.Now(),
 		bySpace: map[string]*space{}, flows: map[flowKey]*flow{}, entries: map[string]*entry{},
-		limits: map[flowKey]limits{}, known: map[uint64]bool{}, minutes: map[minuteKey]bool{}, waiters: bells{}, watchers: bells{},
+		limits: map[flowKey]limits{}, known: map[uint64]bool{}, minutes: map[minuteKey]bool{}, waiters: bells{}, watchers: bells{}, parents: map[parentKey]bool{}, wakeHeld: make(chan struct{}, 1),
 		quit: make(chan struct{}), timers: newClock(), laters: newClock(), wakeTidy: make(chan struct{}, 1),
 	}
 	q.readCond = sync.NewCond(&q.mu)
@@ -190,6 +198,9 @@ func (q *Queue) load(ctx context.Context) error {
 	q.scanning, q.scanned = true, max(tasks.FirstSeq, 1)-1
 	q.flights.last = tasks.LastSeq
 	q.waiting.add(int64(tasks.Msgs+parked.Msgs), int64(tasks.Bytes+parked.Bytes))
+	if err := q.readHeld(ctx); err != nil {
+		return err
+	}
 	if err := q.readIndex(ctx); err != nil {
 		return err
 	}
@@ -222,6 +233,9 @@ func (q *Queue) Run(ctx context.Context) error {
 	parts.Go(func() { q.runClock(ctx, &q.laters, q.promote) })
 	parts.Go(func() { q.runTidy(ctx) })
 	parts.Go(func() { q.followRecord(ctx) })
+	for range heldWorkers {
+		parts.Go(func() { q.runHeld(ctx) })
+	}
 	parts.Wait()
 	q.mu.Lock()
 	q.running = false

@@ -3,9 +3,12 @@ package queue
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -140,14 +143,42 @@ func (n *node) Submit(ctx context.Context, subs []mayfly.Submission) []Accepted 
 }
 
 // crash returns a node on what a power cut at this moment leaves on the disk.
+// The copy takes a while, in which tasks move: whence they come is copied before
+// where they go to.
 func (n *node) crash(opts Options) *node {
 	n.t.Helper()
 	dir := filepath.Join(n.t.TempDir(), "data")
-	if err := os.CopyFS(dir, os.DirFS(n.dir)); err != nil {
-		n.t.Fatal(err)
+	for _, stream := range []string{bus.ParkedStream, bus.TasksStream, ""} {
+		err := filepath.WalkDir(n.dir, func(path string, d fs.DirEntry, err error) error {
+			if err != nil || stream != "" && !strings.Contains(path+"/", "/streams/"+stream+"/") {
+				return err
+			}
+			return copyNew(filepath.Join(dir, strings.TrimPrefix(path, n.dir)), path, d)
+		})
+		if err != nil {
+			n.t.Fatal(err)
+		}
 	}
 	n.stop()
 	return openNode(n.t, dir, opts)
+}
+
+// copyNew copies a directory entry unless it is there.
+func copyNew(to, from string, d fs.DirEntry) error {
+	if d.IsDir() {
+		return os.MkdirAll(to, 0o700)
+	}
+	if _, err := os.Stat(to); err == nil {
+		return nil
+	}
+	data, err := os.ReadFile(from)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(to, data, 0o600)
 }
 
 func (n *node) submit(subs ...mayfly.Submission) []mayfly.Task {

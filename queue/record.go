@@ -93,6 +93,10 @@ func laterSubject(t mayfly.Task) string {
 	return bus.LaterSubject(t.Space, minuteOf(t.NotBefore), queueOf(t), strconv.Itoa(t.Priority), t.ID)
 }
 
+func heldSubject(t mayfly.Task, parent string) string {
+	return bus.HeldSubject(t.Space, parent, queueOf(t), strconv.Itoa(t.Priority), t.ID)
+}
+
 func deadSubject(t mayfly.Task) string { return bus.DeadSubject(t.Space, queueOf(t), t.ID) }
 
 // minuteOf is the minute of a time as it stands in subjects.

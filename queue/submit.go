@@ -68,9 +68,15 @@ func (q *Queue) submit(ctx context.Context, subs []mayfly.Submission, answers []
 	if err := q.findKeys(ctx, list); err != nil {
 		return err
 	}
+	for i, p := range list {
+		if err := p.place(ctx, q); err != nil {
+			return numbered(err, i, len(list))
+		}
+	}
 	if err := q.makeRoom(ctx, list); err != nil {
 		return err
 	}
+	defer q.recheck(list)
 	if len(list) == 1 {
 		list[0].publish(ctx, q)
 		return nil
@@ -125,7 +131,9 @@ type publish struct {
 	limits   limits // of its workload, as of the revision
 	revision uint64
 	msg      *nats.Msg
+	payload  []byte
 	later    bool     // it goes to later
+	parent   string   // it goes to held, until this task has succeeded
 	there    bool     // its key is that of a task that was there already
 	same     *publish // an earlier one of the batch, with the same key
 	flight   uint64
@@ -134,7 +142,7 @@ type publish struct {
 	answer   *Accepted
 }
 
-// prepare checks a submission, resolves it and makes its message.
+// prepare checks a submission and resolves it.
 func (p *publish) prepare(ctx context.Context, sub mayfly.Submission, r *resolver) (err error) {
 	if p.task, err = newTask(sub); err != nil {
 		return err
@@ -142,16 +150,33 @@ func (p *publish) prepare(ctx context.Context, sub mayfly.Submission, r *resolve
 	if err = r.resolve(ctx, p); err != nil {
 		return err
 	}
-	p.flow = flowKey{p.task.Space, queueOf(p.task)}
-	subject := pendingSubject(p.task)
-	if p.later = later(p.task); p.later {
-		subject = laterSubject(p.task)
+	p.flow, p.payload = flowKey{p.task.Space, queueOf(p.task)}, sub.Payload
+	return nil
+}
+
+// place decides where a task goes, and makes its message.
+func (p *publish) place(ctx context.Context, q *Queue) (err error) {
+	if p.there || p.same != nil {
+		return nil
 	}
-	if p.msg, err = encode(subject, p.task, sub.Payload); err == nil {
+	if p.parent, err = q.firstParent(ctx, p.task); err != nil {
+		return err
+	}
+	subject := pendingSubject(p.task)
+	switch {
+	case p.parent != "":
+		subject = heldSubject(p.task, p.parent)
+	case later(p.task):
+		p.later, subject = true, laterSubject(p.task)
+	}
+	if p.msg, err = encode(subject, p.task, p.payload); err == nil {
 		expect(p.msg, 0)
 	}
 	return err
 }
+
+// pending reports whether the task goes to pending at once.
+func (p *publish) pending() bool { return !p.later && p.parent == "" }
 
 // lockKeys keeps other submissions with the same keys waiting.
 func (q *Queue) lockKeys(list []*publish) (unlock func()) {
@@ -270,6 +295,9 @@ func (q *Queue) makeRoom(ctx context.Context, list []*publish) error {
 		}
 		q.mu.Lock()
 		q.noteLimits(p)
+		if p.parent != "" {
+			q.addParent(parentKey{p.task.Space, p.parent})
+		}
 		q.mu.Unlock()
 		if p.later {
 			if err := q.ensureMinute(ctx, minuteKey{p.task.Space, minuteOf(p.task.NotBefore)}); err != nil {
@@ -337,7 +365,7 @@ func (p *publish) landed(q *Queue, ack *jetstream.PubAck, err error) {
 		switch {
 		case errors.Is(p.err, errFull):
 			p.err = full()
-		case !errors.Is(p.err, errExists) && !p.later:
+		case !errors.Is(p.err, errExists) && p.pending():
 			q.addTimer(timer{at: time.Now().Add(doubtWait), doubt: p})
 			return // and nothing is removed unseen until then
 		}
@@ -346,7 +374,7 @@ func (p *publish) landed(q *Queue, ack *jetstream.PubAck, err error) {
 	}
 	q.flights.end(p.flight)
 	q.waiting.add(1, int64(p.msg.Size()))
-	if !p.later {
+	if p.pending() {
 		q.offer(p.task, ack.Sequence, p.msg.Data)
 	}
 }

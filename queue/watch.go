@@ -88,12 +88,15 @@ func (q *Queue) await(ctx context.Context, space, id string, at bells, wanted fu
 	}
 }
 
-// tell wakes those who wait for a task to change as it has.
+// tell wakes those who wait for a task to change as it has, other tasks too.
 func (q *Queue) tell(task mayfly.Task) {
 	q.mu.Lock()
 	q.changed(task)
 	if task.State.Ended() && len(q.waiters) > 0 {
 		q.waiters.ring(entryKey(task.Space, task.ID))
+	}
+	if key := (parentKey{task.Space, task.ID}); over(task) && q.isParent(key) {
+		q.lookAt(key)
 	}
 	onEnd := q.onEnd
 	q.mu.Unlock()
