@@ -5,9 +5,11 @@ import (
 	"context"
 	"errors"
 	"io"
+	"io/fs"
 	"maps"
 	"os"
 	"path"
+	"slices"
 	"strings"
 
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -24,7 +26,7 @@ type CodeSpec struct {
 }
 
 // Code makes an image of a stack and a tar of code: one layer with the code
-// under AppDir and, where there is a handler, its loader. The image's working
+// under AppDir and, where there is a handler, its loader and the client of the API. The image's working
 // directory is AppDir; with a handler, its command starts the loader.
 //
 // The tar is read as something from a stranger: names and links that leave its
@@ -184,22 +186,49 @@ func (l *layerWriter) link(name, target string, kind byte) error {
 	return internal(l.w.WriteHeader(h))
 }
 
-// loader adds a language's loader. The folders above it may be the stack's as
-// well, and stay as they are there.
+// loader adds a language's loader, and the client of the API beside it. The
+// folders above them may be the stack's as well, and stay as they are there.
 func (l *layerWriter) loader(lang language) error {
-	at := strings.TrimPrefix(lang.at, "/")
-	for _, dir := range []string{path.Dir(path.Dir(at)), path.Dir(at)} {
-		if err := l.w.WriteHeader(header(dir+"/", tar.TypeDir, 0o755)); err != nil {
+	files := map[string][]byte{lang.at: lang.loader}
+	err := fs.WalkDir(lang.sdk, ".", func(name string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() {
+			return err
+		}
+		files[path.Join(lang.sdkAt, name)], err = fs.ReadFile(lang.sdk, name)
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	made := map[string]bool{".": true}
+	for _, name := range slices.Sorted(maps.Keys(files)) {
+		at := strings.TrimPrefix(name, "/")
+		if err := l.above(at, made); err != nil {
+			return err
+		}
+		h := header(at, tar.TypeReg, 0o644)
+		h.Size = int64(len(files[name]))
+		if err := l.w.WriteHeader(h); err != nil {
+			return err
+		}
+		if _, err := l.w.Write(files[name]); err != nil {
 			return err
 		}
 	}
-	h := header(at, tar.TypeReg, 0o644)
-	h.Size = int64(len(lang.loader))
-	if err := l.w.WriteHeader(h); err != nil {
+	return nil
+}
+
+// above writes the folders above a file that were not made yet.
+func (l *layerWriter) above(name string, made map[string]bool) error {
+	dir := path.Dir(name)
+	if made[dir] {
+		return nil
+	}
+	if err := l.above(dir, made); err != nil {
 		return err
 	}
-	_, err := l.w.Write(lang.loader)
-	return err
+	made[dir] = true
+	return l.w.WriteHeader(header(dir+"/", tar.TypeDir, 0o755))
 }
 
 func inApp(name string) string { return path.Join(strings.TrimPrefix(AppDir, "/"), name) }

@@ -48,6 +48,9 @@ func TestCode(t *testing.T) {
 			t.Errorf("%s: %q, %v", name, got, err)
 		}
 	}
+	if _, err := os.Stat(filepath.Join(top, "opt/mayfly/sdk/mayfly/__init__.py")); err != nil {
+		t.Error("the handler has no client of the API:", err)
+	}
 	again, err := Code(t.Context(), store, stack, bytes.NewReader(code), CodeSpec{Name: "default/g", Handler: "main.handle"})
 	if err != nil {
 		t.Fatal(err)

@@ -2,11 +2,13 @@ package build
 
 import (
 	_ "embed"
+	"io/fs"
 	"path"
 	"slices"
 	"strings"
 
 	"github.com/mayfly-run/mayfly"
+	"github.com/mayfly-run/mayfly/sdk"
 )
 
 //go:embed loader/mayfly_loader.py
@@ -22,14 +24,16 @@ type language struct {
 	at         string   // path of the loader in the image
 	flags      []string // of the interpreter
 	extensions []string // of the handler's file, in the order of preference
+	sdk        fs.FS    // the client of the API in this language
+	sdkAt      string   // its folder in the image, where imports find it last
 }
 
 // languages are the ones with a loader. The loaders lie outside /usr, which
 // the host stack covers with the machine's own.
 func languages() []language {
 	return []language{
-		{"python", pythonLoader, "/opt/mayfly/loader.py", []string{"-u", "-B"}, []string{".py", "/__init__.py"}},
-		{"node", nodeLoader, "/opt/mayfly/loader.mjs", nil, []string{".mjs", ".js", ".cjs"}},
+		{"python", pythonLoader, "/opt/mayfly/loader.py", []string{"-u", "-B"}, []string{".py", "/__init__.py"}, sdk.Python(), "/opt/mayfly/sdk/mayfly"},
+		{"node", nodeLoader, "/opt/mayfly/loader.mjs", nil, []string{".mjs", ".js", ".cjs"}, sdk.JavaScript(), "/node_modules/mayfly"},
 	}
 }
 

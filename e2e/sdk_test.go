@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"testing"
 
 	"github.com/mayfly-run/mayfly"
@@ -12,7 +11,7 @@ import (
 )
 
 // startForSDK is a node with the functions that the tests of the SDKs name.
-// The function inside is a handler that uses the SDK itself.
+// The function inside is a handler that uses the SDK that it was given.
 func startForSDK(t *testing.T, inside map[string]string, handler string) *node {
 	n := start(t)
 	n.shell("cat", "cat", nil)
@@ -30,26 +29,6 @@ func startForSDK(t *testing.T, inside map[string]string, handler string) *node {
 	return n
 }
 
-// filesOf reads the files of a directory, named as in below.
-func filesOf(t *testing.T, dir, below string, pattern ...string) map[string]string {
-	t.Helper()
-	files := map[string]string{}
-	for _, p := range pattern {
-		names, err := filepath.Glob(filepath.Join(dir, p))
-		if err != nil || len(names) == 0 {
-			t.Fatalf("no %s in %s: %v", p, dir, err)
-		}
-		for _, name := range names {
-			data, err := os.ReadFile(name)
-			if err != nil {
-				t.Fatal(err)
-			}
-			files[below+filepath.Base(name)] = string(data)
-		}
-	}
-	return files
-}
-
 // program runs the tests of an SDK against the node.
 func (n *node) program(dir string, argv ...string) {
 	n.t.Helper()
@@ -65,8 +44,7 @@ func TestPythonSDK(t *testing.T) {
 	if _, err := exec.LookPath("python3"); err != nil {
 		t.Skip("needs python3: apt-get install python3")
 	}
-	files := filesOf(t, "../sdk/python/mayfly", "mayfly/", "*.py")
-	files["main.py"] = `import mayfly
+	const code = `import mayfly
 
 def handle(event, context):
     if event["do"] == "fan":
@@ -79,7 +57,7 @@ def handle(event, context):
             return e.kind.replace("denied", '"denied"')
     mayfly.progress(40, "sorting")
 `
-	n := startForSDK(t, files, "main.handle")
+	n := startForSDK(t, map[string]string{"main.py": code}, "main.handle")
 	n.program("../sdk/python", "python3", "-m", "unittest", "discover", "-s", "tests")
 }
 
@@ -87,11 +65,7 @@ func TestJavaScriptSDK(t *testing.T) {
 	if _, err := exec.LookPath("node"); err != nil {
 		t.Skip("needs node: apt-get install nodejs")
 	}
-	files := filesOf(t, "../sdk/js", "node_modules/mayfly/", "*.js", "package.json")
-	for name, text := range filesOf(t, "../sdk/js/lib", "node_modules/mayfly/lib/", "*.js") {
-		files[name] = text
-	}
-	files["index.mjs"] = `import * as mayfly from 'mayfly';
+	const code = `import * as mayfly from 'mayfly';
 
 export async function handle(event) {
   if (event.do === 'fan') {
@@ -102,6 +76,6 @@ export async function handle(event) {
   await mayfly.progress(40, 'sorting');
 }
 `
-	n := startForSDK(t, files, "index.handle")
+	n := startForSDK(t, map[string]string{"index.mjs": code}, "index.handle")
 	n.program("../sdk/js", "node", "--test", "test/node.test.js")
 }

@@ -338,6 +338,7 @@ def load(name, folder):
         sys.path[0] = folder
     else:  # with PYTHONSAFEPATH the loader's own folder is not there
         sys.path.insert(0, folder)
+    sys.path.append(os.path.join(os.path.dirname(os.path.abspath(__file__)), "sdk"))
     sys.argv = [path + ".py"]
     out = os.dup(1)
     os.dup2(2, 1)  # what a module prints is no task's result
