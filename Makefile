@@ -68,7 +68,7 @@ fuzz: init ## each fuzz target for FUZZTIME
 	@GO='$(GO)' FUZZTIME='$(FUZZTIME)' scripts/fuzz.sh
 
 .PHONY: bench
-bench: build ## compare with crun, runc, podman and docker; writes bench/results.json
+bench: build ## compare with crun, runc, podman, docker, River and asynq; writes bench/results.json
 	@scripts/deps.sh bench
 	$(GO) run ./bench
 

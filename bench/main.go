@@ -2,8 +2,10 @@
 // programs, on one machine, in one run, interleaved: what the machine and its
 // other users do, they do to all alike.
 //
+// Its tasks it compares with jobs of River and asynq.
+//
 // It needs root and bin/mayfly (make build). What it compares with is whatever
-// is installed of crun, runc, podman and docker. It writes a table to stdout
+// is installed of crun, runc, podman, docker, PostgreSQL and Redis. It writes a table to stdout
 // and results.json, with every goal and whether it is met. It keeps what it
 // makes beneath a temporary directory and removes it. docs/benchmarks.md says
 // how each figure is measured.
