@@ -74,7 +74,11 @@ func run(ctx context.Context, o peers.Options) error {
 	if err := peers.Measure(ctx, q, o); err != nil {
 		return err
 	}
-	return client.Stop(ctx)
+	if err := client.Stop(ctx); err != nil {
+		return err
+	}
+	_, err = pool.Exec(ctx, "CHECKPOINT") // or it is written while another is measured
+	return err
 }
 
 type queue struct {
