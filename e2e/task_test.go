@@ -306,3 +306,31 @@ func TestTasksPinTheirRelease(t *testing.T) {
 		}
 	}
 }
+
+// TestTasksAfterOthers: a task that comes after others has their results at
+// hand, and one whose parent failed does not run.
+func TestTasksAfterOthers(t *testing.T) {
+	n := start(t)
+	n.shell("double", "read n; sleep 0.2; echo $((2 * n))", nil)
+	n.shell("sum", "cd /run/mayfly/results; s=0; for f in *; do read n <$f; s=$((s + n)); done; echo $s", nil)
+	n.shell("fails", "exit 1", nil)
+	var parts []string
+	for i := range 5 {
+		parts = append(parts, n.submit(mayfly.Submission{Workload: "double", Payload: fmt.Appendf(nil, "%d\n", i)}).ID)
+	}
+	sum := n.submit(mayfly.Submission{Workload: "sum", After: parts})
+	last := n.submit(mayfly.Submission{Workload: "sum", After: []string{sum.ID}})
+	for id, want := range map[string]string{sum.ID: "20\n", last.ID: "20\n"} {
+		if task := n.waitTask(id); task.State != mayfly.TaskSucceeded || n.result(id) != want {
+			t.Errorf("%+v with %q", task, n.result(id))
+		}
+	}
+	failed := n.submit(mayfly.Submission{Workload: "fails"})
+	child := n.submit(mayfly.Submission{Workload: "sum", After: []string{last.ID, failed.ID}})
+	grandchild := n.submit(mayfly.Submission{Workload: "sum", After: []string{child.ID}})
+	for _, id := range []string{child.ID, grandchild.ID} {
+		if task := n.waitTask(id); task.State != mayfly.TaskCancelled {
+			t.Errorf("%+v", task)
+		}
+	}
+}

@@ -134,7 +134,10 @@ func (r *Runner) perform(ctx context.Context, g *queue.Grant) {
 	if r.node.isStopped() {
 		return // the next daemon finds it queued
 	}
-	rel, err := r.release(ctx, &g.Task)
+	rel, err := release(g)
+	if err == nil && len(g.Task.After) > 0 {
+		g.Results, err = r.queue.ParentResults(ctx, g)
+	}
 	if err != nil {
 		r.done(ctx, g, rejected(err))
 		return
@@ -182,11 +185,11 @@ func rejected(err error) mayfly.Result {
 
 // release is what a task pins: a release of its workload, or one that is made
 // up of its image.
-func (r *Runner) release(ctx context.Context, t *mayfly.Task) (*mayfly.Release, error) {
-	if t.Workload != "" {
-		rel, err := r.node.store.Release(ctx, t.Space, t.Workload, t.Release)
-		return &rel, err
+func release(g *queue.Grant) (*mayfly.Release, error) {
+	if g.Release != nil {
+		return g.Release, nil
 	}
+	t := &g.Task
 	w := mayfly.Workload{
 		Space: t.Space, Image: t.Image, Protocol: mayfly.Stdio, Isolation: mayfly.IsolationRun,
 		Process: mayfly.Process{Env: t.Env}, Resources: mayfly.Resources{Memory: t.Memory}, Timeout: t.Timeout,

@@ -17,7 +17,8 @@ type Grant struct {
 	Release  *mayfly.Release // that the task pins, not to be written to; nil for one of an image
 	Payload  []byte
 	Attempt  mayfly.Attempt
-	Deadline time.Time // of the attempt, when the task has a timeout; the runner's to keep
+	Deadline time.Time         // of the attempt, when the task has a timeout; the runner's to keep
+	Results  map[string][]byte // of the tasks that this one came after, by id; the runner's to fetch
 
 	entry     *entry
 	cancelled chan struct{}

@@ -26,6 +26,7 @@ type run struct {
 	memory   int64                 // limit in bytes, where it is not the release's
 	attempt  int                   // 1, 2, 3... of a task; 1 of a call
 	payload  []byte                // of a task
+	results  map[string][]byte     // of the tasks that it came after
 	started  func(instance string) // told when there is a container; or nil
 	body     *requestBody
 	lease    *container.Lease
@@ -125,7 +126,7 @@ func (r *Router) perform(ctx context.Context, x *run, w *answer, req *http.Reque
 	}
 	if wl.Isolation == mayfly.IsolationInstance {
 		lease.Serve(x.identity())
-	} else if err := lease.SetRun(x.identity()); err != nil {
+	} else if err := x.furnish(); err != nil {
 		return 0, err
 	}
 	if x.memory > 0 {
@@ -152,6 +153,16 @@ func (r *Router) perform(ctx context.Context, x *run, w *answer, req *http.Reque
 	}
 	lease.GiveUp(err == nil && ctx.Err() == nil)
 	return status, err
+}
+
+// furnish puts what the run is told into a container that serves it alone.
+func (x *run) furnish() error {
+	for id, result := range x.results {
+		if err := x.lease.PutFile("results/"+id, result); err != nil {
+			return err
+		}
+	}
+	return x.lease.SetRun(x.identity())
 }
 
 // crowded says that there was no room in time, rather than that the function

@@ -59,7 +59,7 @@ func (r *Router) ServeTask(ctx context.Context, rel *mayfly.Release, g *queue.Gr
 			Node: r.opts.Node, Trigger: "queue", Started: g.Attempt.Granted,
 		},
 	}
-	x.payload = g.Payload
+	x.payload, x.results = g.Payload, g.Results
 	status, err := r.perform(ctx, x, &answer{ResponseWriter: w, run: x}, req)
 	res := mayfly.Result{Instance: x.record.Instance, Output: w.kept.Bytes()}
 	if err == nil {
