@@ -76,7 +76,7 @@ func TestManyPaused(t *testing.T) {
 	}
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	if len(n.entries) > 2*windowMax || len(n.known) > 2*windowMax {
+	if len(n.entries) > 2*windowPaused || len(n.known) > 2*windowPaused {
 		t.Errorf("%d entries and %d sequences in memory", len(n.entries), len(n.known))
 	}
 }
@@ -84,9 +84,12 @@ func TestManyPaused(t *testing.T) {
 // Granting in order holds while the window is left and read on.
 func TestOrderBeyondTheWindow(t *testing.T) {
 	n := newNode(t, Options{})
+	n.mu.Lock()
+	n.most = 40
+	n.mu.Unlock()
 	var ids []string
 	for range 5 {
-		subs := make([]mayfly.Submission, windowMax)
+		subs := make([]mayfly.Submission, 100)
 		for i := range subs {
 			subs[i] = work("w")
 		}

@@ -9,13 +9,14 @@ import (
 
 // Bounds on what is held of what is queued.
 const (
-	windowMax   = 256              // entries of one lane
-	windowFew   = 2                // the same, when many are held
-	manyEntries = 20_000           // held over all lanes
-	maxHeld     = 4 << 10          // bytes of a payload that is held
-	maxAllHeld  = 64 << 20         // bytes of all of them
-	soon        = 10 * time.Second // a task that is due by then waits in memory
-	farTimers   = 20_000           // timers beyond which nothing more is taken from later
+	windowFew    = 2                // entries of any lane
+	windowPaused = 64               // of one whose queue is paused
+	windowRead   = 512              // that are read on to
+	manyEntries  = 20_000           // over all lanes; each takes up to half of what is left
+	maxHeld      = 4 << 10          // bytes of a payload that is held
+	maxAllHeld   = 64 << 20         // bytes of all of them
+	soon         = 10 * time.Second // a task that is due by then waits in memory
+	farTimers    = 20_000           // timers beyond which nothing more is taken from later
 )
 
 // entry is a task that is known in memory and has not ended.
@@ -44,11 +45,12 @@ type lane struct {
 }
 
 // limit is how many entries the lane's window may have now.
-func (q *Queue) limit() int {
-	if len(q.entries) > manyEntries {
-		return windowFew
+func (q *Queue) limit(l *lane) int {
+	n := (q.most - len(q.entries)) / 2
+	if l.flow.paused {
+		n = min(n, windowPaused)
 	}
-	return windowMax
+	return max(n, windowFew)
 }
 
 func entryKey(space, id string) string { return space + "." + id }
@@ -61,7 +63,7 @@ func (q *Queue) offer(task mayfly.Task, seq uint64, payload []byte) {
 		return
 	}
 	l := q.lane(task)
-	if q.scanning || l.unread.len() > 0 || len(l.window) >= q.limit() {
+	if q.scanning || l.unread.len() > 0 || len(l.window) >= q.limit(l) {
 		q.leave(l, seq)
 		return
 	}

@@ -128,6 +128,7 @@ type Queue struct {
 	scanned  uint64            // up to this sequence
 	arrivals []arrival         // written meanwhile
 	toRead   []*lane           // lanes to read on
+	most     int               // entries, about
 	held     int               // bytes of payloads of entries
 	waiters  bells             // of Wait, rung when a task has ended
 	watchers bells             // of Watch, rung at every change

@@ -76,7 +76,7 @@ func (q *Queue) takeWishes(most int) []wish {
 		l := q.toRead[0]
 		q.toRead[0] = nil
 		q.toRead = q.toRead[1:]
-		l.ahead = min(q.limit(), max(windowFew, 2*l.ahead))
+		l.ahead = min(q.limit(l), windowRead, max(windowFew, 2*l.ahead))
 		w := wish{l, slices.Clone(l.unread.first(min(max(1, l.ahead-len(l.window)), most-n)))}
 		list = append(list, w)
 		n += len(w.sequences)
