@@ -294,3 +294,43 @@ func TestDoorBeforeTheServer(t *testing.T) {
 		t.Errorf("%d %s", w.Code, w.Body)
 	}
 }
+
+// FuzzInside: whatever is asked for, only what is on the list is reached, and
+// only in the container's own space.
+func FuzzInside(f *testing.F) {
+	for _, target := range []string{
+		"/v1/self", "/v1/tasks/a/wait?space=blog", "/v1/tasks/a%2f../x", "/v1/workloads/f/call/../..//x?space=y", "/v1/workloads/f/calls",
+		"//v1/tasks", "/v1/tasks?space=other", "/v1/tasks?a;b", "/v1/tasks/a/result/", "*", "/v1/tasks/\x00", "http://x/v1/down",
+	} {
+		for _, method := range []string{"GET", "POST", "PUT"} {
+			f.Add(method, target)
+		}
+	}
+	seen := &seenTasks{}
+	calls := &stub{call: func(w http.ResponseWriter, r *http.Request) { seen.note("call %s", w.Header().Get("X-Called")) }}
+	s, err := api.Open(nil, api.Services{Instances: calls, Workloads: calls, Tasks: seen}, api.Options{})
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Fuzz(func(t *testing.T, method, target string) {
+		r, err := http.ReadRequest(bufio.NewReader(strings.NewReader(method + " " + target + " HTTP/1.1\r\nHost: x\r\n\r\n")))
+		if err != nil {
+			return
+		}
+		seen.asked = nil
+		w := httptest.NewRecorder()
+		s.ServeInside(w, r, blog) // the stub panics at every method that it has not got
+		for _, asked := range seen.asked {
+			verb, rest, _ := strings.Cut(asked, " ")
+			if !strings.HasPrefix(rest, "blog") {
+				t.Errorf("%s %s asked %s", method, target, asked)
+			}
+			if verb == "cancel" && method != "POST" || verb == "submit" && method != "POST" {
+				t.Errorf("%s %s asked %s", method, target, asked)
+			}
+		}
+		if len(seen.asked) == 0 && w.Code < 300 && r.URL.Path != "/v1/self" {
+			t.Errorf("%s %s answers %d", method, target, w.Code)
+		}
+	})
+}
