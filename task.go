@@ -99,8 +99,9 @@ type Task struct {
 	Labels    map[string]string `json:"labels,omitempty"`
 	Callback  string            `json:"callback,omitempty"`
 	After     []string          `json:"after,omitempty"`
-	Digest    string            `json:"digest,omitempty"` // of the payload, when there is a key
-	Size      int               `json:"size,omitempty"`   // of the payload, bytes
+	LimitKey  string            `json:"limitKey,omitempty"` // what its workload's KeyLimit found in the payload
+	Digest    string            `json:"digest,omitempty"`   // of the payload, when there is a key
+	Size      int               `json:"size,omitempty"`     // of the payload, bytes
 
 	Attempt  int       `json:"attempt"`            // the number of the one that runs, or comes, or was the last
 	Retried  int       `json:"retried,omitempty"`  // retries used of Retries.Max

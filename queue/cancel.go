@@ -63,7 +63,12 @@ func (q *Queue) claim(got *found) *entry {
 // withdraw takes an entry out of what can be granted, or comes to be.
 func (q *Queue) withdraw(e *entry) {
 	e.timed = false
-	if e.index >= 0 {
+	switch {
+	case e.index < 0:
+	case e.blocked != nil:
+		heap.Remove(&e.blocked.window, e.index)
+		e.blocked = nil
+	default:
 		heap.Remove(&e.lane.window, e.index)
 		q.update(e.lane.flow)
 		q.wantRead(e.lane)

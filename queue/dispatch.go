@@ -122,7 +122,7 @@ func (q *Queue) putBack(e *entry) {
 	f, charged := e.lane.flow, e.grant.charged
 	cancelled := e.grant.ended
 	e.grant = nil
-	f.granted--
+	q.uncount(e)
 	f.bucket.tokens++
 	q.charge(f, -charged)
 	if !cancelled {
@@ -273,7 +273,7 @@ func (q *Queue) Adopt(ctx context.Context, space, id string, attempt mayfly.Atte
 	q.withdraw(e)
 	q.hold(e)
 	e.grant.charged = 0
-	e.lane.flow.granted++
+	q.count(e)
 	q.update(e.lane.flow)
 	g := e.grant
 	g.Attempt, g.started = attempt, attempt.Started

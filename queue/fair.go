@@ -35,6 +35,7 @@ type flow struct {
 	paused  bool
 	limits  limits
 	bucket  bucket
+	keys    map[string]int // granted, by LimitKey
 	granted int
 	pass    time.Duration // its clock
 	usual   time.Duration // how long its tasks run
@@ -101,6 +102,7 @@ func (e *entry) rank() time.Time {
 
 // update puts a flow into the heaps or takes it out, after any change to it.
 func (q *Queue) update(f *flow) {
+	q.skipBlocked(f)
 	may := !f.paused && (f.limits.concurrency == 0 || f.granted < f.limits.concurrency) && f.first() != nil && q.mayStart(f)
 	s := f.space
 	switch {
@@ -133,8 +135,8 @@ func (q *Queue) pick() *entry {
 	q.vtime, s.vtime = s.pass, f.pass
 	l := f.first()
 	e := heap.Pop(&l.window).(*entry)
-	f.granted++
 	f.bucket.tokens--
+	q.count(e)
 	q.charge(f, f.usual)
 	q.wantRead(l)
 	return e
@@ -147,10 +149,12 @@ func (q *Queue) charge(f *flow, d time.Duration) {
 	q.update(f)
 }
 
-// release ends a grant of a flow that was charged its usual and ran for d.
-func (q *Queue) release(f *flow, charged, d time.Duration) {
+// release ends a grant of an entry whose flow was charged its usual and that ran
+// for d.
+func (q *Queue) release(e *entry, charged, d time.Duration) {
+	f := e.lane.flow
 	d = max(d, minCharge)
-	f.granted--
+	q.uncount(e)
 	f.usual = max(minCharge, f.usual+(d-f.usual)/8)
 	q.charge(f, d-charged)
 	q.match()

@@ -27,9 +27,10 @@ type entry struct {
 	held    bool // payload is here; otherwise it is read when granted
 	counted bool // among what is held
 	payload []byte
-	grant   *Grant // nil while it waits
-	index   int    // in its lane's window; -1 when it is not there
-	timed   bool   // among the timers
+	grant   *Grant   // nil while it waits
+	index   int      // in its lane's window, or that of what is blocked; -1 when it is not there
+	timed   bool     // among the timers
+	blocked *blocked // what it is in, nil when it is in none
 }
 
 // lane is the tasks of a workload with one priority, in order: those in memory,
@@ -40,8 +41,10 @@ type lane struct {
 	priority int
 	window   entryHeap
 	unread   sequences
-	queued   bool // in toRead, or being read
-	ahead    int  // entries to read on to; doubled each time, so that a start reads little of each lane
+	blocked  map[string]*blocked // by LimitKey
+	queued   bool                // in toRead, or being read
+	urgent   int                 // that are to be read whatever the window has
+	ahead    int                 // entries to read on to; doubled each time, so that a start reads little of each lane
 }
 
 // limit is how many entries the lane's window may have now.

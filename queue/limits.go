@@ -130,6 +130,9 @@ func (q *Queue) setLimits(key flowKey) {
 	default:
 		f.bucket = bucket{tokens: l.burst, at: l.since}
 	}
+	if f.limits.key != l.key {
+		q.unblockAll(f)
+	}
 	f.limits = l
 	q.update(f)
 }

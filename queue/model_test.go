@@ -57,6 +57,7 @@ func (m *machine) limits() {
 	for w, limit := range m.limit {
 		m.n.deploy(mayfly.Workload{Name: w, Concurrency: limit})
 	}
+	m.n.deploy(mayfly.Workload{Name: "c", Key: mayfly.KeyLimit{Field: "k", Max: 1}})
 }
 
 func (m *machine) submit(r *rapid.T) {
@@ -66,6 +67,9 @@ func (m *machine) submit(r *rapid.T) {
 		sub.Priority = rapid.SampledFrom([]int{0, 0, 5, 9}).Draw(r, "priority")
 		sub.Retries = mayfly.Retries{Max: rapid.IntRange(0, 2).Draw(r, "retries"), Delays: []time.Duration{0}}
 		sub.After = m.parents(r)
+		if sub.Workload == "c" {
+			sub.Payload = []byte(rapid.SampledFrom([]string{`{"k": 1}`, `{"k": 2}`, ``}).Draw(r, "payload"))
+		}
 		subs = append(subs, sub)
 	}
 	for _, a := range m.n.Submit(context.Background(), subs) {
@@ -115,14 +119,16 @@ func (m *machine) over() {
 
 // ready are the tasks that may be granted now.
 func (m *machine) ready() []string {
-	running := map[string]int{}
+	running, keys := map[string]int{}, map[string]int{}
 	for id := range m.grants {
 		running[m.task[id].Workload]++
+		keys[m.task[id].LimitKey]++
 	}
 	var ids []string
 	for id, s := range m.state {
 		w := m.task[id].Workload
-		if s == mayfly.TaskQueued && !m.held(id) && !m.paused[w] && (m.limit[w] == 0 || running[w] < m.limit[w]) {
+		if s == mayfly.TaskQueued && !m.held(id) && !m.paused[w] && (m.limit[w] == 0 || running[w] < m.limit[w]) &&
+			(m.task[id].LimitKey == "" || keys[m.task[id].LimitKey] == 0) {
 			ids = append(ids, id)
 		}
 	}

@@ -144,7 +144,7 @@ func (q *Queue) finish(g *Grant) {
 		g.ended = true
 		q.forget(e)
 	}
-	q.release(e.lane.flow, g.charged, q.ran(g))
+	q.release(e, g.charged, q.ran(g))
 }
 
 func (q *Queue) ran(g *Grant) time.Duration { return time.Since(g.Attempt.Granted) }

@@ -25,7 +25,7 @@ type wish struct {
 
 // wantRead queues a lane for the readers, if there is reason to.
 func (q *Queue) wantRead(l *lane) {
-	if l.unread.len() == 0 || l.queued || l.flow.paused && len(l.window) > 0 || len(l.window) >= max(1, l.ahead/4) {
+	if l.unread.len() == 0 || l.queued || l.urgent == 0 && (l.flow.paused && len(l.window) > 0 || len(l.window) >= max(1, l.ahead/4)) {
 		return
 	}
 	l.queued = true
@@ -77,7 +77,8 @@ func (q *Queue) takeWishes(most int) []wish {
 		q.toRead[0] = nil
 		q.toRead = q.toRead[1:]
 		l.ahead = min(q.limit(l), windowRead, max(windowFew, 2*l.ahead))
-		w := wish{l, slices.Clone(l.unread.first(min(max(1, l.ahead-len(l.window)), most-n)))}
+		w := wish{l, slices.Clone(l.unread.first(min(max(1, l.urgent, l.ahead-len(l.window)), most-n)))}
+		l.urgent = 0
 		list = append(list, w)
 		n += len(w.sequences)
 	}

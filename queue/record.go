@@ -53,7 +53,7 @@ func decode(msg bus.Message) (mayfly.Task, error) {
 	if !idPattern.MatchString(task.ID) || !strings.HasSuffix(msg.Subject, "."+task.ID) {
 		return task, fmt.Errorf("read %s: it holds the record of %.40q", msg.Subject, task.ID)
 	}
-	if task.Priority < 0 || task.Priority > mayfly.MaxPriority || task.Attempt < 1 || task.Size < 0 || len(task.Attempts) > maxAttempts {
+	if task.Priority < 0 || task.Priority > mayfly.MaxPriority || task.Attempt < 1 || task.Size < 0 || len(task.Attempts) > maxAttempts || len(task.LimitKey) > maxLimitKey {
 		return task, fmt.Errorf("read %s: the record is out of bounds", msg.Subject)
 	}
 	return task, nil

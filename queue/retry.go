@@ -147,7 +147,7 @@ func (q *Queue) again(ctx context.Context, g *Grant, next *mayfly.Task) error {
 	g.ended = true
 	q.drop(e)
 	q.replaced(e.seq)
-	q.release(e.lane.flow, g.charged, q.ran(g))
+	q.release(e, g.charged, q.ran(g))
 	q.mu.Unlock()
 	moved := false
 	if later(*next) {

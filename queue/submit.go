@@ -150,6 +150,9 @@ func (p *publish) prepare(ctx context.Context, sub mayfly.Submission, r *resolve
 	if err = r.resolve(ctx, p); err != nil {
 		return err
 	}
+	if k := p.limits.key; k.Max > 0 {
+		p.task.LimitKey = limitKey(sub.Payload, k.Field)
+	}
 	p.flow, p.payload = flowKey{p.task.Space, queueOf(p.task)}, sub.Payload
 	return nil
 }

@@ -107,6 +107,9 @@ func (q *Queue) oldest() uint64 {
 			if l != nil && l.unread.len() > 0 {
 				first = min(first, l.unread.first(1)[0])
 			}
+			if l != nil && l.blocked != nil {
+				first = min(first, l.firstBlocked())
+			}
 		}
 	}
 	for seq, ended := range q.known { // claimed by Cancel, or between two places

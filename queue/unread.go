@@ -33,6 +33,24 @@ func (s *sequences) insert(seq uint64) {
 	s.list = slices.Insert(s.list, i, seq)
 }
 
+// insertFirst is cheap when all, which ascend, come before what there is.
+func (s *sequences) insertFirst(seqs []uint64) {
+	switch {
+	case len(seqs) == 0:
+	case s.len() == 0:
+		*s = sequences{list: slices.Clone(seqs)}
+	case seqs[len(seqs)-1] >= s.list[s.head]:
+		for _, seq := range seqs {
+			s.insert(seq)
+		}
+	case len(seqs) <= s.head:
+		s.head -= len(seqs)
+		copy(s.list[s.head:], seqs)
+	default:
+		s.list = slices.Insert(s.list, s.head, seqs...)
+	}
+}
+
 // remove is cheap near the beginning.
 func (s *sequences) remove(seq uint64) {
 	if s.len() == 0 {
