@@ -52,16 +52,18 @@ type Submission struct {
 	Argv     []string          `json:"argv,omitempty"`    // with Image; its own if empty
 	Env      map[string]string `json:"env,omitempty"`     // with Image, over its own
 
-	Payload   []byte            `json:"payload,omitempty"`
-	Priority  int               `json:"priority,omitempty"` // 0 to 9, 9 first
-	NotBefore time.Time         `json:"notBefore,omitzero"` // now if zero
-	Timeout   time.Duration     `json:"timeout,omitempty"`  // of one attempt, ns; 0: the workload's, or one hour
-	Memory    int64             `json:"memory,omitempty"`   // bytes; 0: the workload's
-	Retries   Retries           `json:"retries,omitzero"`   // what is zero is the workload's; Max -1: none, whatever that says
-	Key       string            `json:"key,omitempty"`      // the same key is the same task
-	Labels    map[string]string `json:"labels,omitempty"`   //
-	Callback  string            `json:"callback,omitempty"` // URL that is told of the end
-	After     []string          `json:"after,omitempty"`    // ids of tasks that must have succeeded
+	Payload []byte `json:"payload,omitempty"` // 1 MB at most
+	// PayloadRef names a payload that was uploaded before, instead of Payload.
+	PayloadRef string            `json:"payloadRef,omitempty"`
+	Priority   int               `json:"priority,omitempty"` // 0 to 9, 9 first
+	NotBefore  time.Time         `json:"notBefore,omitzero"` // now if zero
+	Timeout    time.Duration     `json:"timeout,omitempty"`  // of one attempt, ns; 0: the workload's, or one hour
+	Memory     int64             `json:"memory,omitempty"`   // bytes; 0: the workload's
+	Retries    Retries           `json:"retries,omitzero"`   // what is zero is the workload's; Max -1: none, whatever that says
+	Key        string            `json:"key,omitempty"`      // the same key is the same task
+	Labels     map[string]string `json:"labels,omitempty"`   //
+	Callback   string            `json:"callback,omitempty"` // URL that is told of the end
+	After      []string          `json:"after,omitempty"`    // ids of tasks that must have succeeded
 }
 
 // Attempt is one execution of a task. A task that waits has none for the
@@ -100,7 +102,7 @@ type Task struct {
 	Callback  string            `json:"callback,omitempty"`
 	After     []string          `json:"after,omitempty"`
 	LimitKey  string            `json:"limitKey,omitempty"` // what its workload's KeyLimit found in the payload
-	Digest    string            `json:"digest,omitempty"`   // of the payload, when there is a key
+	Digest    string            `json:"digest,omitempty"`   // of the payload, when there is a key or it is large
 	Size      int               `json:"size,omitempty"`     // of the payload, bytes
 
 	Attempt  int       `json:"attempt"`            // the number of the one that runs, or comes, or was the last

@@ -146,6 +146,10 @@ func (b *Bus) connect(log *slog.Logger) error {
 // asynchronous publish that fails is logged by the bus.
 func (b *Bus) JetStream() jetstream.JetStream { return b.js }
 
+// Dir is the data directory, in which the packages above may have directories of
+// their own.
+func (b *Bus) Dir() string { return b.dir }
+
 // State returns the bucket of desired and observed state.
 func (b *Bus) State() jetstream.KeyValue { return b.state }
 

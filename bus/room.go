@@ -55,6 +55,16 @@ func (b *Bus) Room() Room {
 	return b.look()
 }
 
+// RoomFor reports whether there is room for so many bytes more, and would be
+// RoomForAll still. It asks the file system.
+func (b *Bus) RoomFor(bytes int64) bool {
+	var fs unix.Statfs_t
+	if err := unix.Statfs(b.dir, &fs); err != nil {
+		return true // a write will say what is wrong
+	}
+	return roomOf(int64(fs.Blocks)*fs.Bsize, int64(fs.Bavail)*fs.Bsize-bytes, int64(fs.Files), int64(fs.Ffree)) == RoomForAll
+}
+
 // look asks the file system, if it was not asked just now. The gauge is locked.
 func (b *Bus) look() Room {
 	g := &b.gauge

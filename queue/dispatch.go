@@ -15,12 +15,13 @@ import (
 type Grant struct {
 	Task     mayfly.Task     // as it is starting
 	Release  *mayfly.Release // that the task pins, not to be written to; nil for one of an image
-	Payload  []byte
+	Payload  []byte          // nil when it is large; OpenPayload has either
 	Attempt  mayfly.Attempt
 	Deadline time.Time         // of the attempt, when the task has a timeout; the runner's to keep
 	Results  map[string][]byte // of the tasks that this one came after, by id; the runner's to fetch
 
 	entry     *entry
+	payloads  *payloads
 	cancelled chan struct{}
 	charged   time.Duration
 	started   time.Time // guarded by the queue's mutex, as is what follows
@@ -114,7 +115,7 @@ func (q *Queue) matchLater() {
 
 // hold makes an entry granted, to nobody yet.
 func (q *Queue) hold(e *entry) {
-	e.grant = &Grant{entry: e, cancelled: make(chan struct{}), charged: e.lane.flow.usual}
+	e.grant = &Grant{entry: e, payloads: q.payloads, cancelled: make(chan struct{}), charged: e.lane.flow.usual}
 }
 
 // putBack undoes a grant that did not reach anybody.

@@ -114,6 +114,7 @@ func (q *Queue) conclude(ctx context.Context, task mayfly.Task, output []byte) e
 	expect(msg, 0)
 	_, err = q.js.PublishMsg(ctx, msg)
 	if err == nil {
+		q.dropPayload(task)
 		return nil
 	}
 	if err = writeError(err); !errors.Is(err, errExists) {

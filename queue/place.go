@@ -158,22 +158,6 @@ func (q *Queue) get(ctx context.Context, space, id string) (found, error) {
 	return q.find(ctx, space, id, "*")
 }
 
-// Payload returns what a task that has not ended was submitted with.
-func (q *Queue) Payload(ctx context.Context, space, id string) ([]byte, error) {
-	got, err := q.get(ctx, space, id)
-	if err != nil {
-		return nil, err
-	}
-	if got.place == inOutcome {
-		return nil, mayfly.Errorf(mayfly.NotFound, "task %s has ended, and its payload is gone", id)
-	}
-	if got.data == nil {
-		again, err := q.look(ctx, inPending, bus.TasksStream, pendingSubject(got.task), id)
-		return again.data, err
-	}
-	return got.data, nil
-}
-
 // Result returns what a task that has ended returned: the first part of it,
 // when the task says that it was cut.
 func (q *Queue) Result(ctx context.Context, space, id string) ([]byte, error) {

@@ -63,6 +63,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"path/filepath"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -75,37 +76,43 @@ import (
 	"github.com/mayfly-run/mayfly/store"
 )
 
-// MaxPayload is the size limit of a task's payload, in bytes.
-const MaxPayload = 1_000_000
+// MaxInline is the size in bytes up to which a payload lies in its task's
+// message; one that is larger lies in a file. It is part of the data's format.
+const MaxInline = 1_000_000
 
 // Options tune a Queue. The zero value is fit for production.
 type Options struct {
 	Log      *slog.Logger // nil: nothing is logged
 	Images   Images       // nil: tasks of images are refused
 	MaxTasks int          // that wait, over all workloads; 2,000,000 if zero
-	MaxBytes int64        // of those; 7/8 of what the stream holds if zero
+	MaxBytes int64        // of those, with their payloads; 7/8 of what the stream holds if zero
 	Output   int          // bytes kept of a result; 256 kB if zero
 	Readers  int          // that read on in the streams; 4 if zero
+
+	MaxPayload int64         // bytes of one payload; 256 MB if zero
+	KeepAge    time.Duration // of outcomes; bus.OutcomesMaxAge if zero
+	KeepCount  int64         // outcomes; bus.OutcomesMax if zero
 }
 
 // Queue holds the tasks of every space. Its methods are safe for concurrent use.
 type Queue struct {
-	bus     *bus.Bus
-	store   *store.Store
-	js      jetstream.JetStream
-	log     *slog.Logger
-	opts    Options
-	tasks   jetstream.Stream
-	parked  jetstream.Stream
-	ids     [256]sync.Mutex    // one task moves or is looked up at a time
-	keys    [256]sync.Mutex    // one submission with a key at a time; locked before ids
-	indexMu sync.Mutex         // held while the index is written
-	opened  uint64             // last sequence of tasks before Open
-	since   time.Time          // of Open
-	waiting gauge              // what the streams hold, about
-	stop    context.CancelFunc // of the readers
-	quit    chan struct{}      // closed by Close
-	done    sync.WaitGroup
+	bus      *bus.Bus
+	store    *store.Store
+	js       jetstream.JetStream
+	log      *slog.Logger
+	opts     Options
+	tasks    jetstream.Stream
+	parked   jetstream.Stream
+	ids      [256]sync.Mutex    // one task moves or is looked up at a time
+	keys     [256]sync.Mutex    // one submission with a key at a time; locked before ids
+	indexMu  sync.Mutex         // held while the index is written
+	opened   uint64             // last sequence of tasks before Open
+	since    time.Time          // of Open
+	waiting  gauge              // what the streams hold, about
+	payloads *payloads          // the large ones
+	stop     context.CancelFunc // of the readers
+	quit     chan struct{}      // closed by Close
+	done     sync.WaitGroup
 
 	mu       sync.Mutex
 	running  bool // Run was called
@@ -162,6 +169,7 @@ func Open(ctx context.Context, b *bus.Bus, s *store.Store, opts Options) (*Queue
 	opts.MaxTasks = cmp.Or(opts.MaxTasks, 2_000_000)
 	opts.MaxBytes = cmp.Or(opts.MaxBytes, bus.TasksMaxBytes/8*7)
 	opts.Output = cmp.Or(opts.Output, 256<<10)
+	opts.MaxPayload = cmp.Or(opts.MaxPayload, 256<<20)
 	opts.Readers = cmp.Or(opts.Readers, 4)
 	q := &Queue{
 		bus: b, store: s, js: b.JetStream(), log: opts.Log, opts: opts, since: time.Now(),
@@ -171,7 +179,14 @@ func Open(ctx context.Context, b *bus.Bus, s *store.Store, opts Options) (*Queue
 	}
 	q.readCond = sync.NewCond(&q.mu)
 	q.applyLimits(s.Snapshot(), time.Time{})
+	if err := q.keep(ctx); err != nil {
+		return nil, err
+	}
 	if err := q.load(ctx); err != nil {
+		return nil, err
+	}
+	var err error
+	if q.payloads, err = openPayloads(filepath.Join(b.Dir(), payloadsDir)); err != nil {
 		return nil, err
 	}
 	reading, stop := context.WithCancel(context.Background())
@@ -233,6 +248,7 @@ func (q *Queue) Run(ctx context.Context) error {
 	parts.Go(func() { q.runClock(ctx, &q.timers, q.ring) })
 	parts.Go(func() { q.runClock(ctx, &q.laters, q.promote) })
 	parts.Go(func() { q.runTidy(ctx) })
+	parts.Go(func() { q.runPayloads(ctx) })
 	parts.Go(func() { q.followRecord(ctx) })
 	for range heldWorkers {
 		parts.Go(func() { q.runHeld(ctx) })
@@ -262,6 +278,7 @@ func (q *Queue) Close() {
 	q.mu.Unlock()
 	q.stop()
 	q.done.Wait()
+	q.payloads.close()
 }
 
 // lockID keeps all else from moving or looking up the task.

@@ -291,10 +291,10 @@ func TestFromSubmitToOutcome(t *testing.T) {
 func TestLargestPayload(t *testing.T) {
 	n := startNode(t)
 	sub := work("w")
-	sub.Payload = make([]byte, MaxPayload)
+	sub.Payload = make([]byte, MaxInline)
 	n.submit(sub)
 	g := n.next()
-	if len(g.Payload) != MaxPayload {
+	if len(g.Payload) != MaxInline {
 		t.Errorf("%d bytes came", len(g.Payload))
 	}
 	if _, err := n.Done(t.Context(), g, mayfly.Result{Exit: mayfly.Exit{Reason: mayfly.Succeeded}, Output: make([]byte, 4<<20)}); err != nil {

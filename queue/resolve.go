@@ -83,6 +83,9 @@ func (r *resolver) resolve(ctx context.Context, p *publish) error {
 		rel = &pinned
 	}
 	task.Release = rel.Number
+	if most := rel.Workload.MaxBody; most > 0 && int64(task.Size) > most {
+		return mayfly.Errorf(mayfly.TooLarge, "the payload has %d bytes; function %s takes %d at most", task.Size, task.Workload, most)
+	}
 	p.limits, p.revision = limitsOf(&w.Workload), w.Revision
 	applyDefaults(task, &rel.Workload)
 	return nil
@@ -161,9 +164,11 @@ func checkSubmission(sub mayfly.Submission) error {
 		return invalid("arguments and environment are for tasks of an image")
 	case sub.Release < 0 || sub.Image != "" && sub.Release != 0:
 		return invalid("release %d cannot be that of a task", sub.Release)
-	case len(sub.Payload) > MaxPayload:
-		return mayfly.Errorf(mayfly.TooLarge, "the payload has %d bytes, and the limit is %d", len(sub.Payload), MaxPayload).
-			WithHint("put it where the task can fetch it, and submit its address")
+	case len(sub.Payload) > 0 && sub.PayloadRef != "":
+		return invalid("payload and payloadRef exclude each other")
+	case len(sub.Payload) > MaxInline:
+		return mayfly.Errorf(mayfly.TooLarge, "the payload has %d bytes, and what comes with a task is limited to %d", len(sub.Payload), MaxInline).
+			WithHint("upload it with POST /v1/payloads, and submit its ref")
 	case sub.Priority < 0 || sub.Priority > mayfly.MaxPriority:
 		return invalid("priority %d is not between 0 and %d", sub.Priority, mayfly.MaxPriority)
 	case time.Until(sub.NotBefore) > maxDelay:

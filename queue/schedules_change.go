@@ -40,6 +40,9 @@ func (s *Schedules) check(ctx context.Context, want mayfly.Schedule) error {
 	if _, err := schedule.NewTimetable(want, &s.zones); err != nil {
 		return err
 	}
+	if want.Task.PayloadRef != "" {
+		return mayfly.Errorf(mayfly.Invalid, "an upload is for one task, and schedule %s makes many", want.Name).WithHint("give it a payload")
+	}
 	if n := len(want.Task.Payload); n > MaxSchedulePayload {
 		return mayfly.Errorf(mayfly.TooLarge, "the payload of schedule %s has %d bytes, and the limit is %d", want.Name, n, MaxSchedulePayload).
 			WithHint("put it where the task can fetch it, and give its address")

@@ -76,6 +76,10 @@ func (q *Queue) submit(ctx context.Context, subs []mayfly.Submission, answers []
 	if err := q.makeRoom(ctx, list); err != nil {
 		return err
 	}
+	if err := q.claimPayloads(list); err != nil {
+		return err
+	}
+	defer q.settlePayloads(list)
 	defer q.recheck(list)
 	if len(list) == 1 {
 		list[0].publish(ctx, q)
@@ -140,12 +144,22 @@ type publish struct {
 	future   jetstream.PubAckFuture
 	err      error
 	answer   *Accepted
+	ref      *payloadRef // of an upload that is its payload
+	refErr   error       // why that cannot be read
 }
 
 // prepare checks a submission and resolves it.
 func (p *publish) prepare(ctx context.Context, sub mayfly.Submission, r *resolver) (err error) {
 	if p.task, err = newTask(sub); err != nil {
 		return err
+	}
+	if sub.PayloadRef != "" {
+		if err = p.refer(r.q, &sub); err != nil {
+			return err
+		}
+	}
+	if int64(p.task.Size) > r.q.opts.MaxPayload {
+		return TooLargePayload(r.q.opts.MaxPayload)
 	}
 	if err = r.resolve(ctx, p); err != nil {
 		return err
@@ -289,7 +303,7 @@ func (q *Queue) makeRoom(ctx context.Context, list []*publish) error {
 	if q.bus.Room() != bus.RoomForAll {
 		return diskFull()
 	}
-	if q.waiting.tasks.Load()+tasks > int64(q.opts.MaxTasks) || q.waiting.bytes.Load()+bytes > q.opts.MaxBytes {
+	if q.waiting.tasks.Load()+tasks > int64(q.opts.MaxTasks) || q.waiting.bytes.Load()+q.payloads.used.Load()+bytes > q.opts.MaxBytes {
 		return full()
 	}
 	for _, p := range list {

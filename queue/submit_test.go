@@ -20,7 +20,7 @@ func TestBatchIsRefusedWhole(t *testing.T) {
 	}{
 		"priority":        {mayfly.Invalid, mayfly.Submission{Workload: "w", Priority: 10}},
 		"no name":         {mayfly.Invalid, mayfly.Submission{Workload: "Not A Name"}},
-		"too large":       {mayfly.TooLarge, mayfly.Submission{Workload: "w", Payload: make([]byte, MaxPayload+1)}},
+		"too large":       {mayfly.TooLarge, mayfly.Submission{Workload: "w", Payload: make([]byte, MaxInline+1)}},
 		"a long record":   {mayfly.TooLarge, mayfly.Submission{Image: "busybox", Argv: []string{strings.Repeat("x", maxRecord)}}},
 		"two things":      {mayfly.Invalid, mayfly.Submission{Workload: "w", Image: "busybox"}},
 		"nothing":         {mayfly.Invalid, mayfly.Submission{}},

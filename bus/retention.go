@@ -1,0 +1,29 @@
+package bus
+
+import (
+	"context"
+	"fmt"
+	"path/filepath"
+	"time"
+)
+
+// KeepOutcomes sets for how long, and how many, outcomes are kept, where that is
+// not so already. What is too old or too many then goes at once.
+func (b *Bus) KeepOutcomes(ctx context.Context, age time.Duration, count int64) error {
+	stream, err := b.js.Stream(ctx, OutcomesStream)
+	if err != nil {
+		return fmt.Errorf("look up stream %s: %w", OutcomesStream, err)
+	}
+	config := stream.CachedInfo().Config
+	if config.MaxAge == age && config.MaxMsgs == count {
+		return nil
+	}
+	config.MaxAge, config.MaxMsgs = age, count
+	// The window in which a publish is known again by its id is never used, and
+	// must not be longer than the age.
+	config.Duplicates = min(config.Duplicates, age)
+	if _, err := b.js.UpdateStream(ctx, config); err != nil {
+		return fmt.Errorf("update stream %s: %w", OutcomesStream, err)
+	}
+	return syncFS(filepath.Join(b.dir, storeDir))
+}
