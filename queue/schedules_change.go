@@ -107,12 +107,28 @@ func (s *Schedules) change(ctx context.Context, name schedule.Name, decide func(
 	if err != nil {
 		return mayfly.Scheduled{}, err
 	}
+	if old == nil {
+		err = s.room(0) // it is in the map already
+	}
+	if err != nil {
+		return mayfly.Scheduled{}, err
+	}
 	if old == nil || !next.same(*old) {
 		if err := s.put(ctx, e, next); err != nil {
 			return mayfly.Scheduled{}, err
 		}
 	}
 	return s.view(e, next, 1), nil
+}
+
+// room refuses so many more schedules when there would be too many.
+func (s *Schedules) room(more int) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(s.all)+more > s.opts.Max {
+		return mayfly.Errorf(mayfly.Busy, "there are more than %d schedules then", s.opts.Max).WithHint("remove some")
+	}
+	return nil
 }
 
 // put writes a definition and has it looked at.
@@ -145,12 +161,6 @@ func (s *Schedules) define(want mayfly.Schedule, old *definition) (definition, e
 			next.Since = at.Truncate(time.Second)
 		}
 		return next, nil
-	}
-	s.mu.Lock()
-	count := len(s.all)
-	s.mu.Unlock()
-	if old == nil && count > s.opts.Max {
-		return next, mayfly.Errorf(mayfly.Busy, "there are %d schedules already", count-1).WithHint("remove some")
 	}
 	timetable, err := schedule.NewTimetable(next.Schedule, &s.zones)
 	if err == nil {

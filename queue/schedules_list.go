@@ -52,7 +52,7 @@ func (s *Schedules) List(ctx context.Context, space, after string, limit int) ([
 		if len(list) == limit {
 			break
 		}
-		got, err := s.Get(ctx, space, name, 1)
+		got, err := s.glance(ctx, schedule.Name{Space: space, Name: name})
 		if mayfly.KindOf(err) == mayfly.NotFound {
 			continue
 		}
@@ -62,6 +62,21 @@ func (s *Schedules) List(ctx context.Context, space, after string, limit int) ([
 		list = append(list, got)
 	}
 	return list, nil
+}
+
+// glance returns a schedule with its next tick, and with what this process knows
+// of how far it has come.
+func (s *Schedules) glance(ctx context.Context, name schedule.Name) (mayfly.Scheduled, error) {
+	e := s.lock(name)
+	defer s.unlock(e)
+	def, msg, err := s.read(ctx, name)
+	if err == nil && msg.Sequence != e.seq {
+		def, _, err = s.refresh(ctx, e)
+	}
+	if err != nil {
+		return mayfly.Scheduled{}, err
+	}
+	return s.view(e, def, 1), nil
 }
 
 // view is a schedule as others see it. The caller holds its mutex.

@@ -18,6 +18,7 @@ func (s *Schedules) CheckManifest(ctx context.Context, w mayfly.Workload) error 
 	if err != nil {
 		return err
 	}
+	added := 0
 	for _, want := range list {
 		if err := s.check(ctx, want); err != nil {
 			return err
@@ -31,12 +32,14 @@ func (s *Schedules) CheckManifest(ctx context.Context, w mayfly.Workload) error 
 			old = &def
 		case mayfly.KindOf(err) != mayfly.NotFound:
 			return err
+		default:
+			added++
 		}
 		if _, err := s.define(want, old); err != nil {
 			return err
 		}
 	}
-	return nil
+	return s.room(added)
 }
 
 // Apply makes the schedules of a workload's manifest what the workload says:

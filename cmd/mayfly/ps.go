@@ -226,9 +226,9 @@ func (c *cli) rm() *cobra.Command {
 func (c *cli) inspect() *cobra.Command {
 	return &cobra.Command{
 		Use:   "inspect NAME...",
-		Short: "Show all there is to know about containers, functions, runs, tasks and images, as JSON",
-		Long: `Show all there is to know about containers, functions, runs, tasks and images,
-as a JSON list. Each name is looked up in this order, and the first that is found
+		Short: "Show all there is to know about containers, functions, runs, tasks, schedules and images, as JSON",
+		Long: `Show all there is to know about containers, functions, runs, tasks, schedules and
+images, as a JSON list. Each name is looked up in this order, and the first that is found
 is shown.`,
 		Example: `  mayfly inspect web
   mayfly inspect debian:12`,
@@ -261,6 +261,7 @@ func (c *cli) find(ctx context.Context, name string) (any, error) {
 		func() (any, error) { return cl.GetWorkload(ctx, name) },
 		func() (any, error) { return cl.GetRun(ctx, name) },
 		func() (any, error) { return cl.GetTask(ctx, name) },
+		func() (any, error) { return cl.GetSchedule(ctx, name, 5) },
 		func() (any, error) { return cl.GetImage(ctx, name) },
 	}
 	for _, lookup := range lookups {
@@ -273,5 +274,5 @@ func (c *cli) find(ctx context.Context, name string) (any, error) {
 			return nil, err
 		}
 	}
-	return nil, mayfly.Errorf(mayfly.NotFound, "no container, function, run, task or image is called %q", name)
+	return nil, mayfly.Errorf(mayfly.NotFound, "no container, function, run, task, schedule or image is called %q", name)
 }
