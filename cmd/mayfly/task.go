@@ -111,7 +111,7 @@ func (c *cli) taskEnd(t mayfly.Task) error {
 	switch exit := lastExit(t); {
 	case t.State == mayfly.TaskBuried:
 		text += fmt.Sprintf("was buried after %d attempts", t.Attempt)
-	case t.State == mayfly.TaskFailed && exit != nil && exit.Code != 0 && exit.Detail == "":
+	case t.State == mayfly.TaskFailed && exit != nil && exit.Code != 0 && exit.Code < 256:
 		text += fmt.Sprintf("failed with exit status %d", exit.Code)
 	case t.State == mayfly.TaskFailed:
 		text += "failed"
