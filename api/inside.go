@@ -6,11 +6,14 @@ import (
 	"io"
 	"net/http"
 	"net/url"
+	"reflect"
 	"regexp"
 	"strings"
 	"sync"
 	"time"
 	"unicode/utf8"
+
+	"github.com/danielgtaylor/huma/v2"
 
 	"github.com/mayfly-run/mayfly"
 	client "github.com/mayfly-run/mayfly/sdk/go"
@@ -91,6 +94,26 @@ func (s *Server) takeProgress(w http.ResponseWriter, r *http.Request, who mayfly
 	}
 	p := mayfly.Progress{Percent: in.Percent, Message: in.Message, Time: time.Now().UTC()}
 	return s.services.Tasks.Progress(r.Context(), who.Space, who.Run, who.Attempt, p)
+}
+
+// inside documents what only programs in containers can ask for.
+func (r *router) inside() {
+	space := []*huma.Param{{Name: "space", In: "query", Schema: &huma.Schema{Type: huma.TypeString}, Description: "the container's own"}}
+	outside := func(w http.ResponseWriter, req *http.Request) {
+		r.fail(w, req, mayfly.Errorf(mayfly.Denied, "only a program in a container can ask for %s, at its own socket", req.URL.Path))
+	}
+	self := operation{id: "self", route: "GET /v1/self", summary: "Who asks, from inside a container",
+		detail: "At /run/mayfly/api.sock in a container this API is there in part: /v1/self, what submits, reads and cancels tasks, and calls of " +
+			"functions, all in the container's own space."}
+	r.raw(self, []string{http.MethodGet}, space, map[string]*huma.Response{"200": {
+		Description: "the container, and the run that it serves just now",
+		Content:     map[string]*huma.MediaType{"application/json": {Schema: r.schema(reflect.TypeFor[mayfly.Identity]())}},
+	}}, outside)
+	progress := operation{id: "self-progress", route: "PUT /v1/self/progress", summary: "Say how far the task is that asks, from inside its container",
+		body: &huma.RequestBody{Required: true, Content: map[string]*huma.MediaType{
+			"application/json": {Schema: r.schema(reflect.TypeFor[client.ProgressRequest]())},
+		}}}
+	r.raw(progress, []string{http.MethodPut}, space, map[string]*huma.Response{"204": {Description: "noted"}}, outside)
 }
 
 // insideOperation is a kind of operation that may be asked for from inside.

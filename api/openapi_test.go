@@ -205,6 +205,8 @@ func TestClientFollowsTheDocument(t *testing.T) {
 		"PurgeTask":      func() { c.PurgeTask(ctx, "x") },
 		"RetryDead":      func() { c.RetryDead(ctx, client.DeadTasks{}, nil) },
 		"PurgeDead":      func() { c.PurgeDead(ctx, client.DeadTasks{}, nil) },
+		"Self":           func() { c.Self(ctx) },
+		"Progress":       func() { c.Progress(ctx, 1, "x") },
 		"TaskProgress":   func() { c.TaskProgress(ctx, "x", client.ProgressRequest{}) },
 		"PauseQueue":     func() { c.PauseQueue(ctx, "x") },
 		"ResumeQueue":    func() { c.ResumeQueue(ctx, "x") },

@@ -43,6 +43,7 @@ func (s *Server) routes() (http.Handler, error) {
 	r.runs()
 	r.tasks()
 	r.schedules()
+	r.inside()
 	r.machine()
 	schemas := r.huma.OpenAPI().Components.Schemas.Map()
 	delete(schemas, "ErrorModel") // huma's own; ours is Problem

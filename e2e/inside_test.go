@@ -176,6 +176,9 @@ func TestInsideOfASpace(t *testing.T) {
 			t.Errorf("%s %s %s answers %s", c.method, c.path, c.body, got)
 		}
 	}
+	if status, text, _ := n.get("web", "/client"); status != 200 || text != "blog web <nil>\nblog queued <nil>\n<nil> conflict\ndenied\n" {
+		t.Errorf("the client says %d %s", status, text)
+	}
 	if now, err := n.GetTask(t.Context(), task.ID); err != nil || now.State != mayfly.TaskQueued {
 		t.Errorf("%+v, %v", now, err)
 	}

@@ -15,6 +15,9 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/mayfly-run/mayfly"
+	client "github.com/mayfly-run/mayfly/sdk/go"
 )
 
 func main() {
@@ -77,6 +80,7 @@ func main() {
 		status, text, err := ask(r.URL.Query().Get("method"), r.URL.Query().Get("path"), string(body))
 		fmt.Fprintln(w, status, text, err)
 	})
+	http.HandleFunc("/client", useClient)
 	http.HandleFunc("/headers", func(w http.ResponseWriter, r *http.Request) { r.Header.Write(w) })
 	hangUp, _ := time.ParseDuration(os.Getenv("HANG_UP")) // on connections that are idle for so long
 	server := http.Server{Addr: ":" + os.Getenv("PORT"), IdleTimeout: hangUp}
@@ -101,6 +105,24 @@ func ask(method, path, body string) (int, string, error) {
 	defer resp.Body.Close()
 	text, err := io.ReadAll(resp.Body)
 	return resp.StatusCode, strings.TrimSpace(string(text)), err
+}
+
+// useClient has the Go client ask from inside, which knows where by itself.
+func useClient(w http.ResponseWriter, r *http.Request) {
+	c, err := client.New("")
+	if err != nil {
+		fmt.Fprintln(w, err)
+		return
+	}
+	defer c.Close()
+	who, err := c.Self(r.Context())
+	fmt.Fprintln(w, who.Space, who.Workload, err)
+	task, err := c.Submit(r.Context(), mayfly.Submission{Workload: who.Workload, NotBefore: time.Now().Add(time.Hour)})
+	fmt.Fprintln(w, task.Space, task.State, err)
+	_, err = c.CancelTask(r.Context(), task.ID)
+	fmt.Fprintln(w, err, mayfly.KindOf(c.Progress(r.Context(), 1, "")))
+	_, err = c.ListInstances(r.Context(), true)
+	fmt.Fprintln(w, mayfly.KindOf(err))
 }
 
 // echo sends back each piece of the body as it comes.

@@ -28,8 +28,11 @@ import (
 // DefaultHost is where the daemon listens when nothing else is said.
 const DefaultHost = "unix:///run/mayfly/mayfly.sock"
 
-// HostVariable names the environment variable that New reads.
-const HostVariable = "MAYFLY_HOST"
+// The environment variables that New reads.
+const (
+	HostVariable  = "MAYFLY_HOST"
+	SpaceVariable = "MAYFLY_SPACE"
+)
 
 // dialTimeout bounds how long one connection may take to come about.
 const dialTimeout = 10 * time.Second
@@ -56,7 +59,7 @@ func New(host string) (*Client, error) {
 	if err != nil {
 		return nil, badHost(host)
 	}
-	c := &Client{host: host, space: mayfly.DefaultSpace}
+	c := &Client{host: host, space: os.Getenv(SpaceVariable)}
 	dialer := &net.Dialer{Timeout: dialTimeout}
 	dial := dialer.DialContext
 	switch {
@@ -93,7 +96,8 @@ func badHost(host string) error {
 // Host is where the client's daemon is, as it was given to New.
 func (c *Client) Host() string { return c.host }
 
-// Space is the space that the client's calls name.
+// Space is the space that the client's calls name. Empty, they name none: it is
+// the default one, and in a container the container's own.
 func (c *Client) Space() string { return c.space }
 
 // WithSpace returns a client for another space of the same daemon. It shares

@@ -48,7 +48,9 @@ func (c *Client) request(ctx context.Context, k call) (*http.Request, error) {
 	if query == nil {
 		query = url.Values{}
 	}
-	query.Set("space", c.space)
+	if c.space != "" {
+		query.Set("space", c.space)
+	}
 	u.RawQuery = query.Encode()
 
 	body := k.raw

@@ -87,7 +87,10 @@ func (c *Client) Call(ctx context.Context, workload string, k Call) (*http.Respo
 	if req.Header == nil {
 		req.Header = http.Header{}
 	}
-	req.Header.Set(HeaderSpace, c.space)
+	req.Header.Del(HeaderSpace)
+	if c.space != "" {
+		req.Header.Set(HeaderSpace, c.space)
+	}
 	req.Header.Del(HeaderMemory)
 	if k.Memory != 0 {
 		req.Header.Set(HeaderMemory, strconv.FormatInt(k.Memory, 10))
