@@ -80,7 +80,7 @@ func TestManyOfOneKey(t *testing.T) {
 		t.Errorf("granted those of %q", users)
 	}
 	n.mu.Lock()
-	if len(n.entries) > 2*windowMax {
+	if len(n.entries) > manyEntries {
 		t.Errorf("%d tasks are in memory", len(n.entries))
 	}
 	n.mu.Unlock()
