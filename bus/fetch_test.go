@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"slices"
 	"testing"
+
+	"github.com/nats-io/nats.go"
 )
 
 // sequences of messages, for comparing.
@@ -156,5 +158,46 @@ func TestLastOfMuch(t *testing.T) {
 	msgs, err := b.LastOf(t.Context(), TasksStream, subjects)
 	if err != nil || len(msgs) != count {
 		t.Errorf("%d messages, %v", len(msgs), err)
+	}
+}
+
+func TestScan(t *testing.T) {
+	b := open(t, t.TempDir())
+	defer closeBus(t, b)
+	const count = scanBatch + 10
+	for i := range 2 * count {
+		msg := nats.NewMsg(PendingSubject([]string{"a", "b"}[i%2], "w", "0", fmt.Sprint(i)))
+		msg.Header.Set("X", "y")
+		msg.Data = []byte("data")
+		if _, err := b.JetStream().PublishMsgAsync(msg); err != nil {
+			t.Fatal(err)
+		}
+	}
+	<-b.JetStream().PublishAsyncComplete()
+	for subject, want := range map[string]int{"": 2 * count, PendingSubject("a", "*", "*", "*"): count, PendingSubject("c", "*", "*", "*"): 0} {
+		got, last := 0, uint64(0)
+		err := b.Scan(t.Context(), TasksStream, subject, 0, func(list []Message) bool {
+			for _, msg := range list {
+				if msg.Sequence <= last || msg.Header.Get("X") != "y" || len(msg.Data) > 0 {
+					t.Errorf("after %d: %+v", last, msg)
+				}
+				got, last = got+1, msg.Sequence
+			}
+			return true
+		})
+		if err != nil || got != want {
+			t.Errorf("%q: got %d messages, %v; want %d", subject, got, err, want)
+		}
+	}
+	seen := 0
+	err := b.Scan(t.Context(), TasksStream, "", 5, func(list []Message) bool {
+		seen++
+		if list[0].Sequence != 5 {
+			t.Errorf("begins at %d", list[0].Sequence)
+		}
+		return false
+	})
+	if err != nil || seen != 1 {
+		t.Errorf("called %d times, %v", seen, err)
 	}
 }

@@ -13,6 +13,7 @@ import (
 // Bounds of a walk.
 const (
 	walkBatch = 2000            // messages at once
+	scanBatch = 256             // likewise, with headers
 	walkIdle  = 5 * time.Minute // after which the server forgets a walk of a process that is gone
 )
 
@@ -26,12 +27,37 @@ type Position struct {
 // without their data, up to the present end. It hands many at once to take,
 // until that returns false. A million take some seconds, whatever their size.
 func (b *Bus) Walk(ctx context.Context, stream string, from uint64, take func([]Position) bool) error {
+	list := make([]Position, 0, walkBatch)
+	return b.walk(ctx, stream, "", from, walkBatch, func(batch []jetstream.Msg, sequences []uint64) bool {
+		list = list[:0]
+		for i, msg := range batch {
+			list = append(list, Position{msg.Subject(), sequences[i]})
+		}
+		return take(list)
+	})
+}
+
+// Scan is Walk with the headers of the messages, whose Data is nil, and for those
+// on subject only, which may hold wildcards; an empty one is any. Where the
+// subject is not empty, the server first counts all that are on it.
+func (b *Bus) Scan(ctx context.Context, stream, subject string, from uint64, take func([]Message) bool) error {
+	return b.walk(ctx, stream, subject, from, scanBatch, func(batch []jetstream.Msg, sequences []uint64) bool {
+		list := make([]Message, len(batch))
+		for i, msg := range batch {
+			list[i] = Message{Subject: msg.Subject(), Sequence: sequences[i], Header: msg.Headers()}
+		}
+		return take(list)
+	})
+}
+
+func (b *Bus) walk(ctx context.Context, stream, subject string, from uint64, most int, take func([]jetstream.Msg, []uint64) bool) error {
 	wrap := func(err error) error { return fmt.Errorf("walk through stream %s: %w", stream, err) }
 	// A consumer is the one way of reading in which the server neither counts
 	// what follows nor makes headers for each message.
 	consumer, err := b.js.CreateConsumer(ctx, stream, jetstream.ConsumerConfig{
 		DeliverPolicy:     jetstream.DeliverByStartSequencePolicy,
 		OptStartSeq:       max(from, 1),
+		FilterSubject:     subject,
 		AckPolicy:         jetstream.AckNonePolicy,
 		MemoryStorage:     true,
 		HeadersOnly:       true,
@@ -41,12 +67,13 @@ func (b *Bus) Walk(ctx context.Context, stream string, from uint64, take func([]
 		return wrap(err)
 	}
 	defer b.endWalk(stream, consumer.CachedInfo().Name)
+	list, sequences := make([]jetstream.Msg, 0, most), make([]uint64, 0, most)
 	for count := uint64(0); ; {
-		batch, err := consumer.FetchNoWait(walkBatch)
+		batch, err := consumer.FetchNoWait(most)
 		if err != nil {
 			return wrap(err)
 		}
-		list := make([]Position, 0, walkBatch)
+		list, sequences = list[:0], sequences[:0]
 		for msg := range batch.Messages() {
 			meta, err := msg.Metadata()
 			if err != nil {
@@ -55,12 +82,12 @@ func (b *Bus) Walk(ctx context.Context, stream string, from uint64, take func([]
 			if count++; meta.Sequence.Consumer != count {
 				return wrap(errors.New("a message was lost on the way"))
 			}
-			list = append(list, Position{msg.Subject(), meta.Sequence.Stream})
+			list, sequences = append(list, msg), append(sequences, meta.Sequence.Stream)
 		}
 		if err := batch.Error(); err != nil && !errors.Is(err, nats.ErrTimeout) {
 			return wrap(err)
 		}
-		if len(list) == 0 || !take(list) {
+		if len(list) == 0 || !take(list, sequences) {
 			return nil
 		}
 		if err := ctx.Err(); err != nil {

@@ -1,8 +1,10 @@
 package queue
 
 import (
+	"cmp"
 	"context"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -16,7 +18,7 @@ const (
 	pageDefault = 50
 	pageMax     = 1000
 	scanMax     = 10_000 // messages looked at
-	readBatch   = 256
+	readBatch   = 256    // of outcomes
 )
 
 // Filter selects tasks of a space.
@@ -39,9 +41,9 @@ type Page struct {
 }
 
 // List returns the tasks that a filter selects: those that wait their turn,
-// then those that wait for a time, or for other tasks, then the buried ones, each the oldest first,
-// then those that ended, the newest first. A task that moves meanwhile may be
-// listed twice or not.
+// then those that wait for a time, or for other tasks, then the buried ones, each
+// the oldest first, then those that ended, the newest first. A task that moves
+// meanwhile may be listed twice or not.
 func (q *Queue) List(ctx context.Context, f Filter) (Page, error) {
 	if err := checkQueue(f.Space, f.Workload); err != nil {
 		return Page{}, err
@@ -54,6 +56,12 @@ func (q *Queue) List(ctx context.Context, f Filter) (Page, error) {
 	at, seq, err := parseCursor(f.After)
 	if err != nil {
 		return Page{}, err
+	}
+	if f.underWay() {
+		if next := l.listGranted(seq); next != 0 {
+			return Page{Tasks: l.tasks, Next: fmt.Sprintf("0.%d", next)}, nil
+		}
+		return Page{Tasks: l.tasks}, nil
 	}
 	for i := at; i < len(listOrder); i, seq = i+1, 0 {
 		if !f.wants(listOrder[i]) {
@@ -140,24 +148,65 @@ func (l *lister) list(ctx context.Context, p place, seq uint64) (next uint64, er
 		queue = l.filter.Workload
 	}
 	stream, subject := whereIs(p, l.filter.Space, queue)
-	for {
-		msgs, more, err := l.q.bus.Read(ctx, stream, bus.From{Subject: subject, Sequence: seq, Limit: readBatch})
-		if err != nil {
-			return 0, unavailable("list tasks", err)
-		}
-		for _, msg := range msgs {
-			if len(l.tasks) == l.filter.Limit || l.budget == 0 {
-				return msg.Sequence, nil
-			}
-			if err := l.add(ctx, p, msg); err != nil {
-				return 0, err
-			}
-			seq = msg.Sequence + 1
-		}
-		if !more || len(msgs) == 0 {
-			return 0, nil
+	mine := subject[:strings.IndexByte(subject, '*')]
+	if p == inPending && queue == "*" && l.q.oneSpace() {
+		subject = "" // all are: that they need not be counted saves most of the time
+	}
+	var failed error
+	err = l.q.bus.Scan(ctx, stream, subject, seq, func(msgs []bus.Message) bool {
+		msgs = slices.DeleteFunc(msgs, func(msg bus.Message) bool { return !strings.HasPrefix(msg.Subject, mine) })
+		next, failed = l.addAll(ctx, p, msgs)
+		return next == 0 && failed == nil
+	})
+	switch {
+	case failed != nil:
+		return 0, failed
+	case err != nil:
+		return 0, unavailable("list tasks", err)
+	}
+	return next, nil
+}
+
+// oneSpace reports whether no more than one space has had tasks.
+func (q *Queue) oneSpace() bool {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return len(q.bySpace) <= 1
+}
+
+// addAll adds the tasks of messages that the filter selects, and returns where
+// to go on when there is no room for more.
+func (l *lister) addAll(ctx context.Context, p place, msgs []bus.Message) (next uint64, err error) {
+	elsewhere := map[string]bool{}
+	if p == inPending {
+		if elsewhere, err = l.q.elsewhere(ctx, l.old(msgs)); err != nil {
+			return 0, err
 		}
 	}
+	for _, msg := range msgs {
+		if len(l.tasks) == l.filter.Limit || l.budget == 0 {
+			return msg.Sequence, nil
+		}
+		if err := l.add(ctx, p, msg, elsewhere); err != nil {
+			return 0, err
+		}
+	}
+	return 0, nil
+}
+
+// old are the tasks from before Open of which nothing is known.
+func (l *lister) old(msgs []bus.Message) (old []mayfly.Task) {
+	l.q.mu.Lock()
+	defer l.q.mu.Unlock()
+	for _, msg := range msgs {
+		if _, known := l.q.known[msg.Sequence]; known || msg.Sequence > l.q.opened {
+			continue
+		}
+		if task, err := decode(msg); err == nil {
+			old = append(old, task)
+		}
+	}
+	return old
 }
 
 // whereIs is the stream and the subjects of a place's tasks; not for outcomes.
@@ -199,7 +248,7 @@ func (l *lister) listOutcomes(ctx context.Context, end uint64) (next uint64, err
 			if len(l.tasks) == l.filter.Limit || l.budget == 0 {
 				return msg.Sequence + 1, nil
 			}
-			if err := l.add(ctx, inOutcome, msg); err != nil {
+			if err := l.add(ctx, inOutcome, msg, nil); err != nil {
 				return 0, err
 			}
 		}
@@ -209,7 +258,7 @@ func (l *lister) listOutcomes(ctx context.Context, end uint64) (next uint64, err
 }
 
 // add adds a message's task if the filter selects it and it is there.
-func (l *lister) add(ctx context.Context, p place, msg bus.Message) error {
+func (l *lister) add(ctx context.Context, p place, msg bus.Message, elsewhere map[string]bool) error {
 	l.budget--
 	task, err := decode(msg)
 	if err != nil {
@@ -221,7 +270,7 @@ func (l *lister) add(ctx context.Context, p place, msg bus.Message) error {
 		task.State = mayfly.TaskBuried
 	case inPending:
 		var here bool
-		if task, here, err = l.pending(ctx, task, msg.Sequence); err != nil || !here {
+		if task, here, err = l.pending(ctx, task, msg.Sequence, elsewhere); err != nil || !here {
 			return err
 		}
 	}
@@ -233,16 +282,16 @@ func (l *lister) add(ctx context.Context, p place, msg bus.Message) error {
 
 // pending returns a pending task as it is now, and whether it is one: what has
 // ended is not removed at once.
-func (l *lister) pending(ctx context.Context, task mayfly.Task, seq uint64) (mayfly.Task, bool, error) {
+func (l *lister) pending(ctx context.Context, task mayfly.Task, seq uint64, elsewhere map[string]bool) (mayfly.Task, bool, error) {
 	l.q.mu.Lock()
 	ended, known := l.q.known[seq]
-	before := seq <= l.q.opened
-	if e := l.q.entries[entryKey(task.Space, task.ID)]; e != nil && e.seq == seq {
+	key := entryKey(task.Space, task.ID)
+	if e := l.q.entries[key]; e != nil && e.seq == seq {
 		task = e.view()
 	}
 	past := seq < l.q.tidied
 	l.q.mu.Unlock()
-	if known || !before {
+	if known || past || !elsewhere[key] {
 		return task, !ended && !past, nil
 	}
 	_, err := l.q.findEnded(ctx, task.Space, task.ID, queueOf(task))
@@ -250,4 +299,41 @@ func (l *lister) pending(ctx context.Context, task mayfly.Task, seq uint64) (may
 		return task, true, nil
 	}
 	return task, false, err
+}
+
+// underWay reports whether a filter selects no tasks but such as have begun.
+func (f Filter) underWay() bool {
+	for _, s := range f.States {
+		if s != mayfly.TaskStarting && s != mayfly.TaskRunning {
+			return false
+		}
+	}
+	return len(f.States) > 0
+}
+
+// listGranted lists tasks that have begun, which are in memory, from a sequence
+// on.
+func (l *lister) listGranted(from uint64) (next uint64) {
+	type granted struct {
+		task mayfly.Task
+		seq  uint64
+	}
+	var list []granted
+	l.q.mu.Lock()
+	for _, e := range l.q.entries {
+		if e.grant != nil && e.seq >= from && e.task.Space == l.filter.Space {
+			if task := e.view(); l.filter.matches(task) {
+				list = append(list, granted{task, e.seq})
+			}
+		}
+	}
+	l.q.mu.Unlock()
+	slices.SortFunc(list, func(a, b granted) int { return cmp.Compare(a.seq, b.seq) })
+	for _, g := range list {
+		if len(l.tasks) == l.filter.Limit {
+			return g.seq
+		}
+		l.tasks = append(l.tasks, g.task)
+	}
+	return 0
 }

@@ -540,6 +540,11 @@ func TestList(t *testing.T) {
 	late := work("w")
 	late.NotBefore = time.Now().Add(time.Hour)
 	n.submit(late)
+	var running []*Grant
+	for range 5 {
+		running = append(running, n.next())
+	}
+	n.Started(running[0], "c")
 	all := func(f Filter) (tasks []mayfly.Task) {
 		t.Helper()
 		f.Space, f.Limit = home, 3
@@ -560,7 +565,11 @@ func TestList(t *testing.T) {
 		want   int
 	}{
 		{"all", Filter{}, 21},
-		{"queued", Filter{States: []mayfly.TaskState{mayfly.TaskQueued}}, 11},
+		{"queued", Filter{States: []mayfly.TaskState{mayfly.TaskQueued}}, 6},
+		{"starting", Filter{States: []mayfly.TaskState{mayfly.TaskStarting}}, 4},
+		{"running", Filter{States: []mayfly.TaskState{mayfly.TaskRunning}}, 1},
+		{"under way", Filter{States: []mayfly.TaskState{mayfly.TaskStarting, mayfly.TaskRunning}}, 5},
+		{"not ended", Filter{States: []mayfly.TaskState{mayfly.TaskStarting, mayfly.TaskRunning, mayfly.TaskQueued}}, 11},
 		{"succeeded", Filter{States: []mayfly.TaskState{mayfly.TaskSucceeded}}, 10},
 		{"one workload", Filter{Workload: "w"}, 11},
 		{"a label", Filter{Labels: map[string]string{"n": "1"}}, 10},
@@ -578,6 +587,15 @@ func TestList(t *testing.T) {
 	}
 	_, err := n.List(t.Context(), Filter{Space: home, After: "x"})
 	want(t, err, mayfly.Invalid)
+	n.stop()
+	n = openNode(t, n.dir, Options{}) // which knows nothing of them, and grants none
+	states := map[mayfly.TaskState]int{}
+	for _, task := range all(Filter{}) {
+		states[task.State]++
+	}
+	if states[mayfly.TaskSucceeded] != 10 || states[mayfly.TaskQueued] != 11 || len(states) != 2 {
+		t.Errorf("after a restart: %v", states)
+	}
 }
 
 func TestLaterBecomesPending(t *testing.T) {
