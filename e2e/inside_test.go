@@ -170,6 +170,7 @@ func TestInsideOfASpace(t *testing.T) {
 		{"POST", "/v1/tasks", `{"tasks":[{"workload":"secret"}]}`, "404 "},
 		{"POST", "/v1/tasks", `{"tasks":[{"workload":"secret","space":"default"}]}`, "400 "},
 		{"POST", "/v1/tasks%3Fspace=default", `{"tasks":[{"workload":"secret"}]}`, "403 "},
+		{"POST", "/v1/tasks", `{"tasks":[{"workload":"web","after":["` + task.ID + `"]}]}`, "404 "},
 		{"POST", "/v1/tasks", `{"tasks":[{"workload":"web","delay":"1h"}]}`, "201 "},
 	} {
 		if got := n.insideAsk("web", c.method, c.path, c.body); !strings.HasPrefix(got, c.want) {
