@@ -45,6 +45,8 @@ type lane struct {
 	queued   bool                // in toRead, or being read
 	urgent   int                 // that are to be read whatever the window has
 	ahead    int                 // entries to read on to; doubled each time, so that a start reads little of each lane
+	asked    bool                // during the scan: it is in toAsk, or was
+	alone    bool                // nothing in it is from before Open
 }
 
 // limit is how many entries the lane's window may have now.
@@ -66,7 +68,7 @@ func (q *Queue) offer(task mayfly.Task, seq uint64, payload []byte) {
 		return
 	}
 	l := q.lane(task)
-	if q.scanning || l.unread.len() > 0 || len(l.window) >= q.limit(l) {
+	if q.scanning && !l.alone || l.unread.len() > 0 || len(l.window) >= q.limit(l) {
 		q.leave(l, seq)
 		return
 	}
@@ -75,8 +77,8 @@ func (q *Queue) offer(task mayfly.Task, seq uint64, payload []byte) {
 
 // leave leaves a task for the readers.
 func (q *Queue) leave(l *lane, seq uint64) {
-	if q.scanning {
-		q.arrivals = append(q.arrivals, arrival{l, seq})
+	if q.scanning && !l.alone {
+		q.arrive(l, seq)
 		return
 	}
 	l.unread.insert(seq)

@@ -39,8 +39,8 @@
 // keeps for a message: the first few tasks of each workload are held, and the
 // rest is read, by its sequence, when its turn is near. A start looks once, in
 // one pass, where each workload's tasks are. Grants begin while it does; what
-// was not seen yet does not count for their order, and what is submitted
-// meanwhile waits for it to end. Otherwise there is no consumer, and there is no
+// was not seen yet does not count for their order, and a task submitted
+// meanwhile waits for its end if its workload has older ones. Otherwise there is no consumer, and there is no
 // polling: an idle queue does nothing.
 //
 // Removing a task that has ended from pending is no third write: all that lie
@@ -134,6 +134,7 @@ type Queue struct {
 	scanning bool              // what was there before Open is being looked at,
 	scanned  uint64            // up to this sequence
 	arrivals []arrival         // written meanwhile
+	toAsk    []*lane           // of arrivals
 	toRead   []*lane           // lanes to read on
 	most     int               // entries, about
 	held     int               // bytes of payloads of entries

@@ -39,11 +39,15 @@ func (q *Queue) readLanes(ctx context.Context) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	for {
-		for len(q.toRead) == 0 && !q.closed {
+		for len(q.toRead) == 0 && len(q.toAsk) == 0 && !q.closed {
 			q.readCond.Wait()
 		}
 		if q.closed {
 			return
+		}
+		if len(q.toAsk) > 0 {
+			q.askLane(ctx)
+			continue
 		}
 		wishes := q.takeWishes(most)
 		flight := q.flights.begin()

@@ -2,6 +2,8 @@ package queue
 
 import (
 	"context"
+	"errors"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -14,7 +16,8 @@ import (
 // granted.
 const scanFirst = 10_000
 
-// arrival is a task that was written while what is older was still looked at.
+// arrival is a task that was written while what is older was still looked at,
+// and in whose lane something older may be.
 type arrival struct {
 	lane *lane
 	seq  uint64
@@ -62,7 +65,7 @@ func (q *Queue) scanTo(ctx context.Context, end uint64) error {
 	for _, a := range q.arrivals {
 		q.leave(a.lane, a.seq)
 	}
-	q.arrivals = nil
+	q.arrivals, q.toAsk = nil, nil
 	return nil
 }
 
@@ -89,4 +92,38 @@ func (q *Queue) takeScan(list []bus.Position) {
 		q.wantRead(l)
 	}
 	q.scanned = list[len(list)-1].Sequence
+}
+
+// arrive lets a task wait for the end of the scan, or for the news that its lane
+// is new.
+func (q *Queue) arrive(l *lane, seq uint64) {
+	q.arrivals = append(q.arrivals, arrival{l, seq})
+	if !l.asked {
+		l.asked = true
+		q.toAsk = append(q.toAsk, l)
+		q.readCond.Signal()
+	}
+}
+
+// askLane asks the stream whether anything in a lane is from before Open. It is
+// called with the mutex, which it gives up meanwhile.
+func (q *Queue) askLane(ctx context.Context) {
+	l := q.toAsk[0]
+	q.toAsk = q.toAsk[1:]
+	subject := bus.PendingSubject(l.flow.key.space, l.flow.key.queue, strconv.Itoa(l.priority), "*")
+	q.mu.Unlock()
+	first, err := q.bus.Next(ctx, bus.TasksStream, subject, 1)
+	q.mu.Lock()
+	if !q.scanning || err == nil && first.Sequence <= q.opened || err != nil && !errors.Is(err, bus.ErrNoMessage) {
+		return // the scan will tell
+	}
+	l.alone = true
+	q.arrivals = slices.DeleteFunc(q.arrivals, func(a arrival) bool {
+		if a.lane == l {
+			l.unread.insert(a.seq)
+		}
+		return a.lane == l
+	})
+	q.update(l.flow)
+	q.wantRead(l)
 }

@@ -13,8 +13,10 @@ import (
 const (
 	tidyEvery  = 256                    // ended tasks
 	tidyPause  = 100 * time.Millisecond // between two rounds, at least
-	tidyShare  = 20                     // a round takes at most one part in so many of the time
+	tidyShare  = 20                     // rounds take at most one part in so many of the time, unless there is
+	tidyMany   = 50_000                 // to remove, or the stream is half full
 	tidyWait   = 2 * time.Second        // until one that lies behind a waiting task is removed by itself
+	tidyLast   = time.Second            // that a stop spends on it
 	tidyBudget = 30 * time.Second
 )
 
@@ -29,14 +31,13 @@ func (q *Queue) runTidy(ctx context.Context) {
 		}
 		pause := tidyPause
 		if ctx.Err() == nil {
-			took, err := q.purgeEnded(ctx)
-			if err == nil {
-				err = q.removeEnded(ctx)
-			}
-			if err != nil && ctx.Err() == nil {
+			start := time.Now()
+			if err := q.tidy(ctx); err != nil && ctx.Err() == nil {
 				q.log.Warn("tasks that have ended are not removed yet; it is tried again", "error", err)
 			}
-			pause = max(pause, tidyShare*took)
+			if !q.crowded() {
+				pause = max(pause, tidyShare*time.Since(start))
+			}
 		}
 		q.mu.Lock()
 		left = len(q.ended) > 0
@@ -50,9 +51,44 @@ func (q *Queue) runTidy(ctx context.Context) {
 	}
 }
 
+// tidy is one round. Nothing is removed while a start still looks what is there.
+func (q *Queue) tidy(ctx context.Context) error {
+	q.mu.Lock()
+	scanning := q.scanning
+	q.mu.Unlock()
+	if scanning {
+		return nil
+	}
+	purged, err := q.purgeEnded(ctx)
+	if err != nil {
+		return err
+	}
+	removed, err := q.removeEnded(ctx)
+	if purged || removed {
+		q.measure(ctx)
+	}
+	return err
+}
+
+// crowded reports whether what has ended is to be removed without delay.
+func (q *Queue) crowded() bool {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return len(q.ended) > tidyMany || q.waiting.bytes.Load() > q.opts.MaxBytes/2
+}
+
+// measure sets the gauge to what the streams say.
+func (q *Queue) measure(ctx context.Context) {
+	tasks, err1 := q.tasks.Info(ctx)
+	parked, err2 := q.parked.Info(ctx)
+	if err1 == nil && err2 == nil {
+		q.waiting.bytes.Store(int64(tasks.State.Bytes + parked.State.Bytes))
+	}
+}
+
 // lastTidy leaves little to look at for the next start.
 func (q *Queue) lastTidy() {
-	ctx, cancel := context.WithTimeout(context.Background(), tidyWait)
+	ctx, cancel := context.WithTimeout(context.Background(), tidyLast)
 	defer cancel()
 	if _, err := q.purgeEnded(ctx); err != nil {
 		q.log.Debug("tasks that have ended are left for the next start", "error", err)
@@ -60,27 +96,21 @@ func (q *Queue) lastTidy() {
 }
 
 // purgeEnded removes everything before the oldest task that has not ended.
-func (q *Queue) purgeEnded(ctx context.Context) (took time.Duration, err error) {
+func (q *Queue) purgeEnded(ctx context.Context) (some bool, err error) {
 	q.mu.Lock()
 	oldest := q.oldest()
-	some := slices.ContainsFunc(q.ended, func(e endedSeq) bool { return e.seq < oldest })
+	some = slices.ContainsFunc(q.ended, func(e endedSeq) bool { return e.seq < oldest })
 	if some {
 		q.tidied = oldest
 	}
 	q.mu.Unlock()
 	if !some {
-		return 0, nil
+		return false, nil
 	}
-	start := time.Now()
 	ctx, cancel := context.WithTimeout(ctx, tidyBudget)
 	defer cancel()
 	if err = q.tasks.Purge(ctx, jetstream.WithPurgeSequence(oldest)); err != nil {
-		return time.Since(start), err
-	}
-	tasks, err1 := q.tasks.Info(ctx)
-	parked, err2 := q.parked.Info(ctx)
-	if err1 == nil && err2 == nil {
-		q.waiting.bytes.Store(int64(tasks.State.Bytes + parked.State.Bytes))
+		return false, err
 	}
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -90,7 +120,7 @@ func (q *Queue) purgeEnded(ctx context.Context) (took time.Duration, err error) 
 			delete(q.known, seq)
 		}
 	}
-	return time.Since(start), nil
+	return true, nil
 }
 
 // oldest is the first sequence whose task has not ended, as far as is known.
@@ -120,26 +150,28 @@ func (q *Queue) oldest() uint64 {
 	return first
 }
 
-// removeEnded removes, one by one, what has ended some time ago and lies behind
-// a task that goes on waiting.
-func (q *Queue) removeEnded(ctx context.Context) error {
+// removeEnded removes, one by one and for a short time, what has ended some time
+// ago and lies behind a task that goes on waiting.
+func (q *Queue) removeEnded(ctx context.Context) (some bool, err error) {
 	q.mu.Lock()
 	n := 0
-	for n < len(q.ended) && time.Since(q.ended[n].when) > tidyWait {
+	for n < len(q.ended) && n < tidyEvery && time.Since(q.ended[n].when) > tidyWait {
 		n++
 	}
 	stuck := slices.Clone(q.ended[:n])
 	q.mu.Unlock()
+	start := time.Now()
 	for i, e := range stuck {
-		if err := q.remove(ctx, q.tasks, e.seq); err != nil {
-			n = i
+		if err = q.remove(ctx, q.tasks, e.seq); err != nil || time.Since(start) > tidyPause {
+			if err == nil {
+				i++
+			}
 			stuck = stuck[:i]
-			q.removed(stuck)
-			return err
+			break
 		}
 	}
 	q.removed(stuck)
-	return nil
+	return len(stuck) > 0, err
 }
 
 // removed forgets messages, as soon as nothing can bring them up again.

@@ -1,0 +1,139 @@
+package queue
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"slices"
+	"testing"
+	"testing/quick"
+
+	"github.com/mayfly-run/mayfly"
+)
+
+// What is submitted while a start still looks what is there comes after what
+// is older, and only after that.
+func TestArrivalsDuringTheScan(t *testing.T) {
+	n := newNode(t, Options{})
+	old := n.submit(work("a"), work("a"))
+	n = n.crash(Options{})
+	n.mu.Lock()
+	n.scanning = true // as if there were more of it
+	n.mu.Unlock()
+	later, other := n.submit(work("a"))[0], n.submit(work("b"))[0]
+	n.start()
+	var granted []string
+	for range 3 {
+		granted = append(granted, n.next().Task.ID)
+	}
+	for _, id := range []string{old[0].ID, old[1].ID, other.ID} {
+		if !slices.Contains(granted, id) {
+			t.Errorf("task %s was not granted during the scan", id)
+		}
+	}
+	n.idle()
+	if err := n.scanTo(t.Context(), n.opened); err != nil {
+		t.Fatal(err)
+	}
+	if g := n.next(); g.Task.ID != later.ID {
+		t.Errorf("task %s was granted after the scan", g.Task.ID)
+	}
+}
+
+// A start with more tasks than Open looks at loses none, and none twice.
+func TestScanBeyondOpen(t *testing.T) {
+	if testing.Short() {
+		t.Skip("writes 12,000 tasks")
+	}
+	n := newNode(t, Options{})
+	const count = 12
+	for i := range count {
+		subs := make([]mayfly.Submission, MaxBatch)
+		for j := range subs {
+			subs[j] = work(fmt.Sprintf("w%d", (i+j)%50))
+		}
+		n.submit(subs...)
+	}
+	n = n.crash(Options{})
+	n.start()
+	granted := map[string]bool{}
+	for range count * MaxBatch {
+		id := n.next().Task.ID
+		if granted[id] {
+			t.Fatalf("task %s was granted twice", id)
+		}
+		granted[id] = true
+	}
+	n.idle()
+}
+
+// An attempt that was adopted, and fails, leaves its payload for the next one,
+// whether its task was in memory or not.
+func TestAdoptKeepsThePayload(t *testing.T) {
+	for _, size := range []int{10, 2 * maxHeld} {
+		n := newNode(t, Options{})
+		n.start()
+		sub := work("a")
+		sub.Payload = bytes.Repeat([]byte("x"), size)
+		sub.Retries = mayfly.Retries{Max: 1, Backoff: 1}
+		n.submit(sub)
+		first := n.next()
+		n = n.crash(Options{})
+		g, err := n.Adopt(context.Background(), home, first.Task.ID, first.Attempt)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !bytes.Equal(g.Payload, sub.Payload) {
+			t.Errorf("the adopted attempt has %d bytes of payload", len(g.Payload))
+		}
+		n.start()
+		n.done(g, mayfly.ExitedNonZero)
+		if g = n.next(); g.Attempt.Number != 2 || !bytes.Equal(g.Payload, sub.Payload) {
+			t.Errorf("attempt %d has %d bytes of payload", g.Attempt.Number, len(g.Payload))
+		}
+	}
+}
+
+// Sequences are a set in order, however they are changed.
+func TestSequences(t *testing.T) {
+	check := func(changes []int16) bool {
+		var s sequences
+		want := map[uint64]bool{}
+		for _, c := range changes {
+			if c > 0 {
+				s.insert(uint64(c))
+				want[uint64(c)] = true
+			} else if c < -30000 && s.len() > 0 {
+				first := s.first(1)[0]
+				s.remove(first)
+				delete(want, first)
+			} else {
+				s.remove(uint64(-int32(c)))
+				delete(want, uint64(-int32(c)))
+			}
+		}
+		all := s.first(s.len())
+		if len(all) != len(want) || !slices.IsSorted(all) {
+			return false
+		}
+		for _, seq := range all {
+			if !want[seq] {
+				return false
+			}
+		}
+		return true
+	}
+	if err := quick.Check(check, &quick.Config{MaxCountScale: 20}); err != nil {
+		t.Error(err)
+	}
+	var s sequences
+	for i := range uint64(5000) {
+		s.insert(i + 1)
+	}
+	for i := range uint64(4000) {
+		s.remove(i + 1)
+	}
+	if s.len() != 1000 || s.first(1)[0] != 4001 || cap(s.list) > 4000 {
+		t.Errorf("%d are left from %d, in room for %d", s.len(), s.first(1)[0], cap(s.list))
+	}
+}
