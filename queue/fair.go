@@ -78,10 +78,10 @@ func (f *flow) first() *lane {
 		if l == nil {
 			continue
 		}
+		if l.behind() {
+			return nil
+		}
 		if len(l.window) == 0 {
-			if l.unread.len() > 0 {
-				return nil
-			}
 			continue
 		}
 		if t := l.window[0].rank(); best == nil || !t.After(when) {

@@ -122,8 +122,11 @@ func (q *Queue) block(e *entry) {
 	if len(q.entries) > manyEntries {
 		most = blockedFew
 	}
-	for len(b.window) > most {
+	for len(b.window) > 0 {
 		last := slices.MaxFunc(b.window, func(x, y *entry) int { return cmp.Compare(x.seq, y.seq) })
+		if len(b.window) <= most && (b.unread.len() == 0 || last.seq < b.unread.first(1)[0]) {
+			break // in memory are the oldest
+		}
 		heap.Remove(&b.window, last.index)
 		q.drop(last)
 		delete(q.known, last.seq)

@@ -58,6 +58,11 @@ func (q *Queue) limit(l *lane) int {
 	return max(n, windowFew)
 }
 
+// behind reports whether what comes next in the lane has to be read first.
+func (l *lane) behind() bool {
+	return l.unread.len() > 0 && (len(l.window) == 0 || l.unread.first(1)[0] < l.window[0].seq)
+}
+
 func entryKey(space, id string) string { return space + "." + id }
 
 // offer tells of a task that was written to pending. Where its lane has unread

@@ -25,7 +25,8 @@ type wish struct {
 
 // wantRead queues a lane for the readers, if there is reason to.
 func (q *Queue) wantRead(l *lane) {
-	if l.unread.len() == 0 || l.queued || l.urgent == 0 && (l.flow.paused && len(l.window) > 0 || len(l.window) >= max(1, l.ahead/4)) {
+	enough := len(l.window) >= max(1, l.ahead/4) || l.flow.paused && len(l.window) > 0
+	if l.unread.len() == 0 || l.queued || enough && l.urgent == 0 && !l.behind() {
 		return
 	}
 	l.queued = true
