@@ -79,3 +79,59 @@ export async function handle(event) {
 	n := startForSDK(t, map[string]string{"index.mjs": code}, "index.handle")
 	n.program("../sdk/js", "node", "--test", "test/node.test.js")
 }
+
+// TestSDKsOutlastADaemon: programs that wait for a task at their socket go on
+// waiting when the daemon is killed, and get what it returned from the next.
+func TestSDKsOutlastADaemon(t *testing.T) {
+	n := start(t)
+	shared := t.TempDir()
+	n.shell("slow", "while [ ! -e /shared/go ]; do sleep 0.02; done; echo done", func(w *mayfly.Workload) {
+		w.Mounts = []mayfly.Mount{{Type: "bind", Source: shared, Target: "/shared"}}
+	})
+	const python = `import mayfly
+
+def handle(event, context):
+    task = mayfly.submit("slow")
+    mayfly.progress(50, task.id)
+    return mayfly.result(task).decode()
+`
+	const javaScript = `import * as mayfly from 'mayfly';
+
+export async function handle() {
+  const task = await mayfly.submit('slow');
+  await mayfly.progress(50, task.id);
+  return (await mayfly.result(task)).toString();
+}
+`
+	var waiting []mayfly.Task
+	for interpreter, code := range map[string][2]string{"python3": {"main.py", python}, "node": {"main.mjs", javaScript}} {
+		if _, err := exec.LookPath(interpreter); err != nil {
+			t.Logf("without %s", interpreter)
+			continue
+		}
+		n.handler(interpreter, code[0], code[1], "main.handle", mayfly.IsolationRun)
+		waiting = append(waiting, n.submit(mayfly.Submission{Workload: interpreter}))
+	}
+	for _, task := range waiting {
+		var inner string
+		n.untilTask(task.ID, func(t mayfly.Task) bool {
+			if t.Progress != nil {
+				inner = t.Progress.Message
+			}
+			return inner != ""
+		})
+		n.untilTask(inner, func(t mayfly.Task) bool { return t.State == mayfly.TaskRunning })
+	}
+	n.kill()
+	n.up()
+	if err := os.WriteFile(shared+"/go", nil, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	for _, task := range waiting {
+		done := n.waitTask(task.ID)
+		out, err := n.TaskResult(t.Context(), task.ID)
+		if err != nil || done.State != mayfly.TaskSucceeded || done.Attempt != 1 || string(out) != "done\n" {
+			t.Errorf("%q, %v, %+v", out, err, done)
+		}
+	}
+}
