@@ -218,10 +218,8 @@ func (s *Schedules) RunNow(ctx context.Context, space, name string) (mayfly.Task
 	if got.Err != nil {
 		return mayfly.Task{}, got.Err
 	}
-	last := e.ticks.LastTask
 	next := e.ticks
 	next.follow(got.Task.ID)
-	next.LastTask = last
 	if err := s.writeTicks(ctx, e, next); err != nil {
 		s.log.Warn("a task that was run out of turn is not heeded by the ticks to come", "schedule", name, "task", got.Task.ID, "error", err)
 	}

@@ -101,11 +101,12 @@ func (t ticks) same(old ticks) bool {
 // that it waits for, and then what is due.
 func (s *Schedules) dealTicks(ctx context.Context, def definition, due []schedule.Tick, next *ticks) error {
 	if len(next.Waiting) > 0 && len(next.Tasks) == 0 {
-		if err := s.submit(ctx, def, next.Waiting[0], next); err != nil {
+		if _, err := s.submit(ctx, def, next.Waiting[0], next); err != nil {
 			return err
 		}
 		next.Waiting = next.Waiting[1:]
 	}
+	last := next.Last
 	for i, tick := range due {
 		action := schedule.Decide(def.Overlap, len(next.Tasks)+len(next.Waiting))
 		switch {
@@ -124,33 +125,39 @@ func (s *Schedules) dealTicks(ctx context.Context, def definition, due []schedul
 			}
 			next.Tasks = nil
 		}
-		if err := s.submit(ctx, def, tick.Time, next); err != nil {
+		fresh, err := s.submit(ctx, def, tick.Time, next)
+		if err != nil {
 			return err
 		}
 		next.State = next.AfterRun(tick.Time)
+		if !fresh && !tick.Time.After(last) {
+			next.Count-- // it was counted before the clock was set back
+		}
 	}
 	return nil
 }
 
-// submit submits a tick's task. Another payload under the same key means that
-// the tick was fired before the schedule was changed, and errExists that another
-// leader fires it at this moment.
-func (s *Schedules) submit(ctx context.Context, def definition, tick time.Time, next *ticks) error {
+// submit submits a tick's task, and reports whether there was none before.
+// Another payload under the same key means that the tick was fired before the
+// schedule was changed, and errExists that another leader fires it at this moment.
+func (s *Schedules) submit(ctx context.Context, def definition, tick time.Time, next *ticks) (fresh bool, err error) {
 	sub := schedule.TickSubmission(def.Schedule, tick)
 	got := s.tasks.Submit(ctx, []mayfly.Submission{sub})[0]
 	switch {
 	case mayfly.KindOf(got.Err) == mayfly.Conflict || errors.Is(got.Err, errExists):
 		got.Task.ID = keyID(sub.Space, queueName(sub.Workload), sub.Key)
 	case got.Err != nil:
-		return got.Err
+		return false, got.Err
 	}
-	next.follow(got.Task.ID)
-	return nil
+	next.LastTask = got.Task.ID
+	if !got.Task.State.Ended() {
+		next.follow(got.Task.ID)
+	}
+	return got.New, nil
 }
 
 // follow remembers a task that has not ended.
 func (t *ticks) follow(id string) {
-	t.LastTask = id
 	t.Tasks = append(t.Tasks[:len(t.Tasks):len(t.Tasks)], id)
 	if over := len(t.Tasks) - maxFollowed; over > 0 {
 		t.Tasks = t.Tasks[over:]

@@ -413,6 +413,7 @@ func TestAClockThatIsSet(t *testing.T) {
 	fire(1, "1 2")
 	fire(1, "1 2")
 	fire(1, "1 2 3")
+	count := k.get(t).Count
 	k.clock.add(365 * 24 * time.Hour) // a wrong time, for a while
 	k.pass(context.Background())
 	k.wait(1)
@@ -423,6 +424,9 @@ func TestAClockThatIsSet(t *testing.T) {
 	got := strings.ReplaceAll(k.fired(t), ":succeeded", "")
 	if !strings.HasPrefix(got, "1 2 3 4 ") {
 		t.Errorf("after a year that was none: %q", got)
+	}
+	if fired := len(strings.Fields(got)); k.get(t).Count != fired {
+		t.Errorf("%d ticks made tasks, and %d are counted, %d before", fired, k.get(t).Count, count)
 	}
 }
 
