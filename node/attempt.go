@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io/fs"
 	"net/http"
+	"os"
 	"strconv"
 	"syscall"
 	"time"
@@ -24,6 +25,7 @@ type attempt struct {
 	grant    *queue.Grant
 	release  *mayfly.Release // nil when it was adopted
 	sandbox  *container.Sandbox
+	payload  *os.File  // a large one, until the program has it
 	deadline time.Time // zero: none
 	giveUp   func()    // takes the sandbox down; nil when it was adopted
 	leave    func()    // leaves it to the next daemon
@@ -70,7 +72,8 @@ func (a *attempt) start(ctx context.Context, t *template, r *ready) error {
 	if err := s.SetRun(a.identity()); err != nil {
 		return err
 	}
-	if err := s.PutFile("payload", g.Payload); err != nil {
+	defer a.closePayload()
+	if err := a.putPayload(ctx); err != nil {
 		return err
 	}
 	for id, result := range g.Results {
@@ -107,7 +110,7 @@ func (a *attempt) start(ctx context.Context, t *template, r *ready) error {
 // a shell would say it.
 func (a *attempt) execute(ctx context.Context, t *template) error {
 	s := a.sandbox
-	in, err := s.OpenFile("payload")
+	in, err := a.stdin()
 	if err != nil {
 		return err
 	}
@@ -141,11 +144,11 @@ func (a *attempt) call(ctx context.Context, r *ready) error {
 		}
 	}
 	defer conn.Close()
-	if err := conn.SetDeadline(time.Now().Add(callTime)); err != nil {
+	req, patience, err := a.post(ctx)
+	if err != nil {
 		return err
 	}
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://function/", bytes.NewReader(a.grant.Payload))
-	if err != nil {
+	if err := conn.SetDeadline(time.Now().Add(patience)); err != nil {
 		return err
 	}
 	h := req.Header

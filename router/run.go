@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"os"
 	"strconv"
 	"sync"
 	"time"
@@ -25,7 +26,9 @@ type run struct {
 	release  *mayfly.Release
 	memory   int64                 // limit in bytes, where it is not the release's
 	attempt  int                   // 1, 2, 3... of a task; 1 of a call
-	payload  []byte                // of a task
+	payload  []byte                // of a task, or
+	large    *os.File              // the same, when it is large
+	size     int64                 // of either, bytes
 	results  map[string][]byte     // of the tasks that it came after
 	started  func(instance string) // told when there is a container; or nil
 	body     *requestBody
@@ -37,6 +40,8 @@ type run struct {
 	mu     sync.Mutex
 	record mayfly.Run
 }
+
+const triggerQueue = "queue"
 
 // call is what a run is for, apart from its request.
 type call struct {
@@ -93,6 +98,9 @@ func (r *Router) perform(ctx context.Context, x *run, w *answer, req *http.Reque
 	if maxBody == 0 {
 		maxBody = r.opts.MaxBody
 	}
+	if x.record.Trigger == triggerQueue { // the queue has its own limit, and asked for the workload's
+		maxBody = max(maxBody, x.size)
+	}
 	if req.ContentLength > maxBody {
 		return 0, mayfly.Errorf(mayfly.TooLarge, "the body has %d bytes; function %s takes %d at most", req.ContentLength, wl.Name, maxBody)
 	}
@@ -141,7 +149,7 @@ func (r *Router) perform(ctx context.Context, x *run, w *answer, req *http.Reque
 	case mayfly.CGI:
 		status, err = x.cgi(ctx, w, req)
 	case mayfly.HTTP, mayfly.Handler:
-		if x.record.Trigger == "queue" {
+		if x.record.Trigger == triggerQueue {
 			status, err = x.ask(ctx, w)
 		} else {
 			status, err = x.http(ctx, w, req)

@@ -8,6 +8,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"os"
 	"time"
 
 	"github.com/mayfly-run/mayfly"
@@ -42,9 +43,17 @@ func (r *Router) ServeTask(ctx context.Context, rel *mayfly.Release, g *queue.Gr
 		ctx, stop = context.WithDeadlineCause(ctx, g.Deadline, errDeadline(g.Task.Timeout))
 		defer stop()
 	}
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://"+rel.Workload.Name+"/", bytes.NewReader(g.Payload))
+	payload, err := g.OpenPayload(ctx)
 	if err != nil {
-		return mayfly.Result{Exit: mayfly.Exit{Reason: mayfly.Rejected, Detail: err.Error(), Time: time.Now()}}
+		return notBegun(err)
+	}
+	defer payload.Close()
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://"+rel.Workload.Name+"/", payload)
+	if err != nil {
+		return notBegun(err)
+	}
+	if req.ContentLength = int64(g.Task.Size); req.ContentLength == 0 {
+		req.Body = http.NoBody
 	}
 	memory := g.Task.Memory
 	if rel.Workload.Isolation == mayfly.IsolationInstance {
@@ -56,10 +65,11 @@ func (r *Router) ServeTask(ctx context.Context, rel *mayfly.Release, g *queue.Gr
 		body: newRequestBody(w, req.Body), accepted: g.Attempt.Granted, deadline: g.Deadline,
 		record: mayfly.Run{
 			ID: g.Task.ID, Space: rel.Workload.Space, Workload: rel.Workload.Name, Release: rel.Number,
-			Node: r.opts.Node, Trigger: "queue", Started: g.Attempt.Granted,
+			Node: r.opts.Node, Trigger: triggerQueue, Started: g.Attempt.Granted,
 		},
 	}
-	x.payload, x.results = g.Payload, g.Results
+	x.payload, x.size, x.results = g.Payload, int64(g.Task.Size), g.Results
+	x.large, _ = payload.(*os.File)
 	status, err := r.perform(ctx, x, &answer{ResponseWriter: w, run: x}, req)
 	res := mayfly.Result{Instance: x.record.Instance, Output: w.kept.Bytes()}
 	if err == nil {
@@ -75,6 +85,16 @@ func (r *Router) ServeTask(ctx context.Context, rel *mayfly.Release, g *queue.Gr
 		res.Exit.Reason, res.Exit.Detail = mayfly.Cancelled, errCancelled.Error()
 	}
 	return res
+}
+
+// notBegun is the end of an attempt that did not come to be. That its payload is
+// gone cannot change.
+func notBegun(err error) mayfly.Result {
+	exit := mayfly.Exit{Reason: mayfly.Rejected, Detail: err.Error(), Time: time.Now()}
+	if mayfly.KindOf(err) == mayfly.NotFound {
+		exit.Reason, exit.Code = mayfly.ExitedNonZero, 125
+	}
+	return mayfly.Result{Exit: exit}
 }
 
 // Enter waits until the workload's concurrency lets another run through, and
@@ -94,8 +114,8 @@ func (r *Router) Enter(ctx context.Context, rel *mayfly.Release) (leave func(), 
 // yet, in bytes: less than the least buffer of tcp(7).
 const oneWrite = 16 << 10
 
-// ask gives a task to a program that listens. All of the request is in memory,
-// so it takes one write; a longer one goes on while the answer is read.
+// ask gives a task to a program that listens. Most often all of the request is in
+// memory, so it takes one write; a longer one goes on while the answer is read.
 func (x *run) ask(ctx context.Context, w *answer) (int, error) {
 	conn, err := connect(ctx, x.lease)
 	if err != nil {
@@ -103,8 +123,16 @@ func (x *run) ask(ctx context.Context, w *answer) (int, error) {
 	}
 	stop := context.AfterFunc(ctx, func() { conn.SetDeadline(time.Unix(1, 0)) })
 	sent := make(chan error, 1)
-	head := x.head(len(x.payload))
-	if len(head)+len(x.payload) <= oneWrite {
+	head := x.head(x.size)
+	if x.large != nil {
+		go func() {
+			_, err := conn.Write(head)
+			if err == nil {
+				_, err = io.CopyN(conn, x.large, x.size)
+			}
+			sent <- err
+		}()
+	} else if len(head)+len(x.payload) <= oneWrite {
 		_, err := conn.Write(append(head, x.payload...))
 		sent <- err
 	} else {
@@ -145,7 +173,7 @@ func (x *run) ask(ctx context.Context, w *answer) (int, error) {
 }
 
 // head is the head of the request for a task.
-func (x *run) head(length int) []byte {
+func (x *run) head(length int64) []byte {
 	h := fmt.Appendf(nil, "POST / HTTP/1.1\r\nHost: %s\r\nContent-Length: %d\r\n", x.record.Workload, length)
 	h = fmt.Appendf(h, "X-Mayfly-Run: %s\r\nX-Mayfly-Attempt: %d\r\nX-Mayfly-Workload: %s\r\nX-Mayfly-Space: %s\r\n",
 		x.record.ID, x.attempt, x.record.Workload, x.record.Space)
