@@ -124,6 +124,7 @@ const (
 	insideSelf
 	insideProgress
 	insideSubmit
+	insidePayload
 	insideTask // reads or cancels tasks
 	insideCall
 )
@@ -154,6 +155,8 @@ func insideKind(method, path string) insideOperation {
 		return insideProgress
 	case "POST tasks":
 		return insideSubmit
+	case "POST payloads":
+		return insidePayload
 	case "GET tasks", "GET tasks/ID", "GET tasks/ID/wait", "GET tasks/ID/watch", "GET tasks/ID/result", "POST tasks/ID/cancel":
 		return insideTask
 	}

@@ -42,6 +42,14 @@ func (s *seenTasks) Get(_ context.Context, space, id string) (mayfly.Task, error
 	return mayfly.Task{ID: id, Space: space, State: mayfly.TaskSucceeded}, nil
 }
 
+func (s *seenTasks) MaxPayload() int64 { return 1 << 20 }
+
+func (s *seenTasks) PutPayload(_ context.Context, space string, r io.Reader) (string, int64, error) {
+	n, err := io.Copy(io.Discard, r)
+	s.note("put %s %d", space, n)
+	return "ref", n, err
+}
+
 func (s *seenTasks) Wait(_ context.Context, space, id string) (mayfly.Task, error) {
 	s.note("wait %s %s", space, id)
 	return mayfly.Task{ID: id}, nil
@@ -117,6 +125,7 @@ func TestInsideReachesItsOwnSpace(t *testing.T) {
 	}{
 		{"POST", "/v1/tasks", `{"tasks":[{"workload":"f"}]}`, 201, "submit blog f"},
 		{"POST", "/v1/tasks?space=blog", `{"tasks":[{"workload":"f","space":"blog"}]}`, 201, "submit blog f"},
+		{"POST", "/v1/payloads", "large", 201, "put blog 5"},
 		{"GET", "/v1/tasks?workload=x", "", 200, "list blog x"},
 		{"GET", "/v1/tasks/abc?space=blog", "", 200, "get blog abc"},
 		{"GET", "/v1/tasks/abc/wait", "", 200, "wait blog abc"},

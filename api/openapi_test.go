@@ -183,11 +183,14 @@ func TestClientFollowsTheDocument(t *testing.T) {
 				resp.Body.Close()
 			}
 		},
-		"ListRuns":  func() { c.ListRuns(ctx, "x", 5) },
-		"GetRun":    func() { c.GetRun(ctx, "x") },
-		"RunLogs":   func() { c.RunLogs(ctx, "x", opts, entry) },
-		"Submit":    func() { c.Submit(ctx, mayfly.Submission{}) },
-		"SubmitAll": func() { c.SubmitAll(ctx, []mayfly.Submission{{}, {}}) },
+		"ListRuns":        func() { c.ListRuns(ctx, "x", 5) },
+		"GetRun":          func() { c.GetRun(ctx, "x") },
+		"RunLogs":         func() { c.RunLogs(ctx, "x", opts, entry) },
+		"Submit":          func() { c.Submit(ctx, mayfly.Submission{}) },
+		"SubmitAll":       func() { c.SubmitAll(ctx, []mayfly.Submission{{}, {}}) },
+		"PutPayload":      func() { c.PutPayload(ctx, none) },
+		"SubmitFrom":      func() { c.SubmitFrom(ctx, mayfly.Submission{}, none) },
+		"OpenTaskPayload": func() { c.OpenTaskPayload(ctx, "x") },
 		"SubmitRaw": func() {
 			c.SubmitRaw(ctx, client.RawTask{Workload: "x", Priority: 1, Delay: 1, Timeout: 1, Retries: 1, Key: "k", Labels: map[string]string{"a": "b"}, Callback: "c"}, none)
 		},

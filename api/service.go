@@ -133,6 +133,14 @@ type TaskSubmitter interface {
 	// Submit answers in the order of what was submitted. What was accepted is
 	// on disk.
 	Submit(ctx context.Context, subs []mayfly.Submission) []queue.Accepted
+
+	// PutPayload keeps what is read of r, up to MaxPayload bytes, for one task
+	// whose submission names ref. Nothing is left of one that fails.
+	PutPayload(ctx context.Context, space string, r io.Reader) (ref string, size int64, err error)
+	MaxPayload() int64
+
+	// DropPayload forgets one that is not submitted after all.
+	DropPayload(space, ref string)
 }
 
 // TaskReader tells what became of tasks.
@@ -147,9 +155,10 @@ type TaskReader interface {
 	// than in seen.
 	Watch(ctx context.Context, space, id string, seen mayfly.Task) (mayfly.Task, error)
 
-	// Payload returns what a task that has not ended was submitted with, and
-	// Result what one that has ended returned.
-	Payload(ctx context.Context, space, id string) ([]byte, error)
+	// OpenPayload opens what a task that has not ended was submitted with, and
+	// says how many bytes it has. Result returns what one that has ended
+	// returned.
+	OpenPayload(ctx context.Context, space, id string) (io.ReadCloser, int64, error)
 	Result(ctx context.Context, space, id string) ([]byte, error)
 }
 

@@ -69,10 +69,7 @@ func (r *router) taskReads() {
 		func(ctx context.Context, service Tasks, in *TaskRef) (mayfly.Task, error) {
 			return service.Get(ctx, in.Space, in.ID)
 		})
-	onTaskBytes(r, operation{id: "task-payload", route: "GET /v1/tasks/{id}/payload", summary: "Get what a task that has not ended was submitted with"},
-		func(ctx context.Context, service Tasks, in *TaskRef) ([]byte, error) {
-			return service.Payload(ctx, in.Space, in.ID)
-		})
+	r.taskPayloads()
 	onTaskBytes(r, operation{id: "task-result", route: "GET /v1/tasks/{id}/result", summary: "Get what a task returned",
 		detail: "What its program wrote to stdout, or the handler's value. The task says when it was cut. A task that has not ended is a 409."},
 		func(ctx context.Context, service Tasks, in *TaskRef) ([]byte, error) {

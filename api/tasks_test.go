@@ -22,6 +22,7 @@ import (
 // tasks is a real queue, of which no node asks: a test runs its tasks with run.
 type tasks struct {
 	*queue.Queue
+	dir  string // of its data
 	mu   sync.Mutex
 	logs map[string][]mayfly.LogEntry // by instance
 	open map[string]chan struct{}     // instances that run
@@ -121,7 +122,7 @@ func serveTasks(t testing.TB, opts queue.Options) (*server, *tasks) {
 			t.Error(err)
 		}
 	})
-	all := &tasks{Queue: q, logs: map[string][]mayfly.LogEntry{}, open: map[string]chan struct{}{}}
+	all := &tasks{Queue: q, dir: b.Dir(), logs: map[string][]mayfly.LogEntry{}, open: map[string]chan struct{}{}}
 	return serveAll(t, api.Services{Tasks: all, Logs: all}, api.Options{MaxTasks: 4 << 20}), all
 }
 

@@ -48,7 +48,7 @@ func (r *router) taskWebhook() {
 func (r *router) serveWebhook(w http.ResponseWriter, req *http.Request) {
 	answer, err := r.webhook(w, req)
 	if err != nil {
-		r.fail(w, req, err)
+		r.refuse(w, req, err)
 		return
 	}
 	w.Header().Set(client.HeaderRun, answer.ID)
@@ -69,11 +69,14 @@ func (r *router) webhook(w http.ResponseWriter, req *http.Request) (answer clien
 			sub.Key = req.Header.Get(header)
 		}
 	}
-	if sub.Payload, err = readBody(w, req, r.opts.MaxTasks); err != nil {
+	if err := r.payloadOf(w, req, &sub); err != nil {
 		return answer, err
 	}
 	made, err := r.submitAll(req.Context(), []mayfly.Submission{sub})
 	if err != nil {
+		if sub.PayloadRef != "" {
+			r.services.Tasks.DropPayload(sub.Space, sub.PayloadRef)
+		}
 		return answer, err
 	}
 	return client.AcceptedTask{ID: made.Tasks[0].Task.ID, Created: made.Tasks[0].Created}, nil

@@ -147,6 +147,17 @@ func (q *Queue) settlePayloads(list []*publish) {
 	}
 }
 
+// DropPayload deletes an upload that is not to be submitted after all.
+func (q *Queue) DropPayload(space, text string) {
+	ref, err := parseRef(text)
+	if err == nil && mayfly.CheckName("space", space) == nil {
+		err = q.payloads.submitted(uploadName(space, ref.text), ref.size)
+	}
+	if err != nil {
+		q.log.Warn("an upload is left for its hour", "error", err)
+	}
+}
+
 // dropPayload deletes the payload of a task that has its outcome. A program that
 // still reads it is not disturbed.
 func (q *Queue) dropPayload(task mayfly.Task) {

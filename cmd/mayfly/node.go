@@ -111,7 +111,9 @@ func openNode(ctx context.Context, f upFlags, log *slog.Logger) (_ *node, err er
 		return nil, err
 	}
 	n.onClose(machine.Close)
-	tasks, err := queue.Open(ctx, b, record, queue.Options{Log: log, Images: taskImages{images}})
+	tasks, err := queue.Open(ctx, b, record, queue.Options{
+		Log: log, Images: taskImages{images}, MaxPayload: f.payload, KeepAge: f.keepAge, KeepCount: f.keepTasks,
+	})
 	if err != nil {
 		return nil, err
 	}

@@ -44,7 +44,8 @@ func (c *cli) taskSubmit() *cobra.Command {
 is printed when it is on disk.
 
 The program gets the payload on stdin and in /run/mayfly/payload, a handler as
-its argument. With - the payload is read from stdin.
+its argument. With - the payload is read from stdin. One of more than 1 MB is
+uploaded before.
 
 With --json-lines there is a task for each line. With NAME or --image the line is
 the payload, and --key, if it is given, is followed by the number of the line.
@@ -71,10 +72,12 @@ program's, 22 for a function that answered with an error, 125 where there is non
 			if f.lines != "" {
 				return c.submitLines(cmd.Context(), cl, sub, f)
 			}
-			if sub.Payload, err = f.readPayload(c.stdin, args); err != nil {
+			payload, err := f.openPayload(c.stdin, args)
+			if err != nil {
 				return err
 			}
-			task, err := cl.Submit(cmd.Context(), sub)
+			defer payload.Close()
+			task, err := cl.SubmitFrom(cmd.Context(), sub, payload.Reader)
 			if err != nil {
 				return err
 			}
@@ -200,8 +203,15 @@ func (f *submitFlags) what(dash int, args []string, sub *mayfly.Submission) erro
 	return nil
 }
 
-// readPayload reads the payload from where the command line says.
-func (f *submitFlags) readPayload(stdin io.Reader, args []string) ([]byte, error) {
+// payloadSource is where a payload is read from: its reader as it is, so that the
+// client can see how long a file is.
+type payloadSource struct {
+	io.Reader
+	io.Closer
+}
+
+// openPayload opens what the command line says is the payload.
+func (f *submitFlags) openPayload(stdin io.Reader, args []string) (p payloadSource, err error) {
 	var from []string
 	if f.payload != "" {
 		from = append(from, "--payload")
@@ -215,21 +225,31 @@ func (f *submitFlags) readPayload(stdin io.Reader, args []string) ([]byte, error
 	}
 	switch {
 	case len(from) > 1:
-		return nil, usagef("%s exclude each other", strings.Join(from, " and "))
+		return p, usagef("%s exclude each other", strings.Join(from, " and "))
 	case dash || f.payloadFile == "-":
-		data, err := io.ReadAll(stdin)
-		if err != nil {
-			return nil, mayfly.Errorf(mayfly.Invalid, "read the payload: %w", err)
-		}
-		return data, nil
+		return payloadSource{stdin, io.NopCloser(nil)}, nil
 	case f.payloadFile != "":
-		data, err := os.ReadFile(f.payloadFile)
+		file, err := os.Open(f.payloadFile)
 		if err != nil {
-			return nil, mayfly.Errorf(mayfly.Invalid, "read the payload: %w", err)
+			return p, mayfly.Errorf(mayfly.Invalid, "read the payload: %w", err)
 		}
-		return data, nil
+		return payloadSource{file, file}, nil
 	}
-	return []byte(f.payload), nil
+	return payloadSource{strings.NewReader(f.payload), io.NopCloser(nil)}, nil
+}
+
+// readPayload reads what the command line says is the payload.
+func (f *submitFlags) readPayload(stdin io.Reader, args []string) ([]byte, error) {
+	p, err := f.openPayload(stdin, args)
+	if err != nil {
+		return nil, err
+	}
+	defer p.Close()
+	data, err := io.ReadAll(io.LimitReader(p, client.MaxInline+1))
+	if err != nil {
+		return nil, mayfly.Errorf(mayfly.Invalid, "read the payload: %w", err)
+	}
+	return data, nil
 }
 
 // submitLines submits a task for each line, many at once, and prints their ids

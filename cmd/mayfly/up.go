@@ -29,6 +29,10 @@ type upFlags struct {
 	http                         string
 	api                          []string
 	waiting, tasks               int
+	maxPayload                   string // as on the command line
+	payload                      int64  // the same in bytes; 0 for the default
+	keepAge                      time.Duration
+	keepTasks                    int64
 }
 
 func (c *cli) up() *cobra.Command {
@@ -57,13 +61,21 @@ mayfly down stops them too.`,
 	fs.StringVar(&f.driver, "driver", "", "how containers are made: native, crun, runc or another OCI runtime")
 	fs.IntVar(&f.waiting, "waiting", 0, "most sandboxes of one function that wait for calls (default 32, -1 for none)")
 	fs.IntVar(&f.tasks, "tasks", 0, "most tasks that run at once on this node (default 8 for each core, at least 16)")
+	fs.StringVar(&f.maxPayload, "max-payload", "", "largest payload of a task, such as 64m or 1g (default 256m)")
+	fs.DurationVar(&f.keepAge, "keep-age", 0, "how long tasks that have ended are kept (default 168h)")
+	fs.Int64Var(&f.keepTasks, "keep-tasks", 0, "how many tasks that have ended are kept (default 500000)")
 	fs.StringVar(&f.node, "node", "", "name of this node (default the host's name)")
 	fs.StringVar(&f.logLevel, "log-level", "info", "debug, info, warn or error")
 	return cmd
 }
 
 // check refuses what cannot be served before anything is made.
-func (f *upFlags) check() error {
+func (f *upFlags) check() (err error) {
+	if f.maxPayload != "" {
+		if f.payload, err = parseSize(f.maxPayload); err != nil || f.payload < 1 {
+			return usagef("--max-payload %q is not a size, such as 64m", f.maxPayload)
+		}
+	}
 	if f.http != "" {
 		if err := api.CheckLoopback(f.http); err != nil {
 			return err

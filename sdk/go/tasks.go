@@ -32,6 +32,9 @@ func (c *Client) SubmitAll(ctx context.Context, subs []mayfly.Submission) ([]Sub
 		if sub.Space == "" {
 			sub.Space = c.space
 		}
+		if err := c.uploadLarge(ctx, &sub); err != nil {
+			return nil, err
+		}
 		in.Tasks[i].Submission = sub
 	}
 	var out SubmitAnswer
@@ -159,11 +162,6 @@ func (c *Client) WatchTask(ctx context.Context, id string, each func(mayfly.Task
 // wrote to stdout, or the handler's value. One that has not is a Conflict.
 func (c *Client) TaskResult(ctx context.Context, id string) ([]byte, error) {
 	return c.bytes(ctx, []string{"tasks", id, "result"})
-}
-
-// TaskPayload returns what a task that has not ended was submitted with.
-func (c *Client) TaskPayload(ctx context.Context, id string) ([]byte, error) {
-	return c.bytes(ctx, []string{"tasks", id, "payload"})
 }
 
 // bytes gets an answer as it is.

@@ -10,8 +10,18 @@ import (
 // MaxTasks is how many tasks one request may submit.
 const MaxTasks = 1000
 
-// TaskRequest is a submission on the wire. Of payload, json and text one may be
-// set.
+// MaxInline is the size in bytes of the largest payload that a submission itself
+// takes. A larger one is uploaded before.
+const MaxInline = 1_000_000
+
+// Upload is a payload that was uploaded, for one task whose PayloadRef it is.
+type Upload struct {
+	Ref  string `json:"ref" doc:"for payloadRef of a task, within an hour"`
+	Size int64  `json:"size" doc:"bytes"`
+}
+
+// TaskRequest is a submission on the wire. Of payload, payloadRef, json and text
+// one may be set.
 type TaskRequest struct {
 	mayfly.Submission
 	JSON  json.RawMessage `json:"json,omitempty" doc:"any value; its text is the payload"`
@@ -27,6 +37,9 @@ func (r *TaskRequest) Plain() (mayfly.Submission, error) {
 	if r.Payload != nil {
 		ways++
 	}
+	if r.PayloadRef != "" {
+		ways++
+	}
 	if r.JSON != nil {
 		sub.Payload = r.JSON
 		ways++
@@ -37,7 +50,7 @@ func (r *TaskRequest) Plain() (mayfly.Submission, error) {
 	}
 	switch {
 	case ways > 1:
-		return sub, mayfly.Errorf(mayfly.Invalid, "payload, json and text exclude each other").WithHint("keep one of them")
+		return sub, mayfly.Errorf(mayfly.Invalid, "payload, payloadRef, json and text exclude each other").WithHint("keep one of them")
 	case r.Delay != "" && !sub.NotBefore.IsZero():
 		return sub, mayfly.Errorf(mayfly.Invalid, "delay and notBefore exclude each other").WithHint("keep one of them")
 	case r.Delay != "":
