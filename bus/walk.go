@@ -12,8 +12,9 @@ import (
 
 // Bounds of a walk.
 const (
-	walkBatch = 2000            // messages at once
+	walkBatch = 500             // messages at once
 	scanBatch = 256             // likewise, with headers
+	walkTries = 5               // that lead nowhere
 	walkIdle  = 5 * time.Minute // after which the server forgets a walk of a process that is gone
 )
 
@@ -50,13 +51,36 @@ func (b *Bus) Scan(ctx context.Context, stream, subject string, from uint64, tak
 	})
 }
 
+// walk begins again where a message was lost on the way, which happens when the
+// server or this process stands still for a second.
 func (b *Bus) walk(ctx context.Context, stream, subject string, from uint64, most int, take func([]jetstream.Msg, []uint64) bool) error {
-	wrap := func(err error) error { return fmt.Errorf("walk through stream %s: %w", stream, err) }
+	for tries := 0; ; tries++ {
+		before := from
+		err := b.walkOnce(ctx, stream, subject, &from, most, take)
+		if from > before {
+			tries = 0
+		}
+		if !errors.Is(err, errLost) || tries == walkTries {
+			if err != nil {
+				err = fmt.Errorf("walk through stream %s: %w", stream, err)
+			}
+			return err
+		}
+	}
+}
+
+// errLost means that the consumer sent what did not come here.
+var errLost = errors.New("a message was lost on the way")
+
+// walkOnce moves from on behind what it handed to take.
+func (b *Bus) walkOnce(ctx context.Context, stream, subject string, from *uint64, most int, take func([]jetstream.Msg, []uint64) bool) error {
 	// A consumer is the one way of reading in which the server neither counts
 	// what follows nor makes headers for each message.
-	consumer, err := b.js.CreateConsumer(ctx, stream, jetstream.ConsumerConfig{
+	opening, cancel := context.WithTimeout(ctx, openTimeout)
+	defer cancel()
+	consumer, err := b.js.CreateConsumer(opening, stream, jetstream.ConsumerConfig{
 		DeliverPolicy:     jetstream.DeliverByStartSequencePolicy,
-		OptStartSeq:       max(from, 1),
+		OptStartSeq:       max(*from, 1),
 		FilterSubject:     subject,
 		AckPolicy:         jetstream.AckNonePolicy,
 		MemoryStorage:     true,
@@ -64,34 +88,48 @@ func (b *Bus) walk(ctx context.Context, stream, subject string, from uint64, mos
 		InactiveThreshold: walkIdle,
 	})
 	if err != nil {
-		return wrap(err)
+		return err
 	}
 	defer b.endWalk(stream, consumer.CachedInfo().Name)
 	list, sequences := make([]jetstream.Msg, 0, most), make([]uint64, 0, most)
 	for count := uint64(0); ; {
+		list, sequences = list[:0], sequences[:0]
 		batch, err := consumer.FetchNoWait(most)
 		if err != nil {
-			return wrap(err)
+			return err
 		}
-		list, sequences = list[:0], sequences[:0]
 		for msg := range batch.Messages() {
 			meta, err := msg.Metadata()
 			if err != nil {
-				return wrap(err)
+				return err
 			}
 			if count++; meta.Sequence.Consumer != count {
-				return wrap(errors.New("a message was lost on the way"))
+				return errLost
 			}
 			list, sequences = append(list, msg), append(sequences, meta.Sequence.Stream)
 		}
 		if err := batch.Error(); err != nil && !errors.Is(err, nats.ErrTimeout) {
-			return wrap(err)
+			return err
 		}
-		if len(list) == 0 || !take(list, sequences) {
+		if len(list) == 0 {
+			// Nothing also comes from a server that stands still.
+			info, err := consumer.Info(ctx)
+			switch {
+			case err != nil:
+				return err
+			case info.Delivered.Consumer != count:
+				return errLost
+			case info.NumPending == 0:
+				return nil
+			}
+			continue
+		}
+		*from = sequences[len(sequences)-1] + 1
+		if !take(list, sequences) {
 			return nil
 		}
 		if err := ctx.Err(); err != nil {
-			return wrap(err)
+			return err
 		}
 	}
 }
