@@ -70,6 +70,9 @@ func (q *Queue) withdraw(e *entry) {
 		e.blocked = nil
 	default:
 		heap.Remove(&e.lane.window, e.index)
+		if e.task.LimitKey != "" {
+			q.nextOfKey(e.lane.flow, e.task.LimitKey)
+		}
 		q.update(e.lane.flow)
 		q.wantRead(e.lane)
 	}

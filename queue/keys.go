@@ -25,7 +25,8 @@ const (
 // blocked is the tasks of one key in one lane that are out of the way.
 type blocked struct {
 	window entryHeap
-	unread sequences
+	unread sequences // all after those of window
+	last   uint64    // of those that are read again, which are between; one batch at a time
 }
 
 // limitKey is the value of a field, as in "user.id", of a JSON payload: its JSON
@@ -76,6 +77,11 @@ func (q *Queue) uncount(e *entry) {
 	if f.keys[key]--; f.keys[key] <= 0 {
 		delete(f.keys, key)
 	}
+	q.nextOfKey(f, key)
+}
+
+// nextOfKey puts those of a key back in front of which one may go now.
+func (q *Queue) nextOfKey(f *flow, key string) {
 	for _, l := range f.lanes {
 		if l != nil && l.blocked[key] != nil {
 			q.unblock(l, key)
@@ -88,6 +94,13 @@ func (f *flow) atLimit(e *entry) bool {
 	return e.task.LimitKey != "" && f.keys[e.task.LimitKey] >= f.limits.key.Max
 }
 
+// overtakes reports whether tasks of an entry's key that come before it are to be
+// read again first.
+func (l *lane) overtakes(e *entry) bool {
+	b := l.blocked[e.task.LimitKey]
+	return b != nil && (b.unread.len() > 0 && e.seq > b.unread.first(1)[0] || e.seq > b.last && l.unread.contains(b.last))
+}
+
 // skipBlocked takes what cannot go because of its key away from the heads of the
 // lanes.
 func (q *Queue) skipBlocked(f *flow) {
@@ -98,14 +111,14 @@ func (q *Queue) skipBlocked(f *flow) {
 		if l == nil {
 			continue
 		}
-		for len(l.window) > 0 && f.atLimit(l.window[0]) {
+		for len(l.window) > 0 && (f.atLimit(l.window[0]) || l.overtakes(l.window[0])) {
 			q.block(heap.Pop(&l.window).(*entry))
 		}
 		q.wantRead(l)
 	}
 }
 
-// block takes an entry out of the way.
+// block takes an entry out of the way. Those in memory are before the others.
 func (q *Queue) block(e *entry) {
 	l := e.lane
 	if l.blocked == nil {
@@ -119,19 +132,24 @@ func (q *Queue) block(e *entry) {
 	e.blocked = b
 	heap.Push(&b.window, e)
 	most := blockedMax
-	if len(q.entries) > manyEntries {
+	if len(q.entries) > q.most/2 {
 		most = blockedFew
 	}
 	for len(b.window) > 0 {
-		last := slices.MaxFunc(b.window, func(x, y *entry) int { return cmp.Compare(x.seq, y.seq) })
-		if len(b.window) <= most && (b.unread.len() == 0 || last.seq < b.unread.first(1)[0]) {
-			break // in memory are the oldest
+		last := b.window.last()
+		if len(b.window) <= most && !l.overtakes(last) {
+			break
 		}
 		heap.Remove(&b.window, last.index)
 		q.drop(last)
 		delete(q.known, last.seq)
 		b.unread.insert(last.seq)
 	}
+}
+
+// last is the entry with the highest sequence; there is one.
+func (h entryHeap) last() *entry {
+	return slices.MaxFunc(h, func(x, y *entry) int { return cmp.Compare(x.seq, y.seq) })
 }
 
 // unblock puts the oldest of a key that was out of the way back in front.
@@ -142,10 +160,10 @@ func (q *Queue) unblock(l *lane, key string) {
 		e.blocked = nil
 		heap.Push(&l.window, e)
 	}
-	if len(b.window) <= blockedMax/4 && b.unread.len() > 0 {
+	if len(b.window) <= blockedMax/4 {
 		q.readBlocked(l, b, blockedMax-blockedMax/4)
 	}
-	if len(b.window) == 0 && b.unread.len() == 0 {
+	if len(b.window) == 0 && b.unread.len() == 0 && !l.unread.contains(b.last) {
 		delete(l.blocked, key)
 	}
 }
@@ -153,12 +171,28 @@ func (q *Queue) unblock(l *lane, key string) {
 // readBlocked has tasks of a key read again, whatever else the window has.
 func (q *Queue) readBlocked(l *lane, b *blocked, most int) {
 	again := slices.Clone(b.unread.first(most))
+	if len(again) == 0 || l.unread.contains(b.last) {
+		return
+	}
 	for _, seq := range again {
 		b.unread.remove(seq)
 	}
+	b.last = again[len(again)-1]
 	l.unread.insertFirst(again)
 	l.urgent += len(again)
 	q.wantRead(l)
+}
+
+// readOn goes on where what was read again had ended meanwhile.
+func (q *Queue) readOn(l *lane) {
+	for key, b := range l.blocked {
+		if len(b.window) == 0 && l.flow.keys[key] < l.flow.limits.key.Max {
+			q.readBlocked(l, b, blockedMax)
+		}
+		if len(b.window) == 0 && b.unread.len() == 0 && !l.unread.contains(b.last) {
+			delete(l.blocked, key)
+		}
+	}
 }
 
 // unblockAll puts everything back, because the limit has changed.
@@ -172,9 +206,10 @@ func (q *Queue) unblockAll(f *flow) {
 				e.blocked = nil
 				heap.Push(&l.window, e)
 			}
-			q.readBlocked(l, b, b.unread.len())
+			l.unread.insertFirst(b.unread.first(b.unread.len()))
 		}
 		l.blocked = nil
+		q.wantRead(l)
 	}
 }
 

@@ -125,6 +125,7 @@ func (q *Queue) readAll(ctx context.Context, wishes []wish) (size int, err error
 				q.end(seq)
 			}
 		}
+		q.readOn(w.lane)
 		q.update(w.lane.flow)
 	}
 	q.match()

@@ -16,6 +16,11 @@ func (s *sequences) len() int { return len(s.list) - s.head }
 // first are the first n, or all, until the next change.
 func (s *sequences) first(n int) []uint64 { return s.list[s.head:min(len(s.list), s.head+n)] }
 
+func (s *sequences) contains(seq uint64) bool {
+	_, found := slices.BinarySearch(s.list[s.head:], seq)
+	return found
+}
+
 // insert is cheap near the end.
 func (s *sequences) insert(seq uint64) {
 	i := len(s.list)
