@@ -187,13 +187,14 @@ func (s *Schedules) Remove(ctx context.Context, space, name string) error {
 func (s *Schedules) remove(ctx context.Context, name schedule.Name, manifest string) error {
 	e := s.lock(name)
 	defer s.unlock(e)
-	def, _, err := s.refresh(ctx, e)
-	if err != nil {
+	def, _, err := s.read(ctx, name)
+	switch kind := mayfly.KindOf(err); {
+	case kind == mayfly.NotFound || kind == mayfly.Unavailable || ctx.Err() != nil:
 		return err
-	}
-	if def.Manifest != manifest {
+	case err == nil && def.Manifest != manifest:
 		return ofManifest(def.Schedule)
 	}
+	// What cannot be read is nobody's, and can be removed as well.
 	if err := s.erase(ctx, name); err != nil {
 		return err
 	}

@@ -362,3 +362,49 @@ func FuzzDecodeTicks(f *testing.F) {
 		}
 	})
 }
+
+// TestATickWaitsForRoom: a tick waits for room, and whoever asks is told.
+func TestATickWaitsForRoom(t *testing.T) {
+	k := newKeeper(t)
+	k.add(t, func(s *mayfly.Schedule) { s.Overlap = mayfly.OverlapQueue })
+	k.n.opts.MaxTasks = 1
+	first := k.n.submit(mayfly.Submission{Workload: "w"})[0]
+	k.wait(1)
+	if got := k.get(t); !strings.Contains(got.Error, "the task queue is full") || got.Count != 0 {
+		t.Errorf("while it is full: %+v", got)
+	}
+	if _, err := k.n.Cancel(context.Background(), home, first.ID); err != nil {
+		t.Fatal(err)
+	}
+	k.clock.add(time.Second)
+	k.pass(context.Background())
+	k.check(t, "1")
+	if got := k.get(t); got.Error != "" || got.Count != 1 {
+		t.Errorf("when there is room: %+v", got)
+	}
+}
+
+// TestAScheduleThatCannotBeReadHarmsNoOther, and can be removed.
+func TestAScheduleThatCannotBeReadHarmsNoOther(t *testing.T) {
+	k := newKeeper(t)
+	k.add(t, nil)
+	for name, text := range map[string]string{"odd": "{", "zone": `{"space":"default","name":"zone","cron":"@daily","tz":"Not/There","since":"2026-01-01T00:00:00Z","task":{"workload":"w"}}`} {
+		if _, err := k.js.Publish(context.Background(), bus.ScheduleSubject(home, name), []byte(text)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := k.js.Publish(context.Background(), bus.TicksSubject(home, "s"), []byte("{")); err != nil {
+		t.Fatal(err)
+	}
+	k.open(t)
+	k.wait(1)
+	k.check(t, "1")
+	for _, name := range []string{"odd", "zone"} {
+		if err := k.Remove(context.Background(), home, name); err != nil {
+			t.Errorf("remove %s: %v", name, err)
+		}
+		if err := k.Remove(context.Background(), home, name); mayfly.KindOf(err) != mayfly.NotFound {
+			t.Errorf("remove %s again: %v", name, err)
+		}
+	}
+}

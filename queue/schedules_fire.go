@@ -87,6 +87,8 @@ func (s *Schedules) deal(ctx context.Context, e *scheduled, def definition, plan
 		_, _, readErr := s.refresh(ctx, e) // another leader's work stands
 		return errors.Join(writeErr, readErr)
 	} else if writeErr != nil {
+		// Whoever asks is told, though it is not on disk.
+		e.ticks.Error, e.ticks.Failed = cut(writeErr.Error(), maxScheduleError), s.opts.Now()
 		return writeErr
 	}
 	return err
