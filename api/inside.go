@@ -62,6 +62,10 @@ func (s *Server) ServeInside(w http.ResponseWriter, r *http.Request, who mayfly.
 		}
 		defer s.bodies.give(who.Instance, size)
 		inner.Body = &shortBody{r.Body, maxInside}
+	case insideWait:
+		if who.Task && s.services.Places != nil {
+			defer s.services.Places.Waiting(who.Run)()
+		}
 	}
 	s.handler.ServeHTTP(w, inner)
 }
@@ -126,6 +130,7 @@ const (
 	insideSubmit
 	insidePayload
 	insideTask // reads or cancels tasks
+	insideWait // until one has ended
 	insideCall
 )
 
@@ -157,7 +162,9 @@ func insideKind(method, path string) insideOperation {
 		return insideSubmit
 	case "POST payloads":
 		return insidePayload
-	case "GET tasks", "GET tasks/ID", "GET tasks/ID/wait", "GET tasks/ID/watch", "GET tasks/ID/result", "POST tasks/ID/cancel":
+	case "GET tasks/ID/wait", "GET tasks/ID/watch":
+		return insideWait
+	case "GET tasks", "GET tasks/ID", "GET tasks/ID/result", "POST tasks/ID/cancel":
 		return insideTask
 	}
 	return insideNothing

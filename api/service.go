@@ -271,6 +271,13 @@ type Machine interface {
 	StopAll(ctx context.Context, progress func(string)) error
 }
 
+// Places are where tasks run on this machine. The node package gives them.
+type Places interface {
+	// Waiting lets another task run in the place of one that waits for others,
+	// until over is called.
+	Waiting(task string) (over func())
+}
+
 // Services is everything that the server serves. A nil field answers its
 // operations with Unavailable.
 type Services struct {
@@ -278,7 +285,8 @@ type Services struct {
 	Workloads Workloads
 	Tasks     Tasks
 	Schedules Schedules
-	Logs      Logs // of tasks
+	Logs      Logs   // of tasks
+	Places    Places // where tasks run; none is lent if nil
 	Images    Images
 	Stacks    Stacks
 	Machine   Machine

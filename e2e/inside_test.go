@@ -3,6 +3,7 @@ package e2e
 import (
 	"encoding/json"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -182,5 +183,30 @@ func TestInsideOfASpace(t *testing.T) {
 	}
 	if now, err := n.GetTask(t.Context(), task.ID); err != nil || now.State != mayfly.TaskQueued {
 		t.Errorf("%+v, %v", now, err)
+	}
+}
+
+// TestATaskThatWaitsMakesRoom: where one task may run at once, a task can still
+// wait for another that waits for a third.
+func TestATaskThatWaitsMakesRoom(t *testing.T) {
+	n := start(t, "--tasks", "1")
+	const parent = `out=$(/app ask POST /v1/tasks '{"tasks":[{"workload":"%s"}]}')
+id=${out#*\"id\":\"}; id=${id%%%%\"*}
+/app ask GET /v1/tasks/$id/wait >/dev/null; echo %s`
+	n.shell("third", "sleep 0.1; echo third", nil)
+	n.shell("second", fmt.Sprintf(parent, "third", "second"), nil)
+	n.shell("first", fmt.Sprintf(parent, "second", "first"), nil)
+	var ids []string
+	for range 3 {
+		ids = append(ids, n.submit(mayfly.Submission{Workload: "first"}).ID)
+	}
+	for _, id := range ids {
+		if task := n.waitTask(id); task.State != mayfly.TaskSucceeded || n.result(id) != "first\n" {
+			t.Errorf("%+v with %q", task, n.result(id))
+		}
+	}
+	all, err := n.ListTasks(t.Context(), client.TaskFilter{States: []mayfly.TaskState{mayfly.TaskSucceeded}})
+	if err != nil || len(all) != 9 {
+		t.Errorf("%d tasks have succeeded, %v", len(all), err)
 	}
 }

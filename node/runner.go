@@ -50,8 +50,18 @@ type Runner struct {
 	adopted  []*attempt
 	unwanted []*container.Sandbox // of attempts whose tasks have moved on
 
+	workers sync.WaitGroup
+
 	mu      sync.Mutex
 	running map[*attempt]struct{}
+	ctx     context.Context  // of Run; nil before and after
+	lent    map[string]*loan // by task
+}
+
+// loan is the place of a task that waits for others, at another's disposal.
+type loan struct {
+	waits int // calls of Waiting that are not over
+	end   context.CancelFunc
 }
 
 // NewRunner returns a Runner of the queue's tasks on the node.
@@ -62,7 +72,7 @@ func NewRunner(n *Node, q *queue.Queue, r Requests, o RunnerOptions) *Runner {
 	if o.Tasks == 0 {
 		o.Tasks = max(16, 8*runtime.NumCPU())
 	}
-	run := &Runner{node: n, queue: q, requests: r, opts: o, running: make(map[*attempt]struct{})}
+	run := &Runner{node: n, queue: q, requests: r, opts: o, running: make(map[*attempt]struct{}), lent: make(map[string]*loan)}
 	n.mu.Lock()
 	n.runner = run
 	n.mu.Unlock()
@@ -92,39 +102,78 @@ func (r *Runner) Adopt(ctx context.Context) error {
 // Run runs tasks until ctx ends. Then it asks for no more and leaves programs
 // that were started for their task running, for the next daemon.
 func (r *Runner) Run(ctx context.Context) error {
-	var all sync.WaitGroup
 	for _, a := range r.adopted {
-		all.Go(func() { a.attend(ctx) })
+		r.workers.Go(func() { a.attend(ctx) })
 	}
 	for _, s := range r.unwanted {
 		r.node.retire(s, func() {})
 	}
 	r.adopted, r.unwanted = nil, nil
 	for range r.opts.Tasks {
-		all.Go(func() { r.work(ctx) })
+		r.workers.Go(func() { r.work(ctx, ctx) })
 	}
-	all.Wait()
+	r.setContext(ctx)
+	<-ctx.Done()
+	r.setContext(nil)
+	r.workers.Wait()
 	return ctx.Err()
+}
+
+func (r *Runner) setContext(ctx context.Context) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.ctx = ctx
+}
+
+// lendMost bounds how many places are lent, as a multiple of those there are.
+const lendMost = 4
+
+// Waiting lets another task run in the place of one that waits for others,
+// until over is called: else those that wait could leave no place for those
+// that they wait for. What runs by then runs on.
+func (r *Runner) Waiting(task string) (over func()) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	l := r.lent[task]
+	if l == nil {
+		if r.ctx == nil || len(r.lent) >= lendMost*r.opts.Tasks {
+			return func() {}
+		}
+		ctx := r.ctx
+		asking, end := context.WithCancel(ctx)
+		l = &loan{end: end}
+		r.lent[task] = l
+		r.workers.Go(func() { r.work(ctx, asking) })
+	}
+	l.waits++
+	return func() {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		if l.waits--; l.waits == 0 {
+			l.end()
+			delete(r.lent, task)
+		}
+	}
 }
 
 // askAgain is how long a queue that failed is left alone.
 const askAgain = time.Second
 
-// work runs one task after the other.
-func (r *Runner) work(ctx context.Context) {
-	for ctx.Err() == nil && !r.node.isStopped() {
-		g, err := r.queue.Next(ctx, r.node.opts.Name)
+// work runs one task after the other, and asks for another until asking ends.
+func (r *Runner) work(ctx, asking context.Context) {
+	for asking.Err() == nil && !r.node.isStopped() {
+		g, err := r.queue.Next(asking, r.node.opts.Name)
 		if err == nil {
 			r.perform(ctx, g)
 			continue
 		}
-		if ctx.Err() != nil {
+		if asking.Err() != nil {
 			return
 		}
 		r.opts.Log.Error("ask for a task", "err", err)
 		select {
 		case <-time.After(askAgain):
-		case <-ctx.Done():
+		case <-asking.Done():
 		}
 	}
 }

@@ -130,7 +130,7 @@ func openNode(ctx context.Context, f upFlags, log *slog.Logger) (_ *node, err er
 	}
 	n.loops = append(n.loops, b.Run, machine.Run, routes.Run, tasks.Run, runner.Run, schedules.Run)
 	n.services = api.Services{
-		Instances: machine, Workloads: workloads{machine, routes, schedules}, Machine: machine, Logs: machine, Tasks: tasks, Schedules: schedules,
+		Instances: machine, Workloads: workloads{machine, routes, schedules}, Machine: machine, Logs: machine, Tasks: tasks, Places: runner, Schedules: schedules,
 		Images: imageService{images, machine}, Stacks: stackService{stacks},
 	}
 	return n, nil
