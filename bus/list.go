@@ -42,6 +42,8 @@ const MaxMessage = 1 << 20
 //	outcomes  stream  file, synced on each write  queue       mayfly.SPACE.outcome.ID
 //	schedules stream  file, synced on each write  queue       mayfly.SPACE.schedule.NAME
 //	                                                          mayfly.SPACE.ticks.NAME
+//	callbacks stream  file, synced on each write  queue       mayfly.SPACE.callback.ID
+//	                                                          mayfly.SPACE.secret
 //
 // All of state is watched, and a watch of a part of a stream costs the server
 // a walk over all its subjects for every message. So releases, which nobody
@@ -59,6 +61,7 @@ const (
 	QueuesStream    = "queues"
 	OutcomesStream  = "outcomes"
 	SchedulesStream = "schedules"
+	CallbacksStream = "callbacks"
 )
 
 // How much call history is kept; whichever limit is met first wins.
@@ -72,10 +75,11 @@ const (
 // How much the queue holds. Tasks that wait are never dropped: a full stream
 // refuses the next. Of outcomes the oldest go, whichever limit is met first.
 const (
-	TasksMaxBytes    = 8 << 30
-	OutcomesMaxAge   = 7 * 24 * time.Hour
-	OutcomesMaxBytes = 1 << 30
-	OutcomesMax      = 500_000
+	TasksMaxBytes     = 8 << 30
+	OutcomesMaxAge    = 7 * 24 * time.Hour
+	OutcomesMaxBytes  = 1 << 30
+	OutcomesMax       = 500_000
+	CallbacksMaxBytes = 1 << 30
 )
 
 // SchedulesMaxBytes is how much schedules may take, their payloads included.
@@ -150,6 +154,13 @@ func ScheduleSubject(space, name string) string { return root + space + ".schedu
 // that a tick does not write the definition again.
 func TicksSubject(space, name string) string { return root + space + ".ticks." + name }
 
+// CallbackSubject is the subject that says who is to be told of a task's end.
+func CallbackSubject(space, id string) string { return root + space + ".callback." + id }
+
+// SecretSubject is the subject of the secret that a space's callbacks are signed
+// with.
+func SecretSubject(space string) string { return root + space + ".secret" }
+
 const root = "mayfly."
 
 func stateConfig() jetstream.KeyValueConfig {
@@ -215,6 +226,7 @@ func queueConfigs() []jetstream.StreamConfig {
 			LaterSubject("*", "*", "*", "*", "*"), HeldSubject("*", "*", "*", "*", "*"), DeadSubject("*", "*", "*")),
 		strict(QueuesStream, "which workloads and minutes have tasks", -1, QueueSubject("*", "*"), MinuteSubject("*", "*")),
 		outcomes,
+		strict(CallbacksStream, "who is to be told how tasks ended", CallbacksMaxBytes, CallbackSubject("*", "*"), SecretSubject("*")),
 		strict(SchedulesStream, "schedules, and how far they have come", SchedulesMaxBytes, ScheduleSubject("*", "*"), TicksSubject("*", "*")),
 	}
 }

@@ -15,6 +15,9 @@ func (q *Queue) bury(ctx context.Context, g *Grant, task mayfly.Task) error {
 	if err != nil {
 		return err
 	}
+	if err := q.intendCallback(ctx, task); err != nil {
+		return err
+	}
 	expect(msg, 0)
 	if _, err = q.js.PublishMsg(ctx, msg); err == nil {
 		return nil

@@ -111,6 +111,9 @@ func (q *Queue) conclude(ctx context.Context, task mayfly.Task, output []byte) e
 	if err != nil {
 		return err
 	}
+	if err := q.intendCallback(ctx, task); err != nil {
+		return err
+	}
 	expect(msg, 0)
 	_, err = q.js.PublishMsg(ctx, msg)
 	if err == nil {

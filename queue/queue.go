@@ -88,6 +88,7 @@ type Options struct {
 	MaxBytes int64        // of those, with their payloads; 7/8 of what the stream holds if zero
 	Output   int          // bytes kept of a result; 256 kB if zero
 	Readers  int          // that read on in the streams; 4 if zero
+	Calls    int          // callbacks made at once, a quarter of them to one host; 16 if zero
 
 	MaxPayload int64         // bytes of one payload; 256 MB if zero
 	KeepAge    time.Duration // of outcomes; bus.OutcomesMaxAge if zero
@@ -150,6 +151,8 @@ type Queue struct {
 	parents  map[parentKey]bool // of tasks that are held; true when those are to be looked at
 	toWake   []parentKey        // of parents, those that are true
 	wakeHeld chan struct{}      // toWake has something
+	calls    calls              // callbacks that are to be made
+	secrets  map[string]string  // of spaces
 }
 
 // gauge counts what waits, about: messages of other origin are not seen.
@@ -172,10 +175,12 @@ func Open(ctx context.Context, b *bus.Bus, s *store.Store, opts Options) (*Queue
 	opts.Output = cmp.Or(opts.Output, 256<<10)
 	opts.MaxPayload = cmp.Or(opts.MaxPayload, 256<<20)
 	opts.Readers = cmp.Or(opts.Readers, 4)
+	opts.Calls = cmp.Or(opts.Calls, 16)
 	q := &Queue{
 		bus: b, store: s, js: b.JetStream(), log: opts.Log, opts: opts, since: time.Now(),
 		bySpace: map[string]*space{}, flows: map[flowKey]*flow{}, entries: map[string]*entry{},
 		limits: map[flowKey]limits{}, known: map[uint64]bool{}, minutes: map[minuteKey]bool{}, waiters: bells{}, watchers: bells{}, parents: map[parentKey]bool{}, wakeHeld: make(chan struct{}, 1),
+		calls: newCalls(), secrets: map[string]string{},
 		quit: make(chan struct{}), timers: newClock(), laters: newClock(), wakeTidy: make(chan struct{}, 1),
 	}
 	q.readCond = sync.NewCond(&q.mu)
@@ -251,6 +256,7 @@ func (q *Queue) Run(ctx context.Context) error {
 	parts.Go(func() { q.runTidy(ctx) })
 	parts.Go(func() { q.runPayloads(ctx) })
 	parts.Go(func() { q.followRecord(ctx) })
+	parts.Go(func() { q.runCallbacks(ctx) })
 	for range heldWorkers {
 		parts.Go(func() { q.runHeld(ctx) })
 	}

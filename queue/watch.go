@@ -4,6 +4,7 @@ import (
 	"context"
 	"math"
 	"strings"
+	"time"
 	"unicode/utf8"
 
 	"github.com/mayfly-run/mayfly"
@@ -97,6 +98,9 @@ func (q *Queue) tell(task mayfly.Task) {
 	}
 	if key := (parentKey{task.Space, task.ID}); over(task) && q.isParent(key) {
 		q.lookAt(key)
+	}
+	if task.Callback != "" && task.State.Ended() {
+		q.calls.due(call{key: callKey{task.Space, task.ID}, url: task.Callback, at: time.Now()})
 	}
 	onEnd := q.onEnd
 	q.mu.Unlock()
