@@ -5,6 +5,9 @@ import (
 	"errors"
 	"time"
 
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
 	"github.com/mayfly-run/mayfly"
 	"github.com/mayfly-run/mayfly/bus"
 )
@@ -55,26 +58,17 @@ func (q *Queue) Retry(ctx context.Context, space, id string) (mayfly.Task, error
 	return q.revive(ctx, task, dead)
 }
 
-// revive writes a buried task to pending, where what is left of its last
-// attempt may still be, and then removes the dead letter.
+// revive writes a buried task to pending, and then removes the dead letter.
 func (q *Queue) revive(ctx context.Context, task mayfly.Task, dead found) (mayfly.Task, error) {
-	var last uint64
-	old, err := q.look(ctx, inPending, bus.TasksStream, pendingSubject(task), task.ID)
-	if err == nil {
-		last = old.seq
-	} else if mayfly.KindOf(err) != mayfly.NotFound {
-		return task, err
-	}
 	msg, err := encode(pendingSubject(task), task, dead.data)
 	if err != nil {
 		return task, err
 	}
-	expect(msg, last)
 	flight := q.begin()
-	ack, err := q.js.PublishMsg(ctx, msg)
+	ack, err := q.publishOver(ctx, msg, task)
 	if err == nil {
 		err = q.remove(ctx, q.parked, dead.seq)
-	} else if err = writeError(err); errors.Is(err, errFull) {
+	} else if errors.Is(err, errFull) {
 		err = full()
 	}
 	q.mu.Lock()
@@ -86,6 +80,31 @@ func (q *Queue) revive(ctx context.Context, task mayfly.Task, dead found) (mayfl
 	q.offer(task, ack.Sequence, dead.data)
 	q.changed(task)
 	return task, err
+}
+
+// publishOver writes a task to pending, where what is left of its last attempt
+// may still be, or be removed at this moment.
+func (q *Queue) publishOver(ctx context.Context, msg *nats.Msg, task mayfly.Task) (*jetstream.PubAck, error) {
+	for {
+		var last uint64
+		old, err := q.look(ctx, inPending, bus.TasksStream, msg.Subject, task.ID)
+		if err == nil {
+			last = old.seq
+		} else if mayfly.KindOf(err) != mayfly.NotFound {
+			return nil, err
+		}
+		expect(msg, last)
+		ack, err := q.js.PublishMsg(ctx, msg)
+		if err == nil {
+			return ack, nil
+		}
+		if err = writeError(err); !errors.Is(err, errExists) {
+			return nil, err
+		}
+		if old.task.Attempt >= task.Attempt {
+			return nil, err // an earlier answer of the stream was lost
+		}
+	}
 }
 
 // Purge ends a buried task: its last attempt's failure is its outcome.
