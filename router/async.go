@@ -1,6 +1,7 @@
 package router
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -18,6 +19,10 @@ type Submitter interface {
 	// Submit answers in the order of what was submitted. What was accepted is
 	// on disk.
 	Submit(ctx context.Context, subs []mayfly.Submission) []queue.Accepted
+
+	// PutPayload takes a payload that is too large to come with its task, and
+	// returns what names it there. An error of r is wrapped.
+	PutPayload(ctx context.Context, space string, r io.Reader) (ref string, size int64, err error)
 }
 
 // respondAsync is the preference (RFC 7240) of a client that does not wait.
@@ -77,17 +82,30 @@ func (r *Router) accept(req *http.Request, body *requestBody, wl *mayfly.Workloa
 	defer cancel()
 	defer context.AfterFunc(ctx, body.interrupt)()
 	body.limit(most)
-	payload, err := io.ReadAll(body)
+	sub := mayfly.Submission{Space: wl.Space, Workload: wl.Name, Memory: memory, Key: req.Header.Get(client.HeaderIdempotency)}
+	err = r.takePayload(ctx, body, &sub)
 	switch {
 	case ctx.Err() != nil:
 		return made, context.Cause(ctx)
 	case errors.As(err, new(*http.MaxBytesError)):
 		return made, tooLarge
+	case body.err != nil:
+		return made, mayfly.Errorf(mayfly.Invalid, "the body broke off: %w", body.err)
 	case err != nil:
-		return made, mayfly.Errorf(mayfly.Invalid, "the body broke off: %w", err)
+		return made, err
 	}
-	a := r.opts.Tasks.Submit(ctx, []mayfly.Submission{{
-		Space: wl.Space, Workload: wl.Name, Payload: payload, Memory: memory, Key: req.Header.Get(client.HeaderIdempotency),
-	}})[0]
+	a := r.opts.Tasks.Submit(ctx, []mayfly.Submission{sub})[0]
 	return client.AcceptedTask{ID: a.Task.ID, Created: a.New}, a.Err
+}
+
+// takePayload makes a body the payload of a submission. A large one is never
+// held in memory.
+func (r *Router) takePayload(ctx context.Context, body io.Reader, sub *mayfly.Submission) error {
+	head, err := io.ReadAll(io.LimitReader(body, queue.MaxInline+1))
+	if err != nil || len(head) <= queue.MaxInline {
+		sub.Payload = head
+		return err
+	}
+	sub.PayloadRef, _, err = r.opts.Tasks.PutPayload(ctx, sub.Space, io.MultiReader(bytes.NewReader(head), body))
+	return err
 }

@@ -26,6 +26,11 @@ func (s *submits) Submit(_ context.Context, subs []mayfly.Submission) []queue.Ac
 	return []queue.Accepted{{Task: mayfly.Task{ID: "t1"}, New: s.refusal == nil, Err: s.refusal}}
 }
 
+func (s *submits) PutPayload(_ context.Context, space string, r io.Reader) (string, int64, error) {
+	n, err := io.Copy(io.Discard, r)
+	return fmt.Sprint(space, "/", n), n, err
+}
+
 func TestWhoPrefersNotToWait(t *testing.T) {
 	cases := []struct {
 		method string
@@ -93,11 +98,19 @@ func TestRequestsBecomeTasks(t *testing.T) {
 			t.Errorf("%s: got %d %s", name, resp.StatusCode, text)
 		}
 	}
+	wl.MaxBody = 3 << 20
+	large := strings.Repeat("x", 2<<20)
+	if resp, text := send(strings.NewReader(large)); resp.StatusCode != 202 || queue.got[3].PayloadRef != "s/2097152" || queue.got[3].Payload != nil {
+		t.Errorf("got %d %s", resp.StatusCode, text)
+	}
+	if resp, text := send(io.MultiReader(strings.NewReader(large), strings.NewReader(large))); resp.StatusCode != 413 {
+		t.Errorf("got %d %s", resp.StatusCode, text)
+	}
 	queue.refusal = mayfly.Errorf(mayfly.Busy, "the task queue is full")
 	if resp, text := send(strings.NewReader("x")); resp.StatusCode != 429 || resp.Header.Get("Retry-After") == "" {
 		t.Errorf("got %d %v %s", resp.StatusCode, resp.Header, text)
 	}
-	if len(queue.got) != 4 {
+	if len(queue.got) != 5 {
 		t.Errorf("%d tasks were submitted", len(queue.got))
 	}
 }

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"io"
 
 	"github.com/spf13/cobra"
 
@@ -142,18 +143,22 @@ func (c *cli) deadShow() *cobra.Command {
 			if task.State != mayfly.TaskBuried {
 				return mayfly.Errorf(mayfly.Conflict, "task %s is not buried but %s", task.ID, task.State).WithHint("see `mayfly task get %s`", task.ID)
 			}
-			payload, err := cl.TaskPayload(cmd.Context(), task.ID)
+			payload, err := cl.OpenTaskPayload(cmd.Context(), task.ID)
 			if err != nil {
 				return err
 			}
+			defer payload.Close()
 			if err := printTask(c.stdout, task); err != nil {
 				return err
 			}
 			const most = 2000
-			text := payload[:min(len(payload), most)]
+			text, err := io.ReadAll(io.LimitReader(payload, most))
+			if err != nil {
+				return err
+			}
 			fmt.Fprintf(c.stdout, "\n%s\n", printable(string(text)))
-			if len(payload) > most {
-				fmt.Fprintf(c.stdout, "... and %s more\n", humanSize(int64(len(payload)-most)))
+			if more := task.Size - len(text); more > 0 {
+				fmt.Fprintf(c.stdout, "... and %s more\n", humanSize(int64(more)))
 			}
 			return nil
 		},
