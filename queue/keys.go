@@ -55,6 +55,34 @@ func limitKey(payload []byte, field string) string {
 	return hex.EncodeToString(sum[:maxLimitKey/4])
 }
 
+// limitKeyIn is limitKey for a payload of which there is only the beginning.
+func limitKeyIn(begin []byte, field string) string {
+	d := json.NewDecoder(bytes.NewReader(begin))
+	for _, name := range strings.Split(field, ".") {
+		if t, err := d.Token(); err != nil || t != json.Delim('{') {
+			return ""
+		}
+		for {
+			t, err := d.Token()
+			if err != nil || t == json.Delim('}') {
+				return ""
+			}
+			if t == any(name) {
+				break
+			}
+			var other json.RawMessage
+			if d.Decode(&other) != nil {
+				return ""
+			}
+		}
+	}
+	var value json.RawMessage
+	if d.Decode(&value) != nil {
+		return ""
+	}
+	return limitKey(append(append([]byte(`{"value":`), value...), '}'), "value")
+}
+
 // count notes that an entry is granted.
 func (q *Queue) count(e *entry) {
 	f := e.lane.flow

@@ -95,6 +95,20 @@ func (p *publish) refer(q *Queue, sub *mayfly.Submission) error {
 	return nil
 }
 
+// begin is the first part of an upload; nothing when it is not there.
+func (p *publish) begin(q *Queue) []byte {
+	f, err := q.payloads.open(uploadName(p.task.Space, p.ref.text))
+	if err != nil {
+		return nil
+	}
+	defer f.Close()
+	data, err := io.ReadAll(io.LimitReader(f, MaxInline))
+	if err != nil {
+		return nil
+	}
+	return data
+}
+
 // claimPayloads gives uploads to the tasks of a batch, or none of them.
 func (q *Queue) claimPayloads(list []*publish) error {
 	claimed := 0

@@ -187,6 +187,26 @@ func TestLargePayloadHasAKey(t *testing.T) {
 	}
 }
 
+// TestKeyLimitOfLargePayloads: the field counts when it lies in the first 1 MB.
+func TestKeyLimitOfLargePayloads(t *testing.T) {
+	n := startNode(t)
+	n.deploy(mayfly.Workload{Name: "w", Key: mayfly.KeyLimit{Field: "user.id", Max: 1}})
+	rest := strings.Repeat("x", MaxInline)
+	for payload, key := range map[string]string{
+		`{"a": [1, {"user": 2}], "user": {"name": {}, "id": "ann"}, "rest": "` + rest + `"}`: `"ann"`,
+		`{"user": {"id": 7, "rest": "` + rest + `"}}`:                                        `7`,
+		`{"rest": "` + rest + `", "user": {"id": 7}}`:                                        ``,
+		`{"user": 7, "rest": "` + rest + `"}`:                                                ``,
+		`[` + rest + rest:                                                                    ``,
+		`{"user": {"other": 1}, "id": 2, "rest": "` + rest + `"}`:                            ``,
+	} {
+		task := n.submit(mayfly.Submission{Workload: "w", PayloadRef: n.put([]byte(payload))})[0]
+		if task.LimitKey != key {
+			t.Errorf("%.80s: %q", payload, task.LimitKey)
+		}
+	}
+}
+
 func TestUploadThatIsRefused(t *testing.T) {
 	n := newNode(t, Options{MaxPayload: 2 << 20, MaxBytes: 5 << 20})
 	_, _, err := n.PutPayload(t.Context(), home, bytes.NewReader(noise(2<<20+1)))

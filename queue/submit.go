@@ -165,7 +165,9 @@ func (p *publish) prepare(ctx context.Context, sub mayfly.Submission, r *resolve
 		return err
 	}
 	if k := p.limits.key; k.Max > 0 {
-		p.task.LimitKey = limitKey(sub.Payload, k.Field)
+		if p.task.LimitKey = limitKey(sub.Payload, k.Field); large(p.task) {
+			p.task.LimitKey = limitKeyIn(p.begin(r.q), k.Field)
+		}
 	}
 	p.flow, p.payload = flowKey{p.task.Space, queueOf(p.task)}, sub.Payload
 	return nil

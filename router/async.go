@@ -23,6 +23,9 @@ type Submitter interface {
 	// PutPayload takes a payload that is too large to come with its task, and
 	// returns what names it there. An error of r is wrapped.
 	PutPayload(ctx context.Context, space string, r io.Reader) (ref string, size int64, err error)
+
+	// DropPayload forgets one that is not submitted after all.
+	DropPayload(space, ref string)
 }
 
 // respondAsync is the preference (RFC 7240) of a client that does not wait.
@@ -95,6 +98,9 @@ func (r *Router) accept(req *http.Request, body *requestBody, wl *mayfly.Workloa
 		return made, err
 	}
 	a := r.opts.Tasks.Submit(ctx, []mayfly.Submission{sub})[0]
+	if a.Err != nil && sub.PayloadRef != "" {
+		r.opts.Tasks.DropPayload(sub.Space, sub.PayloadRef)
+	}
 	return client.AcceptedTask{ID: a.Task.ID, Created: a.New}, a.Err
 }
 

@@ -19,12 +19,15 @@ import (
 type submits struct {
 	got     []mayfly.Submission
 	refusal error
+	dropped string // the last upload that was
 }
 
 func (s *submits) Submit(_ context.Context, subs []mayfly.Submission) []queue.Accepted {
 	s.got = append(s.got, subs...)
 	return []queue.Accepted{{Task: mayfly.Task{ID: "t1"}, New: s.refusal == nil, Err: s.refusal}}
 }
+
+func (s *submits) DropPayload(space, ref string) { s.dropped = ref }
 
 func (s *submits) PutPayload(_ context.Context, space string, r io.Reader) (string, int64, error) {
 	n, err := io.Copy(io.Discard, r)
@@ -110,7 +113,10 @@ func TestRequestsBecomeTasks(t *testing.T) {
 	if resp, text := send(strings.NewReader("x")); resp.StatusCode != 429 || resp.Header.Get("Retry-After") == "" {
 		t.Errorf("got %d %v %s", resp.StatusCode, resp.Header, text)
 	}
-	if len(queue.got) != 5 {
+	if resp, text := send(strings.NewReader(large)); resp.StatusCode != 429 || queue.dropped != "s/2097152" {
+		t.Errorf("got %d %s, and %q was dropped", resp.StatusCode, text, queue.dropped)
+	}
+	if len(queue.got) != 6 {
 		t.Errorf("%d tasks were submitted", len(queue.got))
 	}
 }

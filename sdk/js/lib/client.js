@@ -4,7 +4,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { Container, run } from './containers.js';
 import { CallError, MayflyError, TaskError } from './errors.js';
 import { Transport, problemOf } from './transport.js';
-import { bytesOf, idOf, logEntryOf, moment, submissionOf } from './values.js';
+import { MAX_INLINE, bytesOf, idOf, largePayload, logEntryOf, moment, submissionOf } from './values.js';
 
 const INSIDE = 'unix:///run/mayfly/api.sock';
 const PATIENCE = 30_000; // ms that a program in a container waits for a daemon that is away
@@ -118,13 +118,26 @@ export class Client {
       size = 0;
     };
     for (const task of tasks) {
-      const text = JSON.stringify(submissionOf(task));
+      const submission = submissionOf(task);
+      let text = JSON.stringify(submission);
+      if (text.length > MAX_INLINE / 3) { // bytes of one character, at most
+        await this.#upload(submission);
+        text = JSON.stringify(submission);
+      }
       if (batch.length && (batch.length === MAX_TASKS || size + text.length > MAX_REQUEST)) await flush();
       batch.push(text);
       size += text.length;
     }
     if (batch.length) await flush();
     return accepted;
+  }
+
+  /** Uploads the payload of a submission that is too large for it. */
+  async #upload(submission) {
+    const body = largePayload(submission);
+    if (body === undefined) return;
+    const { ref } = await this.transport.json('POST', ['payloads'], { query: this.query(), body, headers: { 'Content-Type': 'application/octet-stream' } });
+    submission.payloadRef = ref;
   }
 
   get(task) {

@@ -108,7 +108,7 @@ export class Transport {
   async send(method, path, { query, value, body, headers, signal } = {}) {
     const all = { ...headers };
     if (value !== undefined) body = Buffer.from(JSON.stringify(value));
-    if (body !== undefined) all['Content-Type'] = 'application/json';
+    if (body !== undefined) all['Content-Type'] ??= 'application/json';
     const response = await this.open(method, targetOf(path, query), { body, headers: all, signal });
     const data = await this.read(response, MAX_ANSWER);
     if (response.statusCode >= 300) throw problemOf(response, data);

@@ -31,6 +31,20 @@ function payloadOf(value) {
   return { json: value };
 }
 
+export const MAX_INLINE = 1_000_000; // bytes of a payload that comes with its submission; a larger one is uploaded before
+
+/** Takes a payload that is too large for a submission out of it. */
+export function largePayload(submission) {
+  const { payload, text, json } = submission;
+  let data;
+  if (payload !== undefined) data = Buffer.from(payload, 'base64');
+  else if (text !== undefined) data = Buffer.from(text);
+  else if (json !== undefined) data = Buffer.from(JSON.stringify(json));
+  if (data === undefined || data.length <= MAX_INLINE) return undefined;
+  for (const name of ['payload', 'text', 'json']) delete submission[name];
+  return data;
+}
+
 export const idOf = (task) => (typeof task === 'string' ? task : task.id);
 
 function retriesOf(value) {

@@ -125,6 +125,11 @@ test('results of tasks', async () => {
   assert.equal((await mayfly.result(task, { timeout: 60 })).toString(), '{"n":1}');
   assert.equal((await mayfly.get(task)).state, 'succeeded');
   assert.deepEqual(await mayfly.result(await mayfly.submit('cat', Buffer.from([0, 255]))), Buffer.from([0, 255]));
+  for (const large of [Buffer.alloc(3_000_000), 'ü'.repeat(900_000), Array(500_000).fill('y')]) {
+    const task = await mayfly.submit('cat', large);
+    assert.equal(task.size, Buffer.byteLength(Array.isArray(large) ? JSON.stringify(large) : large));
+    assert.equal((await mayfly.wait(task)).cut, true);
+  }
   const tasks = await mayfly.submitAll(Array.from({ length: 20 }, (_, i) => ({ workload: 'cat', payload: String(i) })));
   assert.deepEqual((await mayfly.results(tasks)).map(String), Array.from({ length: 20 }, (_, i) => String(i)));
   assert.deepEqual(await mayfly.submitAll([]), []);

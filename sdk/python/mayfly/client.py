@@ -11,7 +11,7 @@ from urllib.parse import quote
 from .containers import Containers
 from .errors import CallError, MayflyError, TaskError, argv_of
 from .transport import HOST_VARIABLE, Transport, problem_of, target_of
-from .values import Answer, LogEntry, Seconds, Task, bytes_of, moment, nanoseconds, payload_of
+from .values import MAX_INLINE, Answer, LogEntry, Seconds, Task, bytes_of, large_payload, moment, nanoseconds, payload_of
 
 SPACE_VARIABLE = "MAYFLY_SPACE"
 
@@ -123,13 +123,30 @@ class Client(Containers):
         batch: List[str] = []
         size = 0
         for task in tasks:
-            text = json.dumps(_submission(**task), separators=(",", ":"))
+            members = _submission(**task)
+            text = json.dumps(members, separators=(",", ":"))
+            if len(text) > MAX_INLINE:
+                text = json.dumps(self._uploaded(members), separators=(",", ":"))
             if batch and (len(batch) == _MAX_TASKS or size + len(text) > _MAX_REQUEST):
                 accepted += self._submit(batch)
                 batch, size = [], 0
             batch.append(text)
             size += len(text)
         return accepted + self._submit(batch) if batch else accepted
+
+    def _put_payload(self, data: bytes) -> str:
+        """Uploads the payload of one task and returns its ref, the payloadRef of POST /v1/tasks. submit does this by
+        itself for what is larger than 1 MB."""
+        connection, response = self._transport.open("POST", target_of(("payloads",), self._query()), data, {"Content-Type": "application/octet-stream"})
+        answer = self._transport.read(connection, response)
+        if response.status >= 300:
+            raise problem_of(response, answer)
+        return json.loads(answer)["ref"]
+
+    def _uploaded(self, members: Dict[str, Any]) -> Dict[str, Any]:
+        """The submission, of which a payload that is too large for it is uploaded."""
+        data = large_payload(members)
+        return members if data is None else {**members, "payloadRef": self._put_payload(data)}
 
     def _submit(self, batch: List[str]) -> List[Task]:
         body = ('{"tasks":[' + ",".join(batch) + "]}").encode()

@@ -56,6 +56,26 @@ def payload_of(value: Any) -> Dict[str, Any]:
     return {"json": value}
 
 
+MAX_INLINE = 1_000_000  # bytes of a payload that comes with its submission; a larger one is uploaded before
+
+
+def large_payload(members: Dict[str, Any]) -> Optional[bytes]:
+    """Takes a payload that is too large for a submission out of its members."""
+    if "payload" in members:
+        data = base64.b64decode(members["payload"])
+    elif "text" in members:
+        data = members["text"].encode()
+    elif "json" in members:
+        data = json.dumps(members["json"], separators=(",", ":")).encode()
+    else:
+        return None
+    if len(data) <= MAX_INLINE:
+        return None
+    for name in ("payload", "text", "json"):
+        members.pop(name, None)
+    return data
+
+
 class LogEntry(NamedTuple):
     """A piece of what a program wrote, as it was written."""
 

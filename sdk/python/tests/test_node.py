@@ -2,6 +2,7 @@
 (busybox) and the functions cat, fails, slow and web."""
 
 import io
+import json
 import os
 import threading
 import time
@@ -140,6 +141,11 @@ class Tasks(unittest.TestCase):
         self.assertTrue(mayfly.get(task).succeeded)
         self.assertEqual(mayfly.result(mayfly.submit("cat", b"\x00\xff")), b"\x00\xff")
         self.assertEqual(mayfly.result(mayfly.submit("cat", "text").id), b"text")
+        for large in (b"\x00" * 3_000_000, "x" * 2_000_000, ["y"] * 500_000):
+            task = mayfly.submit("cat", large)
+            size = len(json.dumps(large, separators=(",", ":")) if isinstance(large, list) else large)
+            self.assertEqual(task["size"], size)
+            self.assertTrue(mayfly.wait(task)["cut"])
 
     def test_many(self):
         tasks = mayfly.submit_all({"workload": "cat", "payload": str(i)} for i in range(20))
