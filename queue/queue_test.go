@@ -150,6 +150,9 @@ func (n *node) crash(opts Options) *node {
 	dir := filepath.Join(n.t.TempDir(), "data")
 	for _, stream := range []string{bus.ParkedStream, bus.TasksStream, ""} {
 		err := filepath.WalkDir(n.dir, func(path string, d fs.DirEntry, err error) error {
+			if errors.Is(err, fs.ErrNotExist) {
+				return nil // removed meanwhile
+			}
 			if err != nil || stream != "" && !strings.Contains(path+"/", "/streams/"+stream+"/") {
 				return err
 			}
