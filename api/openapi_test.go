@@ -213,6 +213,7 @@ func TestClientFollowsTheDocument(t *testing.T) {
 		"TaskProgress":   func() { c.TaskProgress(ctx, "x", client.ProgressRequest{}) },
 		"PauseQueue":     func() { c.PauseQueue(ctx, "x") },
 		"ResumeQueue":    func() { c.ResumeQueue(ctx, "x") },
+		"CallbackSecret": func() { c.CallbackSecret(ctx) },
 		"GetQueue":       func() { c.GetQueue(ctx, "x") },
 		"Run":            func() { c.Run(ctx, "x", nil, client.RunOptions{}) },
 		"RunDetached":    func() { c.RunDetached(ctx, "x", nil, client.RunOptions{}) },

@@ -126,6 +126,7 @@ type Tasks interface {
 	TaskReader
 	TaskChanger
 	TaskQueues
+	TaskCallbacks
 }
 
 // TaskSubmitter accepts tasks.
@@ -175,6 +176,13 @@ type TaskChanger interface {
 
 	// Progress notes how far an attempt is. One that does not run is a Conflict.
 	Progress(ctx context.Context, space, id string, attempt int, p mayfly.Progress) error
+}
+
+// TaskCallbacks tell others of the ends of tasks.
+type TaskCallbacks interface {
+	// Secret is what the callbacks of a space are signed with, in the form of
+	// Standard Webhooks.
+	Secret(ctx context.Context, space string) (string, error)
 }
 
 // TaskQueues are the queues of workloads.

@@ -166,6 +166,12 @@ func (b *deadBatch) note(ctx context.Context, id string, err error) error {
 }
 
 func (r *router) taskQueues() {
+	onTasks(r, operation{id: "callback-secret", route: "GET /v1/callbacks/secret", summary: "Get what the callbacks of a space are signed with",
+		detail: "The signature is that of Standard Webhooks, in webhook-signature. Programs in containers may not ask for it."},
+		func(ctx context.Context, service Tasks, in *InSpace) (client.CallbackSecret, error) {
+			secret, err := service.Secret(ctx, in.Space)
+			return client.CallbackSecret{Secret: secret}, err
+		})
 	onTasks(r, operation{id: "get-queue", route: "GET /v1/workloads/{name}/queue", summary: "Whether a workload's tasks are started"},
 		func(_ context.Context, service Tasks, in *WorkloadRef) (client.TaskQueue, error) {
 			return client.TaskQueue{Workload: in.Name, Paused: service.Paused(in.Space, in.Name)}, nil

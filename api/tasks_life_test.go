@@ -350,3 +350,19 @@ func TestTaskStreamsEndWithTheServer(t *testing.T) {
 		t.Errorf("got %v", err)
 	}
 }
+
+func TestCallbackSecret(t *testing.T) {
+	up, _ := serveTasks(t, queue.Options{})
+	secret := func(c *client.Client) string {
+		t.Helper()
+		s, err := c.CallbackSecret(t.Context())
+		if err != nil || !strings.HasPrefix(s, "whsec_") {
+			t.Errorf("got %q, %v", s, err)
+		}
+		return s
+	}
+	first := secret(up.client)
+	if secret(up.client) != first || secret(up.client.WithSpace("team")) == first {
+		t.Error("a space has not the same secret always, or the secret of another")
+	}
+}

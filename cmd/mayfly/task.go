@@ -23,7 +23,7 @@ func (c *cli) task() *cobra.Command {
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	cmd.AddCommand(c.taskSubmit(), c.taskList(), c.taskGet(), c.taskLogs(), c.taskWait(), c.taskResult(),
-		c.taskCancel(), c.taskRetry(), c.taskDead(), c.taskPause(), c.taskResume())
+		c.taskCancel(), c.taskRetry(), c.taskDead(), c.taskPause(), c.taskResume(), c.taskSecret())
 	return cmd
 }
 

@@ -77,6 +77,23 @@ func (c *cli) taskResume() *cobra.Command {
 	}
 }
 
+func (c *cli) taskSecret() *cobra.Command {
+	return &cobra.Command{
+		Use:     "secret",
+		Short:   "Print what the callbacks of the space are signed with, for who receives them",
+		Example: `  mayfly task secret`,
+		Args:    atMost(0),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			cl, err := c.client()
+			if err != nil {
+				return err
+			}
+			secret, err := cl.CallbackSecret(cmd.Context())
+			return c.said(secret, err)
+		},
+	}
+}
+
 func (c *cli) taskDead() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "dead",

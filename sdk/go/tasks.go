@@ -253,3 +253,11 @@ func (c *Client) GetQueue(ctx context.Context, workload string) (TaskQueue, erro
 	err := c.do(ctx, call{method: http.MethodGet, path: []string{"workloads", workload, "queue"}}, &q)
 	return q, err
 }
+
+// CallbackSecret returns what the callbacks of the space are signed with, as
+// libraries for Standard Webhooks take it.
+func (c *Client) CallbackSecret(ctx context.Context) (string, error) {
+	var s CallbackSecret
+	err := c.do(ctx, call{method: http.MethodGet, path: []string{"callbacks", "secret"}}, &s)
+	return s.Secret, err
+}

@@ -119,3 +119,8 @@ type TaskQueue struct {
 	Workload string `json:"workload"`
 	Paused   bool   `json:"paused" doc:"nothing of it is started"`
 }
+
+// CallbackSecret is what the callbacks of a space are signed with.
+type CallbackSecret struct {
+	Secret string `json:"secret" doc:"whsec_ and base64, as Standard Webhooks has it"`
+}
