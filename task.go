@@ -131,7 +131,7 @@ type Rate struct {
 // KeyLimit bounds how many tasks run at once that have the same value in a
 // field of their payload. The zero value is no bound.
 type KeyLimit struct {
-	Field string `json:"field,omitempty"` // of a JSON payload, as in "user.id"
+	Field string `json:"field,omitempty"` // of a JSON payload of up to 1 MB, as in "user.id"; a task without it is not limited
 	Max   int    `json:"max,omitempty"`
 }
 

@@ -50,17 +50,14 @@ func (q *Queue) bulk(ctx context.Context, f Filter, do func(context.Context, str
 	}
 	f.States = nil
 	var step Bulk
-	for looked := 0; looked < bulkStep; {
-		msgs, more, err := q.bus.Read(ctx, bus.ParkedStream, bus.From{Subject: bus.DeadSubject(f.Space, queue, "*"), Sequence: from, Limit: readBatch})
-		if err != nil {
-			return step, unavailable("read the dead letters", err)
-		}
-		var ids []string
+	var ids []string
+	looked := 0
+	err = q.bus.Scan(ctx, bus.ParkedStream, bus.DeadSubject(f.Space, queue, "*"), from, func(msgs []bus.Message) bool {
 		for _, msg := range msgs {
-			if from = msg.Sequence + 1; msg.Sequence > last {
-				break
+			if looked == bulkStep || msg.Sequence > last {
+				return false
 			}
-			looked++
+			from, looked = msg.Sequence+1, looked+1
 			task, err := decode(msg)
 			if err != nil {
 				q.log.Error("a task that cannot be read is passed over", "sequence", msg.Sequence, "error", err)
@@ -68,16 +65,16 @@ func (q *Queue) bulk(ctx context.Context, f Filter, do func(context.Context, str
 				ids = append(ids, task.ID)
 			}
 		}
-		step.do(ctx, f.Space, ids, do)
-		if ctx.Err() != nil {
-			return step, ctx.Err()
-		}
-		if !more || len(msgs) == 0 || from > last {
-			return step, nil
-		}
+		return true
+	})
+	if err != nil {
+		return Bulk{}, unavailable("read the dead letters", err)
 	}
-	step.Next = fmt.Sprintf("%d.%d", from, last)
-	return step, nil
+	if looked == bulkStep {
+		step.Next = fmt.Sprintf("%d.%d", from, last)
+	}
+	step.do(ctx, f.Space, ids, do)
+	return step, ctx.Err()
 }
 
 // do does something to tasks, several at once.

@@ -81,13 +81,13 @@ func TestBulk(t *testing.T) {
 // A step is bounded, and what is buried again meanwhile comes back once.
 func TestBulkInSteps(t *testing.T) {
 	n := startNode(t)
-	count := bulkStep + readBatch + 10
+	count := bulkStep + 10
 	n.buryMany("w", count)
 	f := Filter{Space: home}
 	done := 0
 	for steps := 1; ; steps++ {
 		b, err := n.RetryAll(t.Context(), f)
-		if err != nil || b.Done > bulkStep+readBatch {
+		if err != nil || b.Done > bulkStep {
 			t.Fatalf("%+v, %v", b, err)
 		}
 		done += b.Done

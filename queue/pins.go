@@ -19,24 +19,21 @@ func (q *Queue) Pins(ctx context.Context, space, workload string, releases []int
 		if p == inOutcome {
 			continue
 		}
-		from := bus.From{Limit: readBatch}
-		var stream string
-		stream, from.Subject = whereIs(p, space, queueName(workload))
-		for more := true; more; {
-			msgs, next, err := q.bus.Read(ctx, stream, from)
-			if err != nil {
-				return nil, unavailable("look which releases are needed", err)
-			}
+		stream, subject := whereIs(p, space, queueName(workload))
+		err := q.bus.Scan(ctx, stream, subject, 0, func(msgs []bus.Message) bool {
 			for _, msg := range msgs {
 				if task, err := decode(msg); err == nil {
 					wanted[task.Release] = true
 				}
-				from.Sequence = msg.Sequence + 1
 			}
-			if budget -= len(msgs); budget <= 0 {
-				return releases, nil
-			}
-			more = next && len(msgs) > 0
+			budget -= len(msgs)
+			return budget > 0
+		})
+		if err != nil {
+			return nil, unavailable("look which releases are needed", err)
+		}
+		if budget <= 0 {
+			return releases, nil
 		}
 	}
 	var pinned []int
