@@ -256,6 +256,9 @@ func (b *Bus) ensureList(ctx context.Context, dir string) error {
 		return fmt.Errorf("create stream %s: %w", RunsStream, err)
 	}
 	for _, config := range queueConfigs() {
+		if config.Name == OutcomesStream {
+			b.asKept(ctx, &config)
+		}
 		if _, err := b.js.CreateOrUpdateStream(ctx, config); err != nil {
 			return fmt.Errorf("create stream %s: %w", config.Name, err)
 		}

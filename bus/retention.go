@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"path/filepath"
 	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
 )
 
 // KeepOutcomes sets for how long, and how many, outcomes are kept, where that is
@@ -26,4 +28,15 @@ func (b *Bus) KeepOutcomes(ctx context.Context, age time.Duration, count int64) 
 		return fmt.Errorf("update stream %s: %w", OutcomesStream, err)
 	}
 	return syncFS(filepath.Join(b.dir, storeDir))
+}
+
+// asKept leaves what KeepOutcomes has set as it is: an update of the list must not
+// drop what is to be kept.
+func (b *Bus) asKept(ctx context.Context, config *jetstream.StreamConfig) {
+	stream, err := b.js.Stream(ctx, config.Name)
+	if err != nil {
+		return // it is new
+	}
+	have := stream.CachedInfo().Config
+	config.MaxAge, config.MaxMsgs, config.Duplicates = have.MaxAge, have.MaxMsgs, have.Duplicates
 }

@@ -125,6 +125,7 @@ func (q *Queue) conclude(ctx context.Context, task mayfly.Task, output []byte) e
 	}
 	got, lookErr := q.look(ctx, inOutcome, bus.OutcomesStream, subject, task.ID)
 	if lookErr == nil && sameAttempt(got.task, task) {
+		q.dropPayload(task)
 		return nil
 	}
 	return err
