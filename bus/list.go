@@ -140,8 +140,8 @@ func DeadSubject(space, workload, id string) string {
 // OutcomeSubject is the subject of a task that has ended.
 func OutcomeSubject(space, id string) string { return root + space + ".outcome." + id }
 
-// QueueSubject is the subject of what is known about a workload's queue, so that
-// a start need not look through all tasks to learn which have any.
+// QueueSubject is the subject of what was set about a workload's queue: whether
+// it is paused.
 func QueueSubject(space, workload string) string { return root + space + ".queue." + workload }
 
 // MinuteSubject is the subject that says that tasks wait for the minute.
@@ -224,7 +224,7 @@ func queueConfigs() []jetstream.StreamConfig {
 		strict(TasksStream, "tasks that wait their turn", TasksMaxBytes, PendingSubject("*", "*", "*", "*")),
 		strict(ParkedStream, "tasks that wait for a time, other tasks or a person", TasksMaxBytes,
 			LaterSubject("*", "*", "*", "*", "*"), HeldSubject("*", "*", "*", "*", "*"), DeadSubject("*", "*", "*")),
-		strict(QueuesStream, "which workloads and minutes have tasks", -1, QueueSubject("*", "*"), MinuteSubject("*", "*")),
+		strict(QueuesStream, "which queues are paused, and which minutes have tasks", -1, QueueSubject("*", "*"), MinuteSubject("*", "*")),
 		outcomes,
 		strict(CallbacksStream, "who is to be told how tasks ended", CallbacksMaxBytes, CallbackSubject("*", "*"), SecretSubject("*")),
 		strict(SchedulesStream, "schedules, and how far they have come", SchedulesMaxBytes, ScheduleSubject("*", "*"), TicksSubject("*", "*")),
