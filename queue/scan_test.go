@@ -137,3 +137,36 @@ func TestSequences(t *testing.T) {
 		t.Errorf("%d are left from %d, in room for %d", s.len(), s.first(1)[0], cap(s.list))
 	}
 }
+
+// A task is found wherever it is: in memory, unread, and out of the way.
+func TestFindWhatIsNotInMemory(t *testing.T) {
+	n := newNode(t, Options{})
+	n.mu.Lock()
+	n.most = 10
+	n.mu.Unlock()
+	var tasks []mayfly.Task
+	for i := range 20 {
+		tasks = append(tasks, n.submit(work("a"), work("b"), work(fmt.Sprintf("c%d", i)))...)
+	}
+	check := func() {
+		t.Helper()
+		for i, task := range tasks {
+			got, err := n.Get(t.Context(), home, task.ID)
+			if err != nil || got.ID != task.ID || got.State != mayfly.TaskQueued {
+				t.Errorf("task %d is %s, %v", i, got.State, err)
+			}
+		}
+	}
+	check()
+	n = n.crash(Options{})
+	check()
+	if _, err := n.Cancel(t.Context(), home, tasks[40].ID); err != nil {
+		t.Error(err)
+	}
+	if got := n.state(tasks[40].ID); got != mayfly.TaskCancelled {
+		t.Errorf("it is %s after it was cancelled", got)
+	}
+	if _, err := n.Get(t.Context(), home, mayfly.NewID()); mayfly.KindOf(err) != mayfly.NotFound {
+		t.Errorf("what is not there: %v", err)
+	}
+}
