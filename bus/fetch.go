@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"slices"
 	"strconv"
+	"strings"
 
 	"github.com/nats-io/nats.go"
 )
@@ -44,7 +45,7 @@ func (b *Bus) Get(ctx context.Context, stream string, sequences []uint64) ([]Mes
 }
 
 // LastOf returns the newest message of each of the subjects that has one, in no
-// order. The subjects hold no wildcards and are at most MaxLast.
+// order. They are at most MaxLast, and one with wildcards is to mean one message.
 func (b *Bus) LastOf(ctx context.Context, stream string, subjects []string) ([]Message, error) {
 	var all []Message
 	for len(subjects) > 0 {
@@ -60,9 +61,25 @@ func (b *Bus) LastOf(ctx context.Context, stream string, subjects []string) ([]M
 		for _, msg := range msgs {
 			answered[msg.Subject] = true
 		}
-		subjects = slices.DeleteFunc(slices.Clone(subjects), func(s string) bool { return answered[s] })
+		subjects = slices.DeleteFunc(slices.Clone(subjects), func(s string) bool {
+			return answered[s] || strings.Contains(s, "*") && slices.ContainsFunc(msgs, func(m Message) bool { return matches(s, m.Subject) })
+		})
 	}
 	return all, nil
+}
+
+// matches reports whether a subject is one of those that a wildcard means.
+func matches(wild, subject string) bool {
+	a, b := strings.Split(wild, "."), strings.Split(subject, ".")
+	if len(a) != len(b) {
+		return false
+	}
+	for i := range a {
+		if a[i] != "*" && a[i] != b[i] {
+			return false
+		}
+	}
+	return true
 }
 
 // lastOf returns as many as the server sends in one answer.

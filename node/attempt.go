@@ -14,6 +14,8 @@ import (
 	"syscall"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/mayfly-run/mayfly"
 	"github.com/mayfly-run/mayfly/container"
 	"github.com/mayfly-run/mayfly/queue"
@@ -39,6 +41,25 @@ type attemptNote struct {
 	Task     string         `json:"task"`
 	Attempt  mayfly.Attempt `json:"attempt"`
 	Deadline time.Time      `json:"deadline,omitzero"`
+	Due      time.Duration  `json:"due,omitempty"` // the same since the machine started, in ns
+}
+
+// sinceStart is how long this machine has run, however often its clock was set.
+func sinceStart() time.Duration {
+	var t unix.Timespec
+	if err := unix.ClockGettime(unix.CLOCK_BOOTTIME, &t); err != nil {
+		return 0
+	}
+	return time.Duration(t.Nano())
+}
+
+// deadline is when the attempt is to end. It is the same attempt, so the machine
+// has not started anew since the note was written.
+func (n attemptNote) deadline() time.Time {
+	if n.Due == 0 {
+		return n.Deadline
+	}
+	return time.Now().Add(n.Due - sinceStart())
 }
 
 // begin takes a sandbox and starts the program in it.
@@ -88,7 +109,11 @@ func (a *attempt) start(ctx context.Context, t *template, r *ready) error {
 	}
 	started := g.Attempt // the grant's own belongs to the queue
 	started.Instance, started.Started = s.ID, time.Now()
-	note, err := json.Marshal(attemptNote{Space: g.Task.Space, Task: g.Task.ID, Attempt: started, Deadline: a.deadline})
+	left := attemptNote{Space: g.Task.Space, Task: g.Task.ID, Attempt: started, Deadline: a.deadline}
+	if !a.deadline.IsZero() {
+		left.Due = sinceStart() + time.Until(a.deadline)
+	}
+	note, err := json.Marshal(left)
 	if err != nil {
 		return err
 	}
@@ -309,14 +334,19 @@ func (n *Node) leftAttempts() []leftAttempt {
 }
 
 // recoverAttempt adopts a sandbox that a task was started in. It reports false
-// when the sandbox is something else, or the program was never started.
+// when the sandbox is something else. Where the daemon died before it knew that
+// the program was started, nobody knows whether it was: that attempt is lost.
 func (n *Node) recoverAttempt(id string) (left leftAttempt, ok bool) {
 	data, err := n.host.Note(id)
 	if err != nil || data == nil || json.Unmarshal(data, &left.note) != nil {
 		return left, false
 	}
-	if left.sandbox, err = n.adopt(id); err != nil || left.sandbox.Main() == nil {
+	if left.sandbox, err = n.adopt(id); err != nil {
 		return left, false
+	}
+	if left.sandbox.Main() == nil {
+		left.sandbox.Blame(mayfly.Lost, "the daemon died as its program was started")
+		left.sandbox.Kill()
 	}
 	return left, true
 }

@@ -94,7 +94,7 @@ func (r *Runner) Adopt(ctx context.Context) error {
 		if err != nil {
 			return fmt.Errorf("adopt task %s: %w", left.note.Task, err)
 		}
-		r.adopted = append(r.adopted, &attempt{runner: r, grant: g, sandbox: left.sandbox, deadline: left.note.Deadline})
+		r.adopted = append(r.adopted, &attempt{runner: r, grant: g, sandbox: left.sandbox, deadline: left.note.deadline()})
 	}
 	return nil
 }

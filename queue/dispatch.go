@@ -24,6 +24,7 @@ type Grant struct {
 	payloads  *payloads
 	cancelled chan struct{}
 	charged   time.Duration
+	since     time.Time // when it was granted, by the clock that nobody sets
 	started   time.Time // guarded by the queue's mutex, as is what follows
 	progress  *mayfly.Progress
 	ending    bool // Done is at work
@@ -151,11 +152,12 @@ func (q *Queue) grant(ctx context.Context, e *entry, node string) (*Grant, error
 		return nil, nil
 	}
 	g.Payload = payload
+	g.since = time.Now()
 	g.Attempt = mayfly.Attempt{Number: e.task.Attempt, Node: node, Granted: now()}
 	g.Task = e.view()
 	q.changed(g.Task)
 	if e.task.Timeout > 0 {
-		g.Deadline = g.Attempt.Granted.Add(e.task.Timeout)
+		g.Deadline = g.since.Add(e.task.Timeout) // whatever the wall clock does
 	}
 	return g, nil
 }
@@ -277,6 +279,7 @@ func (q *Queue) Adopt(ctx context.Context, space, id string, attempt mayfly.Atte
 	q.count(e)
 	q.update(e.lane.flow)
 	g := e.grant
+	g.since = time.Now().Add(-max(0, time.Since(attempt.Granted)))
 	g.Attempt, g.started = attempt, attempt.Started
 	g.Task = e.view()
 	g.Release, g.Payload = rel, payload

@@ -93,11 +93,7 @@ func (f *flow) first() *lane {
 
 // rank is the moment since when a task would have waited with priority 0.
 func (e *entry) rank() time.Time {
-	since := e.task.Accepted
-	if e.task.NotBefore.After(since) {
-		since = e.task.NotBefore
-	}
-	return since.Add(-time.Duration(e.task.Priority) * agePerStep)
+	return e.since.Add(-time.Duration(e.task.Priority) * agePerStep)
 }
 
 // update puts a flow into the heaps or takes it out, after any change to it.

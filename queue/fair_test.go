@@ -39,10 +39,10 @@ func TestFairShares(t *testing.T) {
 // A step of priority is worth half a minute, and no more.
 func TestAging(t *testing.T) {
 	f := &flow{}
-	accepted := time.Now()
+	now := time.Now()
 	for p, age := range map[int]time.Duration{9: 0, 5: 2*time.Minute + time.Second, 0: 4 * time.Minute} {
 		l := f.lane(p)
-		l.window = entryHeap{{task: mayfly.Task{Priority: p, Accepted: accepted.Add(-age)}}}
+		l.window = entryHeap{{task: mayfly.Task{Priority: p}, since: now.Add(-age)}}
 	}
 	for _, want := range []int{5, 9, 0} {
 		l := f.first()

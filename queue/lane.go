@@ -15,6 +15,7 @@ const (
 	manyEntries  = 40_000           // over all lanes; each takes up to half of what is left
 	maxHeld      = 4 << 10          // bytes of a payload that is held
 	maxAllHeld   = 64 << 20         // bytes of all of them
+	lookAgain    = 10 * time.Second // at the wall clock, which may be set
 	soon         = 10 * time.Second // a task that is due by then waits in memory
 	farTimers    = 20_000           // timers beyond which nothing more is taken from later
 )
@@ -27,10 +28,12 @@ type entry struct {
 	held    bool // payload is here; otherwise it is read when granted
 	counted bool // among what is held
 	payload []byte
-	grant   *Grant   // nil while it waits
-	index   int      // in its lane's window, or that of what is blocked; -1 when it is not there
-	timed   bool     // among the timers
-	blocked *blocked // what it is in, nil when it is in none
+	grant   *Grant    // nil while it waits
+	index   int       // in its lane's window, or that of what is blocked; -1 when it is not there
+	timed   bool      // among the timers
+	blocked *blocked  // what it is in, nil when it is in none
+	since   time.Time // as if it had waited from then on; it has been in the window
+	due     time.Time // of a retry, once it waits for that
 }
 
 // lane is the tasks of a workload with one priority, in order: those in memory,
@@ -115,12 +118,33 @@ func (q *Queue) drop(e *entry) {
 	}
 }
 
+// wait is how long an entry is to wait for its time. The wall clock says, but a
+// retry waits no longer than its delay when that clock is set back.
+func (e *entry) wait(at time.Time) time.Duration {
+	wait := e.task.NotBefore.Sub(at)
+	if n := len(e.task.Attempts); e.task.Attempt > 1 && n > 0 && wait > 0 {
+		if e.due.IsZero() {
+			if delay := e.task.NotBefore.Sub(e.task.Attempts[n-1].Ended); delay >= 0 {
+				wait = min(wait, delay)
+			}
+			e.due = at.Add(wait)
+		}
+		wait = min(wait, e.due.Sub(at))
+	}
+	return wait
+}
+
 // enqueue lets an entry wait for its turn, or for its time if that comes first.
 func (q *Queue) enqueue(e *entry) {
-	if time.Now().Before(e.task.NotBefore) {
+	at := time.Now()
+	if wait := e.wait(at); wait > 0 {
 		e.timed = true
-		q.addTimer(timer{at: e.task.NotBefore, entry: e})
+		q.addTimer(timer{at: at.Add(min(wait, lookAgain)), entry: e})
 		return
+	}
+	e.since = at.Add(-max(0, at.Sub(e.task.Accepted)))
+	if waited := at.Sub(e.task.NotBefore); !e.task.NotBefore.IsZero() && waited < at.Sub(e.since) {
+		e.since = at.Add(-max(0, waited))
 	}
 	heap.Push(&e.lane.window, e)
 	q.update(e.lane.flow)

@@ -14,7 +14,8 @@ import (
 )
 
 // timer is something to do at a time: let an entry have its turn, read a lane
-// again, look for what a submission became, move the tasks of a minute, or one of them, to pending.
+// again, look for what a submission became, move the tasks of a minute, or one
+// of them, to pending.
 type timer struct {
 	at      time.Time
 	entry   *entry
@@ -25,6 +26,9 @@ type timer struct {
 	minute  minuteKey
 	subject string
 }
+
+// wall is a time by the wall clock only.
+func wall(t time.Time) time.Time { return t.Round(0) }
 
 // clock is timers and who waits for the first.
 type clock struct {
@@ -61,7 +65,7 @@ func (q *Queue) runClock(ctx context.Context, c *clock, do func(context.Context,
 		var due *timer
 		if len(c.heap) > 0 {
 			if d := time.Until(c.heap[0].at); d > 0 {
-				wait = time.After(min(d, time.Minute)) // the clock may be set
+				wait = time.After(min(d, lookAgain))
 			} else {
 				t := heap.Pop(&c.heap).(timer)
 				due = &t
@@ -96,6 +100,9 @@ func (q *Queue) ring(ctx context.Context, t timer) {
 		t.flow.bucket.timed = false
 		q.update(t.flow)
 		q.match()
+	case t.subject != "":
+		t.at = wall(time.Now())
+		q.laters.add(t)
 	case t.stalled:
 		q.stalled = false
 		q.match()
@@ -108,7 +115,7 @@ func (q *Queue) ring(ctx context.Context, t timer) {
 // promote handles a timer of a minute or of a task in it.
 func (q *Queue) promote(ctx context.Context, t timer) {
 	if q.bus.Room() == bus.NoRoom { // to move is to write
-		t.at = time.Now().Add(retryRead)
+		t.at = wall(time.Now().Add(retryRead))
 		q.mu.Lock()
 		defer q.mu.Unlock()
 		q.laters.add(t)
@@ -122,7 +129,7 @@ func (q *Queue) promote(ctx context.Context, t timer) {
 	}
 	if err != nil && ctx.Err() == nil {
 		q.log.Warn("a task whose time has come waits on; it is tried again", "error", err)
-		t.at = time.Now().Add(retryRead)
+		t.at = wall(time.Now().Add(retryRead))
 		q.mu.Lock()
 		q.laters.add(t)
 		q.mu.Unlock()
@@ -155,7 +162,7 @@ func (q *Queue) moveMinute(ctx context.Context, key minuteKey) error {
 				return err
 			}
 		} else if !q.addLater(task) {
-			again = time.Now().Add(soon / 2)
+			again = wall(time.Now().Add(soon / 2))
 			break
 		}
 	}
@@ -165,7 +172,7 @@ func (q *Queue) moveMinute(ctx context.Context, key minuteKey) error {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	if time.Until(again) < 0 {
-		again = time.Now().Add(time.Minute)
+		again = wall(time.Now().Add(time.Minute))
 	}
 	q.laters.add(timer{at: again, minute: key})
 	return nil
@@ -226,7 +233,18 @@ func (q *Queue) moveLater(ctx context.Context, subject string) error {
 	if mayfly.KindOf(err) != mayfly.NotFound {
 		return err
 	}
+	if n := len(task.Attempts); task.Attempt > 1 && n > 0 && now().Before(task.Attempts[n-1].Ended) && later(task) {
+		task.NotBefore = now().Add(soon) // the clock was set back since
+	}
 	return q.toPending(ctx, task, msg)
+}
+
+// timeRetry has a task that was parked for its retry moved after its delay,
+// should the wall clock be set back meanwhile.
+func (q *Queue) timeRetry(task mayfly.Task) {
+	if len(q.timers.heap) < farTimers {
+		q.addTimer(timer{at: time.Now().Add(time.Until(task.NotBefore) - soon), subject: laterSubject(task)})
+	}
 }
 
 // toPending moves a parked task, whose id is locked, to pending.
@@ -240,6 +258,15 @@ func (q *Queue) toPending(ctx context.Context, task mayfly.Task, msg bus.Message
 	ack, err := q.js.PublishMsg(ctx, out)
 	if err != nil {
 		err = writeError(err)
+	}
+	if errors.Is(err, errExists) {
+		old, lookErr := q.look(ctx, inPending, bus.TasksStream, out.Subject, task.ID)
+		if lookErr == nil && old.task.Attempt < task.Attempt { // see settleLater
+			expect(out, old.seq)
+			if ack, err = q.js.PublishMsg(ctx, out); err != nil {
+				err = writeError(err)
+			}
+		}
 	}
 	if err == nil || errors.Is(err, errExists) {
 		err = q.remove(ctx, q.parked, msg.Sequence)

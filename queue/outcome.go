@@ -152,7 +152,7 @@ func (q *Queue) finish(g *Grant) {
 	q.release(e, g.charged, q.ran(g))
 }
 
-func (q *Queue) ran(g *Grant) time.Duration { return time.Since(g.Attempt.Granted) }
+func (q *Queue) ran(g *Grant) time.Duration { return time.Since(g.since) }
 
 // forget ends an entry: its message is to be removed.
 func (q *Queue) forget(e *entry) {

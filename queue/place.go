@@ -3,6 +3,7 @@ package queue
 import (
 	"context"
 	"errors"
+	"strconv"
 	"strings"
 
 	"github.com/nats-io/nats.go"
@@ -50,6 +51,12 @@ func (q *Queue) find(ctx context.Context, space, id, queue string) (found, error
 	}
 	q.mu.Unlock()
 	got, err = q.look(ctx, inPending, bus.TasksStream, bus.PendingSubject(space, queue, "*", id), id)
+	if err == nil && q.parkedOnce && got.seq <= q.opened {
+		twin, err := q.look(ctx, inLater, bus.ParkedStream, laterWherever(got.task), id)
+		if err == nil && twin.task.Attempt > got.task.Attempt { // see settleLater
+			return twin, nil
+		}
+	}
 	if mayfly.KindOf(err) == mayfly.NotFound {
 		got, err = q.look(ctx, inLater, bus.ParkedStream, bus.LaterSubject(space, "*", queue, "*", id), id)
 	}
@@ -113,9 +120,9 @@ func (q *Queue) settle(ctx context.Context, task mayfly.Task, msg bus.Message) (
 		if err != nil {
 			return false, err
 		}
-		if !task.NotBefore.IsZero() {
-			if err := q.parked.Purge(ctx, jetstream.WithPurgeSubject(laterSubject(task))); err != nil {
-				return false, unavailable("settle task "+task.ID, err)
+		if q.parkedOnce {
+			if stale, err := q.settleLater(ctx, task); stale || err != nil {
+				return false, err
 			}
 		}
 	}
@@ -123,6 +130,26 @@ func (q *Queue) settle(ctx context.Context, task mayfly.Task, msg bus.Message) (
 		return true, nil
 	}
 	return false, q.postpone(ctx, task, msg.Sequence, msg.Data)
+}
+
+// settleLater decides between a pending task and the same one in later. Pending
+// beats it, but not as an earlier attempt: when the newest message of a subject
+// is removed one by one, as a retry that is put off, a crash can bring back one
+// that it had replaced.
+func (q *Queue) settleLater(ctx context.Context, task mayfly.Task) (stale bool, err error) {
+	twin, err := q.look(ctx, inLater, bus.ParkedStream, laterWherever(task), task.ID)
+	switch {
+	case mayfly.KindOf(err) == mayfly.NotFound:
+		return false, nil
+	case err != nil || twin.task.Attempt > task.Attempt:
+		return err == nil, err
+	}
+	return false, q.remove(ctx, q.parked, twin.seq)
+}
+
+// laterWherever is the subject of a task in later, whatever its minute.
+func laterWherever(t mayfly.Task) string {
+	return bus.LaterSubject(t.Space, "*", queueOf(t), strconv.Itoa(t.Priority), t.ID)
 }
 
 // remove deletes a message; one that is not there is no error.

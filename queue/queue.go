@@ -97,23 +97,24 @@ type Options struct {
 
 // Queue holds the tasks of every space. Its methods are safe for concurrent use.
 type Queue struct {
-	bus      *bus.Bus
-	store    *store.Store
-	js       jetstream.JetStream
-	log      *slog.Logger
-	opts     Options
-	tasks    jetstream.Stream
-	parked   jetstream.Stream
-	ids      [256]sync.Mutex    // one task moves or is looked up at a time
-	keys     [256]sync.Mutex    // one submission with a key at a time; locked before ids
-	indexMu  sync.Mutex         // held while the index is written
-	opened   uint64             // last sequence of tasks before Open
-	since    time.Time          // of Open
-	waiting  gauge              // what the streams hold, about
-	payloads *payloads          // the large ones
-	stop     context.CancelFunc // of the readers
-	quit     chan struct{}      // closed by Close
-	done     sync.WaitGroup
+	bus        *bus.Bus
+	store      *store.Store
+	js         jetstream.JetStream
+	log        *slog.Logger
+	opts       Options
+	tasks      jetstream.Stream
+	parked     jetstream.Stream
+	ids        [256]sync.Mutex    // one task moves or is looked up at a time
+	keys       [256]sync.Mutex    // one submission with a key at a time; locked before ids
+	indexMu    sync.Mutex         // held while the index is written
+	opened     uint64             // last sequence of tasks before Open
+	parkedOnce bool               // something was parked then
+	since      time.Time          // of Open
+	waiting    gauge              // what the streams hold, about
+	payloads   *payloads          // the large ones
+	stop       context.CancelFunc // of the readers
+	quit       chan struct{}      // closed by Close
+	done       sync.WaitGroup
 
 	mu       sync.Mutex
 	running  bool // Run was called
@@ -129,8 +130,8 @@ type Queue struct {
 	gone     []goneSeq          // deleted, but perhaps still on the way to offer
 	flights  flights            // writes and reads under way
 	askers   []*asker           // of Next, the oldest first
-	timers   clock              // of entries and lanes
-	laters   clock              // of minutes and tasks in later
+	timers   clock              // of entries and lanes, by the clock that nobody sets
+	laters   clock              // of minutes and tasks in later, by the wall clock
 	minutes  map[minuteKey]bool
 	scanning bool              // what was there before Open is being looked at,
 	scanned  uint64            // up to this sequence
@@ -219,6 +220,7 @@ func (q *Queue) load(ctx context.Context) error {
 	q.opened, q.tidied = tasks.LastSeq, tasks.FirstSeq
 	q.scanning, q.scanned = true, max(tasks.FirstSeq, 1)-1
 	q.flights.last = tasks.LastSeq
+	q.parkedOnce = parked.Msgs > 0
 	q.waiting.add(int64(tasks.Msgs+parked.Msgs), int64(tasks.Bytes+parked.Bytes))
 	if err := q.readHeld(ctx); err != nil {
 		return err

@@ -186,8 +186,8 @@ func (q *Queue) elsewhere(ctx context.Context, tasks []mayfly.Task) (map[string]
 		for _, task := range list {
 			ended = append(ended, bus.OutcomeSubject(task.Space, task.ID))
 			parked = append(parked, deadSubject(task))
-			if !task.NotBefore.IsZero() {
-				parked = append(parked, laterSubject(task))
+			if q.parkedOnce {
+				parked = append(parked, laterWherever(task))
 			}
 		}
 		msgs, err := q.bus.LastOf(ctx, bus.OutcomesStream, ended)

@@ -161,6 +161,7 @@ func (q *Queue) again(ctx context.Context, g *Grant, next *mayfly.Task) error {
 	q.flights.end(flight)
 	if moved {
 		q.replaced(seq)
+		q.timeRetry(*next)
 	} else {
 		q.offer(*next, seq, g.Payload)
 	}
