@@ -33,11 +33,17 @@ func over(t mayfly.Task) bool { return t.State.Ended() && t.State != mayfly.Task
 
 // firstParent is the first task after which a new one comes that has not
 // succeeded yet; empty when there is none. One that cannot succeed any more is a
-// Conflict.
-func (q *Queue) firstParent(ctx context.Context, task mayfly.Task) (string, error) {
+// Conflict. Those that were looked at are in seen.
+func (q *Queue) firstParent(ctx context.Context, task mayfly.Task, seen map[parentKey]mayfly.Task) (string, error) {
 	var first string
 	for _, id := range task.After {
-		parent, err := q.Get(ctx, task.Space, id)
+		key := parentKey{task.Space, id}
+		parent, known := seen[key]
+		var err error
+		if !known {
+			parent, err = q.Get(ctx, task.Space, id)
+			seen[key] = parent
+		}
 		switch {
 		case mayfly.KindOf(err) == mayfly.NotFound:
 			return "", mayfly.Errorf(mayfly.NotFound, "there is no task %q for the new one to come after", id).

@@ -68,8 +68,9 @@ func (q *Queue) submit(ctx context.Context, subs []mayfly.Submission, answers []
 	if err := q.findKeys(ctx, list); err != nil {
 		return err
 	}
+	parents := map[parentKey]mayfly.Task{}
 	for i, p := range list {
-		if err := p.place(ctx, q); err != nil {
+		if err := p.place(ctx, q, parents); err != nil {
 			return numbered(err, i, len(list))
 		}
 	}
@@ -174,11 +175,11 @@ func (p *publish) prepare(ctx context.Context, sub mayfly.Submission, r *resolve
 }
 
 // place decides where a task goes, and makes its message.
-func (p *publish) place(ctx context.Context, q *Queue) (err error) {
+func (p *publish) place(ctx context.Context, q *Queue, parents map[parentKey]mayfly.Task) (err error) {
 	if p.there || p.same != nil {
 		return nil
 	}
-	if p.parent, err = q.firstParent(ctx, p.task); err != nil {
+	if p.parent, err = q.firstParent(ctx, p.task, parents); err != nil {
 		return err
 	}
 	subject := pendingSubject(p.task)
