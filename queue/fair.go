@@ -123,19 +123,23 @@ func (q *Queue) update(f *flow) {
 
 // pick takes the task whose turn it is, nil when there is none.
 func (q *Queue) pick() *entry {
-	if len(q.spaces) == 0 {
-		return nil
+	for len(q.spaces) > 0 {
+		s := q.spaces[0]
+		f := s.flows[0]
+		l := f.first()
+		if l == nil { // something earlier has to be read since
+			q.update(f)
+			continue
+		}
+		q.vtime, s.vtime = s.pass, f.pass
+		e := heap.Pop(&l.window).(*entry)
+		f.bucket.tokens--
+		q.count(e)
+		q.charge(f, f.usual)
+		q.wantRead(l)
+		return e
 	}
-	s := q.spaces[0]
-	f := s.flows[0]
-	q.vtime, s.vtime = s.pass, f.pass
-	l := f.first()
-	e := heap.Pop(&l.window).(*entry)
-	f.bucket.tokens--
-	q.count(e)
-	q.charge(f, f.usual)
-	q.wantRead(l)
-	return e
+	return nil
 }
 
 // charge moves a flow's clock, and that of its space, on or back.
