@@ -141,6 +141,7 @@ func (m *machine) next(r *rapid.T) {
 		m.n.idle()
 		return
 	}
+	known := slices.DeleteFunc(slices.Clone(ready), func(id string) bool { return !m.known(id) })
 	g := m.n.next()
 	id := g.Task.ID
 	if !slices.Contains(ready, id) {
@@ -149,20 +150,21 @@ func (m *machine) next(r *rapid.T) {
 	if g.Attempt.Number != m.attempt[id] {
 		r.Fatalf("granted attempt %d of %s, want %d", g.Attempt.Number, id, m.attempt[id])
 	}
-	for _, other := range ready {
-		if m.task[other].Workload == g.Task.Workload && m.task[other].Priority > g.Task.Priority && m.known(other) {
+	for _, other := range known {
+		if m.task[other].Workload == g.Task.Workload && m.task[other].Priority > g.Task.Priority {
 			r.Fatalf("granted priority %d before %d", g.Task.Priority, m.task[other].Priority)
 		}
 	}
 	m.state[id], m.grants[id] = mayfly.TaskStarting, g
 }
 
-// known reports whether the dispatcher has seen a task; after a crash it sees
-// them one after the other.
+// known reports whether the dispatcher has a task among those that can be
+// granted; after a crash, and as parents end, they come one after the other.
 func (m *machine) known(id string) bool {
 	m.n.mu.Lock()
 	defer m.n.mu.Unlock()
-	return m.n.entries[entryKey(home, id)] != nil
+	e := m.n.entries[entryKey(home, id)]
+	return e != nil && e.index >= 0
 }
 
 func (m *machine) any(r *rapid.T, ids []string) string {
