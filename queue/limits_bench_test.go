@@ -4,7 +4,9 @@ import (
 	"context"
 	"fmt"
 	"sync"
+	"syscall"
 	"testing"
+	"time"
 
 	"github.com/mayfly-run/mayfly"
 )
@@ -27,6 +29,7 @@ func BenchmarkLimits(b *testing.B) {
 			n := startNode(b)
 			test.workload.Name = "w"
 			n.deploy(test.workload)
+			before := processorTime(b)
 			var served sync.WaitGroup
 			served.Go(func() { serve(b.Context(), b, n, b.N) })
 			parallel(b, func(i int) {
@@ -39,6 +42,17 @@ func BenchmarkLimits(b *testing.B) {
 			served.Wait()
 			b.StopTimer()
 			b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "tasks/s")
+			b.ReportMetric(float64((processorTime(b)-before).Microseconds())/float64(b.N), "cpu-µs/task")
 		})
 	}
+}
+
+// processorTime is what this process has used, which a busy machine changes
+// less than how long it takes.
+func processorTime(b *testing.B) time.Duration {
+	var u syscall.Rusage
+	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &u); err != nil {
+		b.Fatal(err)
+	}
+	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 }
