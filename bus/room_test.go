@@ -58,8 +58,16 @@ func smallDisk(t *testing.T) string {
 		}
 	}
 	t.Cleanup(func() {
-		if out, err := exec.Command("umount", dir).CombinedOutput(); err != nil {
-			t.Errorf("umount: %v\n%s", err, out)
+		// The server goes on removing files for a moment after its end.
+		for limit := time.Now().Add(time.Minute); ; {
+			out, err := exec.Command("umount", dir).CombinedOutput()
+			if err == nil {
+				return
+			}
+			if time.Now().After(limit) {
+				t.Errorf("umount: %v\n%s", err, out)
+				return
+			}
 		}
 	})
 	return dir
