@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 	"strings"
@@ -142,43 +143,68 @@ func (n *node) Submit(ctx context.Context, subs []mayfly.Submission) []Accepted 
 	return n.Queue.Submit(ctx, subs)
 }
 
-// crash returns a node on what a power cut at this moment leaves on the disk.
-// The copy takes a while, in which tasks move: whence they come is copied before
-// where they go to.
+// crash returns a node on what a kill at this moment leaves on the disk: a copy
+// during which nothing was written.
 func (n *node) crash(opts Options) *node {
 	n.t.Helper()
 	dir := filepath.Join(n.t.TempDir(), "data")
-	for _, stream := range []string{bus.ParkedStream, bus.TasksStream, ""} {
-		err := filepath.WalkDir(n.dir, func(path string, d fs.DirEntry, err error) error {
-			if errors.Is(err, fs.ErrNotExist) {
-				return nil // removed meanwhile
+	for {
+		before := n.disk()
+		os.RemoveAll(dir)
+		for path, info := range before {
+			if err := copyFile(filepath.Join(dir, strings.TrimPrefix(path, n.dir)), path, info); err != nil {
+				n.t.Fatal(err)
 			}
-			if err != nil || stream != "" && !strings.Contains(path+"/", "/streams/"+stream+"/") {
-				return err
-			}
-			return copyNew(filepath.Join(dir, strings.TrimPrefix(path, n.dir)), path, d)
-		})
-		if err != nil {
-			n.t.Fatal(err)
+		}
+		if maps.EqualFunc(before, n.disk(), unchanged) {
+			break
 		}
 	}
 	n.stop()
 	return openNode(n.t, dir, opts)
 }
 
-// copyNew copies a directory entry unless it is there.
-func copyNew(to, from string, d fs.DirEntry) error {
-	if d.IsDir() {
-		return os.MkdirAll(to, 0o700)
+// disk is what is on the node's disk.
+func (n *node) disk() map[string]fs.FileInfo {
+	n.t.Helper()
+	all := map[string]fs.FileInfo{}
+	err := filepath.WalkDir(n.dir, func(path string, d fs.DirEntry, err error) error {
+		var info fs.FileInfo
+		if err == nil {
+			info, err = d.Info()
+		}
+		if err == nil {
+			all[path] = info
+		}
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil // removed meanwhile
+		}
+		return err
+	})
+	if err != nil {
+		n.t.Fatal(err)
 	}
-	if _, err := os.Stat(to); err == nil {
-		return nil
+	return all
+}
+
+func unchanged(a, b fs.FileInfo) bool {
+	return a.Size() == b.Size() && a.ModTime().Equal(b.ModTime()) && os.SameFile(a, b)
+}
+
+// copyFile copies a file or makes a directory. What is gone is no error: the
+// copy is not used then.
+func copyFile(to, from string, info fs.FileInfo) error {
+	if info.IsDir() {
+		return os.MkdirAll(to, 0o700)
 	}
 	data, err := os.ReadFile(from)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
 	if err != nil {
+		return err
+	}
+	if err := os.MkdirAll(filepath.Dir(to), 0o700); err != nil {
 		return err
 	}
 	return os.WriteFile(to, data, 0o600)
