@@ -207,7 +207,10 @@ func (q *Queue) runPayloads(ctx context.Context) {
 		s.mu.Unlock()
 		for _, u := range names {
 			ref, err := parseRef(u.name[strings.Index(u.name, ".")+1:])
-			if err = s.submitted(u.name, ref.size); err != nil {
+			if err == nil {
+				err = s.submitted(u.name, ref.size)
+			}
+			if err != nil {
 				q.log.Warn("an upload is left for the next start", "error", err)
 			}
 		}
