@@ -237,9 +237,10 @@ func (s *Sandbox) finalExit() mayfly.Exit {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	told := s.conn != nil
 	if s.main != nil {
 		if st, ok := readStatus(s.dir+"/"+exitsName, s.main.number); ok {
-			e = exitOf(st.Wait, time.Unix(0, st.Time))
+			e, told = exitOf(st.Wait, time.Unix(0, st.Time)), true
 		}
 	}
 	switch {
@@ -251,6 +252,8 @@ func (s *Sandbox) finalExit() mayfly.Exit {
 		e.Reason, e.Detail = s.reason, s.detail
 	case e.Signal == int(syscall.SIGKILL) && s.oomKilled():
 		e.Reason, e.Detail = mayfly.OutOfMemory, "the memory limit was reached"
+	case !told:
+		e.Reason, e.Detail = mayfly.Lost, "it ended while there was no daemon, and left no word"
 	}
 	return e
 }

@@ -104,9 +104,15 @@ func (h *Host) Close() error {
 	return unix.Unmount(h.volatile, unix.MNT_DETACH)
 }
 
-// move renames a file, or copies it where that leads to another filesystem.
+// move renames a file, or copies it where that leads to another filesystem. One
+// that a daemon was killed over is moved again.
 func move(from, to string) error {
 	err := os.Rename(from, to)
+	if errors.Is(err, fs.ErrNotExist) {
+		if _, there := os.Lstat(to); there == nil {
+			return nil
+		}
+	}
 	if !errors.Is(err, unix.EXDEV) {
 		return err
 	}
@@ -115,7 +121,7 @@ func move(from, to string) error {
 		return err
 	}
 	defer in.Close()
-	out, err := os.OpenFile(to, os.O_CREATE|os.O_EXCL|os.O_WRONLY, fs.FileMode(0o600))
+	out, err := os.OpenFile(to, os.O_CREATE|os.O_TRUNC|os.O_WRONLY, fs.FileMode(0o600))
 	if err != nil {
 		return err
 	}

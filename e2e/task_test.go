@@ -313,7 +313,7 @@ func TestTasksAfterOthers(t *testing.T) {
 	n := start(t)
 	n.shell("double", "read n; sleep 0.2; echo $((2 * n))", nil)
 	n.shell("sum", "cd /run/mayfly/results; s=0; for f in *; do read n <$f; s=$((s + n)); done; echo $s", nil)
-	n.shell("fails", "exit 1", nil)
+	n.shell("fails", "sleep 1; exit 1", nil)
 	var parts []string
 	for i := range 5 {
 		parts = append(parts, n.submit(mayfly.Submission{Workload: "double", Payload: fmt.Appendf(nil, "%d\n", i)}).ID)

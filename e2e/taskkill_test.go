@@ -3,6 +3,7 @@ package e2e
 import (
 	"bufio"
 	"context"
+	"encoding/json"
 	"fmt"
 	"math/rand/v2"
 	"os"
@@ -79,7 +80,8 @@ func TestKillsLoseNoTask(t *testing.T) {
 		task := n.waitTask(id)
 		attempts += len(task.Attempts)
 		if task.State != mayfly.TaskSucceeded {
-			t.Errorf("task %s of %s: %+v", id, workload, task)
+			text, _ := json.Marshal(task)
+			t.Errorf("task %s of %s: %s", id, workload, text)
 		}
 		if got := n.result(id); workload == "mark" && got != "done "+id+"\n" {
 			t.Errorf("the result of %s is %q", id, got)
