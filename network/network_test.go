@@ -23,7 +23,7 @@ import (
 )
 
 // patience bounds what a test waits for. It decides nothing when all is well.
-const patience = 20 * time.Second
+const patience = time.Minute
 
 // roleEnv says which part of a test a child process plays.
 const roleEnv = "MAYFLY_NETWORK_TEST_ROLE"
