@@ -112,17 +112,15 @@ func (r *Runner) Run(ctx context.Context) error {
 	for range r.opts.Tasks {
 		r.workers.Go(func() { r.work(ctx, ctx) })
 	}
-	r.setContext(ctx)
+	r.mu.Lock()
+	r.ctx = ctx
+	r.mu.Unlock()
 	<-ctx.Done()
-	r.setContext(nil)
+	r.mu.Lock()
+	r.ctx = nil
+	r.mu.Unlock()
 	r.workers.Wait()
 	return ctx.Err()
-}
-
-func (r *Runner) setContext(ctx context.Context) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.ctx = ctx
 }
 
 // lendMost bounds how many places are lent, as a multiple of those there are.
