@@ -5,6 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"strconv"
+	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -19,6 +22,39 @@ type Run struct {
 	Space    string `json:"space"`
 	Release  int    `json:"release,omitempty"`
 	Task     bool   `json:"task,omitempty"` // it waited its turn, and ID is the task's
+}
+
+// SetDeadline notes when the run is to end; never, if the time is zero.
+func (r *Run) SetDeadline(t time.Time) {
+	if !t.IsZero() {
+		r.Deadline = t.UnixMilli()
+	}
+}
+
+// Environment is the run as a program is told that is started for it.
+func (r Run) Environment() []string {
+	env := make([]string, 0, 5)
+	r.each(func(name, value string) { env = append(env, "MAYFLY_"+strings.ToUpper(name)+"="+value) })
+	return env
+}
+
+// Headers gives the headers in which a program is told of the run that was
+// started before it.
+func (r Run) Headers(set func(name, value string)) {
+	r.each(func(name, value string) { set("X-Mayfly-"+name, value) })
+}
+
+// each gives what there is of a run, for programs.
+func (r Run) each(give func(name, value string)) {
+	give("Run", r.ID)
+	give("Attempt", strconv.Itoa(r.Attempt))
+	if r.Deadline != 0 {
+		give("Deadline", strconv.FormatInt(r.Deadline, 10))
+	}
+	if r.Workload != "" {
+		give("Workload", r.Workload)
+	}
+	give("Space", r.Space)
 }
 
 const runName = "run.json"

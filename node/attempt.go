@@ -10,7 +10,6 @@ import (
 	"io/fs"
 	"net/http"
 	"os"
-	"strconv"
 	"syscall"
 	"time"
 
@@ -140,7 +139,7 @@ func (a *attempt) execute(ctx context.Context, t *template) error {
 		return err
 	}
 	defer in.Close()
-	p := container.Program{Argv: t.argv, Env: append(s.Env()[:len(s.Env()):len(s.Env())], a.environment()...), Dir: t.config.WorkDir, Stdin: in}
+	p := container.Program{Argv: t.argv, Env: append(s.Env()[:len(s.Env()):len(s.Env())], a.identity().Environment()...), Dir: t.config.WorkDir, Stdin: in}
 	_, err = s.Start(ctx, p)
 	var errno syscall.Errno
 	if errors.As(err, &errno) {
@@ -176,15 +175,8 @@ func (a *attempt) call(ctx context.Context, r *ready) error {
 	if err := conn.SetDeadline(time.Now().Add(patience)); err != nil {
 		return err
 	}
-	h := req.Header
-	h.Set("X-Mayfly-Detached", "1")
-	h.Set("X-Mayfly-Run", a.grant.Task.ID)
-	h.Set("X-Mayfly-Attempt", strconv.Itoa(a.grant.Attempt.Number))
-	h.Set("X-Mayfly-Workload", a.grant.Task.Workload)
-	h.Set("X-Mayfly-Space", a.grant.Task.Space)
-	if !a.deadline.IsZero() {
-		h.Set("X-Mayfly-Deadline", strconv.FormatInt(a.deadline.UnixMilli(), 10))
-	}
+	req.Header.Set("X-Mayfly-Detached", "1")
+	a.identity().Headers(req.Header.Set)
 	if err := req.Write(conn); err != nil {
 		return fmt.Errorf("hand over to the handler: %w", err)
 	}
@@ -203,26 +195,8 @@ func (a *attempt) identity() container.Run {
 	run := container.Run{
 		ID: g.Task.ID, Attempt: g.Attempt.Number, Workload: g.Task.Workload, Space: g.Task.Space, Release: g.Task.Release, Task: true,
 	}
-	if !a.deadline.IsZero() {
-		run.Deadline = a.deadline.UnixMilli()
-	}
+	run.SetDeadline(a.deadline)
 	return run
-}
-
-func (a *attempt) environment() []string {
-	g := a.grant
-	env := []string{
-		"MAYFLY_RUN=" + g.Task.ID,
-		"MAYFLY_ATTEMPT=" + strconv.Itoa(g.Attempt.Number),
-		"MAYFLY_SPACE=" + g.Task.Space,
-	}
-	if g.Task.Workload != "" {
-		env = append(env, "MAYFLY_WORKLOAD="+g.Task.Workload)
-	}
-	if !a.deadline.IsZero() {
-		env = append(env, "MAYFLY_DEADLINE="+strconv.FormatInt(a.deadline.UnixMilli(), 10))
-	}
-	return env
 }
 
 // attend waits for the program's end and has it recorded, before anything of

@@ -26,7 +26,7 @@ func (x *run) cgi(ctx context.Context, w *answer, req *http.Request) (int, error
 		return 0, err
 	}
 	p := x.lease.Program
-	p.Env = append(append(p.Env[:len(p.Env):len(p.Env)], x.environment()...), cgiEnvironment(req, size)...)
+	p.Env = append(append(p.Env[:len(p.Env):len(p.Env)], x.identity().Environment()...), cgiEnvironment(req, size)...)
 	p.Stdin = in
 	out, theirs, err := x.lease.Pipe(false)
 	if err != nil {

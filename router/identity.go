@@ -2,7 +2,6 @@ package router
 
 import (
 	"net/http"
-	"strconv"
 	"strings"
 
 	"github.com/mayfly-run/mayfly/container"
@@ -13,20 +12,12 @@ import (
 // /run/mayfly/run.json where the container serves no other run.
 
 func (x *run) identity() container.Run {
-	return container.Run{
-		ID: x.record.ID, Attempt: x.attempt, Deadline: x.deadline.UnixMilli(),
-		Workload: x.record.Workload, Space: x.record.Space, Release: x.record.Release, Task: x.record.Trigger == "queue",
+	r := container.Run{
+		ID: x.record.ID, Attempt: x.attempt, Workload: x.record.Workload, Space: x.record.Space,
+		Release: x.record.Release, Task: x.record.Trigger == triggerQueue,
 	}
-}
-
-func (x *run) environment() []string {
-	return []string{
-		"MAYFLY_RUN=" + x.record.ID,
-		"MAYFLY_ATTEMPT=" + strconv.Itoa(x.attempt),
-		"MAYFLY_DEADLINE=" + strconv.FormatInt(x.deadline.UnixMilli(), 10),
-		"MAYFLY_WORKLOAD=" + x.record.Workload,
-		"MAYFLY_SPACE=" + x.record.Space,
-	}
+	r.SetDeadline(x.deadline)
+	return r
 }
 
 // identify replaces whatever X-Mayfly headers a client sent.
@@ -36,9 +27,5 @@ func (x *run) identify(h http.Header) {
 			h.Del(name)
 		}
 	}
-	h.Set("X-Mayfly-Run", x.record.ID)
-	h.Set("X-Mayfly-Attempt", strconv.Itoa(x.attempt))
-	h.Set("X-Mayfly-Deadline", strconv.FormatInt(x.deadline.UnixMilli(), 10))
-	h.Set("X-Mayfly-Workload", x.record.Workload)
-	h.Set("X-Mayfly-Space", x.record.Space)
+	x.identity().Headers(h.Set)
 }

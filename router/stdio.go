@@ -28,7 +28,7 @@ const (
 // standard output.
 func (x *run) stdio(ctx context.Context, w *answer, req *http.Request) (int, error) {
 	p := x.lease.Program
-	p.Env = append(append(p.Env[:len(p.Env):len(p.Env)], x.environment()...),
+	p.Env = append(append(p.Env[:len(p.Env):len(p.Env)], x.identity().Environment()...),
 		"CONTENT_TYPE="+req.Header.Get("Content-Type"))
 	out, theirs, err := x.lease.Pipe(false)
 	if err != nil {

@@ -175,11 +175,7 @@ func (x *run) ask(ctx context.Context, w *answer) (int, error) {
 // head is the head of the request for a task.
 func (x *run) head(length int64) []byte {
 	h := fmt.Appendf(nil, "POST / HTTP/1.1\r\nHost: %s\r\nContent-Length: %d\r\n", x.record.Workload, length)
-	h = fmt.Appendf(h, "X-Mayfly-Run: %s\r\nX-Mayfly-Attempt: %d\r\nX-Mayfly-Workload: %s\r\nX-Mayfly-Space: %s\r\n",
-		x.record.ID, x.attempt, x.record.Workload, x.record.Space)
-	if !x.deadline.IsZero() {
-		h = fmt.Appendf(h, "X-Mayfly-Deadline: %d\r\n", x.deadline.UnixMilli())
-	}
+	x.identity().Headers(func(name, value string) { h = fmt.Appendf(h, "%s: %s\r\n", name, value) })
 	return append(h, "\r\n"...)
 }
 
