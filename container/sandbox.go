@@ -382,6 +382,16 @@ func (s *Sandbox) Kill() {
 	}
 }
 
+// ExecFailure is the exit code that a shell would give for a program that could
+// not be executed, and why: 127 when it is not there, else 126.
+func ExecFailure(program string, err error) (code int, detail string) {
+	code = 126
+	if errors.Is(err, syscall.ENOENT) {
+		code = 127
+	}
+	return code, "cannot execute " + program + ": " + err.Error()
+}
+
 // Fail ends a sandbox whose program could not be executed, with the exit code
 // that a shell would give.
 func (s *Sandbox) Fail(code int, detail string) {

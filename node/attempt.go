@@ -143,11 +143,7 @@ func (a *attempt) execute(ctx context.Context, t *template) error {
 	_, err = s.Start(ctx, p)
 	var errno syscall.Errno
 	if errors.As(err, &errno) {
-		code := 126
-		if errno == syscall.ENOENT {
-			code = 127
-		}
-		s.Fail(code, "cannot execute "+p.Argv[0]+": "+errno.Error())
+		s.Fail(container.ExecFailure(p.Argv[0], errno))
 		return nil
 	}
 	return err

@@ -150,11 +150,7 @@ func (n *Node) StartInstance(ctx context.Context, space, ref string) error {
 		in.stdin.child.Close()
 	}
 	if err != nil {
-		code := 126
-		if errors.Is(err, syscall.ENOENT) {
-			code = 127
-		}
-		detail := "cannot execute " + p.Argv[0] + ": " + err.Error()
+		code, detail := container.ExecFailure(p.Argv[0], err)
 		if errors.Is(err, syscall.EAGAIN) {
 			detail += "; the limit of processes may be too low"
 		}

@@ -162,11 +162,6 @@ func (x *run) startError(ctx context.Context, name string, err error) error {
 			return err
 		}
 	}
-	code := 126
-	if errno == syscall.ENOENT {
-		code = 127
-	}
-	return &exitError{exit: mayfly.Exit{
-		Code: code, Reason: mayfly.ExitedNonZero, Time: time.Now(), Detail: "cannot execute " + name + ": " + errno.Error(),
-	}}
+	code, detail := container.ExecFailure(name, errno)
+	return &exitError{exit: mayfly.Exit{Code: code, Reason: mayfly.ExitedNonZero, Time: time.Now(), Detail: detail}}
 }
