@@ -88,6 +88,17 @@ func (s *Sandbox) recallRun() {
 	}
 }
 
+// PutResults puts what the tasks that a run came after returned, by their ids,
+// into /run/mayfly/results, for its programs.
+func (s *Sandbox) PutResults(results map[string][]byte) error {
+	for id, result := range results {
+		if err := s.PutFile("results/"+id, result); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // ReadFile reads a file of /run/mayfly, which only the daemon can write.
 func (s *Sandbox) ReadFile(name string) ([]byte, error) {
 	return os.ReadFile(s.dir + "/run/" + name)

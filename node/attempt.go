@@ -96,10 +96,8 @@ func (a *attempt) start(ctx context.Context, t *template, r *ready) error {
 	if err := a.putPayload(ctx); err != nil {
 		return err
 	}
-	for id, result := range g.Results {
-		if err := s.PutFile("results/"+id, result); err != nil {
-			return err
-		}
+	if err := s.PutResults(g.Results); err != nil {
+		return err
 	}
 	if g.Task.Memory > 0 {
 		if err := s.SetMemory(g.Task.Memory); err != nil {

@@ -165,10 +165,8 @@ func (r *Router) perform(ctx context.Context, x *run, w *answer, req *http.Reque
 
 // furnish puts what the run is told into a container that serves it alone.
 func (x *run) furnish() error {
-	for id, result := range x.results {
-		if err := x.lease.PutFile("results/"+id, result); err != nil {
-			return err
-		}
+	if err := x.lease.PutResults(x.results); err != nil {
+		return err
 	}
 	return x.lease.SetRun(x.identity())
 }
