@@ -258,7 +258,7 @@ func (a *attempt) result(ctx context.Context) mayfly.Result {
 	var complaint []byte
 	err := container.ReadLog(ctx, s.Dir(), mayfly.LogOptions{Tail: -1}, nil, func(e mayfly.LogEntry) error {
 		if e.Stream == "stdout" {
-			res.Output = append(res.Output, e.Data[:min(len(e.Data), resultMax+1-len(res.Output))]...)
+			res.Output = append(res.Output, e.Data[:min(len(e.Data), queue.MaxResult+1-len(res.Output))]...)
 		} else if text := bytes.TrimSpace(e.Data); len(text) > 0 {
 			complaint = text
 		}
@@ -287,10 +287,6 @@ func lastComplaint(text []byte) string {
 
 // detailMax is how much of a line explains a failure, in bytes.
 const detailMax = 200
-
-// resultMax is how much of a standard output is read as a result, in bytes; the
-// queue may keep less.
-const resultMax = 1 << 20
 
 // leftAttempts returns the sandboxes that tasks ran in, once.
 func (n *Node) leftAttempts() []leftAttempt {

@@ -15,10 +15,6 @@ import (
 	"github.com/mayfly-run/mayfly/queue"
 )
 
-// resultMax is how much of an answer is kept as a task's result, in bytes; the
-// queue may keep less.
-const resultMax = 1 << 20
-
 // errCancelled is why an attempt ends whose task was cancelled.
 var errCancelled = mayfly.Errorf(mayfly.Conflict, "the task was cancelled")
 
@@ -200,6 +196,6 @@ func (w *taskAnswer) Flush()              {}
 
 // Write keeps the first part of an answer and drops the rest.
 func (w *taskAnswer) Write(p []byte) (int, error) {
-	w.kept.Write(p[:min(len(p), resultMax+1-min(w.kept.Len(), resultMax+1))])
+	w.kept.Write(p[:min(len(p), queue.MaxResult+1-min(w.kept.Len(), queue.MaxResult+1))])
 	return len(p), nil
 }
