@@ -186,7 +186,7 @@ func (r *Runner) perform(ctx context.Context, g *queue.Grant) {
 		g.Results, err = r.queue.ParentResults(ctx, g)
 	}
 	if err != nil {
-		r.done(ctx, g, rejected(err))
+		r.done(ctx, g, queue.NotBegun(err))
 		return
 	}
 	if !detached(&rel.Workload) {
@@ -199,7 +199,7 @@ func (r *Runner) perform(ctx context.Context, g *queue.Grant) {
 	leave, err := r.requests.Enter(ctx, rel)
 	if err != nil {
 		if ctx.Err() == nil {
-			r.done(ctx, g, rejected(err))
+			r.done(ctx, g, queue.NotBegun(err))
 		}
 		return
 	}
@@ -207,7 +207,7 @@ func (r *Runner) perform(ctx context.Context, g *queue.Grant) {
 	a := &attempt{runner: r, grant: g, release: rel, deadline: g.Deadline}
 	if err := a.begin(ctx); err != nil {
 		if ctx.Err() == nil && !r.node.isStopped() {
-			r.done(ctx, g, rejected(err))
+			r.done(ctx, g, queue.NotBegun(err))
 		}
 		return
 	}
@@ -219,15 +219,6 @@ func (r *Runner) perform(ctx context.Context, g *queue.Grant) {
 // this one only.
 func detached(w *mayfly.Workload) bool {
 	return w.Protocol == mayfly.Stdio || w.Protocol == mayfly.Handler && w.Isolation != mayfly.IsolationInstance
-}
-
-// rejected is the end of an attempt that did not come to be.
-func rejected(err error) mayfly.Result {
-	exit := mayfly.Exit{Reason: mayfly.Rejected, Detail: err.Error(), Time: time.Now()}
-	if k := mayfly.KindOf(err); k == mayfly.Failed || k == mayfly.Invalid || k == mayfly.NotFound {
-		exit.Reason, exit.Code = mayfly.ExitedNonZero, 125 // trying at once again does not help
-	}
-	return mayfly.Result{Exit: exit}
 }
 
 // release is what a task pins: a release of its workload, or one that is made

@@ -41,12 +41,12 @@ func (r *Router) ServeTask(ctx context.Context, rel *mayfly.Release, g *queue.Gr
 	}
 	payload, err := g.OpenPayload(ctx)
 	if err != nil {
-		return notBegun(err)
+		return queue.NotBegun(err)
 	}
 	defer payload.Close()
 	req, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://"+rel.Workload.Name+"/", payload)
 	if err != nil {
-		return notBegun(err)
+		return queue.NotBegun(err)
 	}
 	if req.ContentLength = int64(g.Task.Size); req.ContentLength == 0 {
 		req.Body = http.NoBody
@@ -81,16 +81,6 @@ func (r *Router) ServeTask(ctx context.Context, rel *mayfly.Release, g *queue.Gr
 		res.Exit.Reason, res.Exit.Detail = mayfly.Cancelled, errCancelled.Error()
 	}
 	return res
-}
-
-// notBegun is the end of an attempt that did not come to be. That its payload is
-// gone cannot change.
-func notBegun(err error) mayfly.Result {
-	exit := mayfly.Exit{Reason: mayfly.Rejected, Detail: err.Error(), Time: time.Now()}
-	if mayfly.KindOf(err) == mayfly.NotFound {
-		exit.Reason, exit.Code = mayfly.ExitedNonZero, 125
-	}
-	return mayfly.Result{Exit: exit}
 }
 
 // Enter waits until the workload's concurrency lets another run through, and
