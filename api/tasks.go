@@ -5,7 +5,6 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"fmt"
 	"io"
 	"net/http"
 	"reflect"
@@ -15,6 +14,7 @@ import (
 	"github.com/danielgtaylor/huma/v2"
 
 	"github.com/mayfly-run/mayfly"
+	"github.com/mayfly-run/mayfly/queue"
 	client "github.com/mayfly-run/mayfly/sdk/go"
 )
 
@@ -120,17 +120,6 @@ func (r *router) submitAll(ctx context.Context, subs []mayfly.Submission) (answe
 	return answer, err
 }
 
-// numbered says which of several tasks an error is about.
-func numbered(err error, i, count int) error {
-	var e *mayfly.Error
-	if count == 1 || !errors.As(err, &e) {
-		return err
-	}
-	named := *e
-	named.Text = fmt.Sprintf("task %d of %d: %s", i+1, count, e.Text)
-	return &named
-}
-
 // spaceOf reads the query of an operation that has no parameter but the space.
 func spaceOf(req *http.Request) (string, error) {
 	if req.URL.RawQuery == "" {
@@ -204,7 +193,7 @@ func decodeTasks(body []byte, space, key string) ([]mayfly.Submission, error) {
 	for i := range in.Tasks {
 		sub, err := submissionOf(&in.Tasks[i], space)
 		if err != nil {
-			return nil, numbered(err, i, len(in.Tasks))
+			return nil, queue.Numbered(err, i, len(in.Tasks))
 		}
 		subs[i] = sub
 	}

@@ -125,7 +125,7 @@ func (q *Queue) claimPayloads(list []*publish) error {
 			for _, p := range list[:i] {
 				q.unclaimPayload(p)
 			}
-			return numbered(err, i, len(list))
+			return Numbered(err, i, len(list))
 		}
 	}
 	if claimed == 0 {

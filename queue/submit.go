@@ -3,7 +3,6 @@ package queue
 import (
 	"context"
 	"errors"
-	"fmt"
 	"slices"
 	"time"
 
@@ -61,7 +60,7 @@ func (q *Queue) submit(ctx context.Context, subs []mayfly.Submission, answers []
 	for i, sub := range subs {
 		list[i] = &publish{answer: &answers[i]}
 		if err := list[i].prepare(ctx, sub, &resolver); err != nil {
-			return numbered(err, i, len(subs))
+			return Numbered(err, i, len(subs))
 		}
 	}
 	defer q.lockKeys(list)()
@@ -71,7 +70,7 @@ func (q *Queue) submit(ctx context.Context, subs []mayfly.Submission, answers []
 	parents := map[parentKey]mayfly.Task{}
 	for i, p := range list {
 		if err := p.place(ctx, q, parents); err != nil {
-			return numbered(err, i, len(list))
+			return Numbered(err, i, len(list))
 		}
 	}
 	if err := q.makeRoom(ctx, list); err != nil {
@@ -108,25 +107,6 @@ func (q *Queue) submit(ctx context.Context, subs []mayfly.Submission, answers []
 		}
 	}
 	return nil
-}
-
-// numbered says which of several submissions an error is about.
-func numbered(err error, i, count int) error {
-	if count == 1 || err == nil {
-		return err
-	}
-	prefix := fmt.Sprintf("task %d of %d: ", i+1, count)
-	var e *mayfly.Error
-	if !errors.As(err, &e) {
-		return fmt.Errorf("%s%w", prefix, err)
-	}
-	same := *e
-	if same.Text != "" {
-		same.Text = prefix + same.Text
-	} else {
-		same.Err = fmt.Errorf("%s%w", prefix, same.Err)
-	}
-	return &same
 }
 
 // publish is one task on its way to its stream.
@@ -231,7 +211,7 @@ func (q *Queue) findKeys(ctx context.Context, list []*publish) error {
 		key := entryKey(p.task.Space, p.task.ID)
 		if first := seen[key]; first != nil {
 			if err := sameDigest(first.task, p.task); err != nil {
-				return numbered(err, i, len(list))
+				return Numbered(err, i, len(list))
 			}
 			p.same = first
 			continue
@@ -242,7 +222,7 @@ func (q *Queue) findKeys(ctx context.Context, list []*publish) error {
 		case err == nil:
 			p.there, *p.answer = true, Accepted{Task: there}
 		case mayfly.KindOf(err) != mayfly.NotFound:
-			return numbered(err, i, len(list))
+			return Numbered(err, i, len(list))
 		}
 	}
 	return nil
