@@ -72,8 +72,7 @@ func atMost(n int) cobra.PositionalArgs {
 	}
 }
 
-// each does something to every argument, prints what succeeded, and goes on
-// after a failure.
+// each does something to every argument, and goes on after a failure.
 func (c *cli) each(args []string, do func(string) error) error {
 	failed := false
 	for _, arg := range args {
@@ -91,50 +90,63 @@ func (c *cli) each(args []string, do func(string) error) error {
 	return nil
 }
 
-// complete completes arguments with what list returns. Completion says nothing
-// about what goes wrong.
-func (c *cli) complete(list func(context.Context, *client.Client) ([]string, error)) cobra.CompletionFunc {
-	return func(cmd *cobra.Command, _ []string, _ string) ([]string, cobra.ShellCompDirective) {
+// toEach is what a verb does that does something to every argument: it prints
+// those with which it succeeded.
+func (c *cli) toEach(do func(context.Context, *client.Client, string) error) func(*cobra.Command, []string) error {
+	return func(cmd *cobra.Command, args []string) error {
 		cl, err := c.client()
 		if err != nil {
-			return nil, cobra.ShellCompDirectiveNoFileComp
+			return err
 		}
-		names, err := list(cmd.Context(), cl)
+		return c.each(args, func(name string) error { return c.said(name, do(cmd.Context(), cl, name)) })
+	}
+}
+
+// said prints what was done something to, once it was.
+func (c *cli) said(what string, err error) error {
+	if err == nil {
+		fmt.Fprintln(c.stdout, what)
+	}
+	return err
+}
+
+// complete completes arguments with what name says of each that list returns.
+// Completion says nothing about what goes wrong.
+func complete[T any](c *cli, list func(*client.Client, context.Context) ([]T, error), name func(T) string) cobra.CompletionFunc {
+	return func(cmd *cobra.Command, _ []string, _ string) (names []string, how cobra.ShellCompDirective) {
+		how = cobra.ShellCompDirectiveNoFileComp
+		cl, err := c.client()
 		if err != nil {
-			return nil, cobra.ShellCompDirectiveNoFileComp
+			return nil, how
 		}
-		return names, cobra.ShellCompDirectiveNoFileComp
+		all, err := list(cl, cmd.Context())
+		if err != nil {
+			return nil, how
+		}
+		for _, v := range all {
+			names = append(names, name(v))
+		}
+		return names, how
 	}
 }
 
 func (c *cli) completeInstances() cobra.CompletionFunc {
-	return c.complete(func(ctx context.Context, cl *client.Client) (names []string, err error) {
-		all, err := cl.ListInstances(ctx, true)
-		for _, i := range all {
-			names = append(names, nameOf(i))
-		}
-		return names, err
-	})
+	every := func(cl *client.Client, ctx context.Context) ([]mayfly.Instance, error) {
+		return cl.ListInstances(ctx, true)
+	}
+	return complete(c, every, nameOf)
 }
 
 func (c *cli) completeImages() cobra.CompletionFunc {
-	return c.complete(func(ctx context.Context, cl *client.Client) (names []string, err error) {
+	own := func(cl *client.Client, ctx context.Context) ([]client.Image, error) {
 		all, err := cl.ListImages(ctx)
-		for _, i := range slices.DeleteFunc(all, isCode) {
-			names = append(names, i.Name)
-		}
-		return names, err
-	})
+		return slices.DeleteFunc(all, isCode), err
+	}
+	return complete(c, own, func(i client.Image) string { return i.Name })
 }
 
 func (c *cli) completeWorkloads() cobra.CompletionFunc {
-	return c.complete(func(ctx context.Context, cl *client.Client) (names []string, err error) {
-		all, err := cl.ListWorkloads(ctx)
-		for _, r := range all {
-			names = append(names, r.Workload.Name)
-		}
-		return names, err
-	})
+	return complete(c, (*client.Client).ListWorkloads, func(r mayfly.Release) string { return r.Workload.Name })
 }
 
 func nameOf(i mayfly.Instance) string {

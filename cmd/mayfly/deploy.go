@@ -154,13 +154,9 @@ func (c *cli) delete() *cobra.Command {
 		Example:           `  mayfly delete thumbnail`,
 		Args:              atLeast("function"),
 		ValidArgsFunction: c.completeWorkloads(),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			cl, err := c.client()
-			if err != nil {
-				return err
-			}
-			return c.each(args, func(name string) error { return c.said(name, cl.DeleteWorkload(cmd.Context(), name)) })
-		},
+		RunE: c.toEach(func(ctx context.Context, cl *client.Client, name string) error {
+			return cl.DeleteWorkload(ctx, name)
+		}),
 	}
 }
 

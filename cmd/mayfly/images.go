@@ -318,13 +318,9 @@ func (c *cli) rmi() *cobra.Command {
   mayfly rmi $(mayfly images -q)`,
 		Args:              atLeast("image"),
 		ValidArgsFunction: c.completeImages(),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			cl, err := c.client()
-			if err != nil {
-				return err
-			}
-			return c.each(args, func(name string) error { return c.said(name, cl.RemoveImage(cmd.Context(), name, force)) })
-		},
+		RunE: c.toEach(func(ctx context.Context, cl *client.Client, name string) error {
+			return cl.RemoveImage(ctx, name, force)
+		}),
 	}
 	cmd.Flags().BoolVarP(&force, "force", "f", false, "even when something uses it")
 	return cmd
@@ -367,13 +363,7 @@ func (c *cli) stackList() *cobra.Command {
 }
 
 func (c *cli) completeStacks() cobra.CompletionFunc {
-	return c.complete(func(ctx context.Context, cl *client.Client) (names []string, err error) {
-		all, err := cl.ListStacks(ctx)
-		for _, s := range all {
-			names = append(names, s.Name)
-		}
-		return names, err
-	})
+	return complete(c, (*client.Client).ListStacks, func(s client.Stack) string { return s.Name })
 }
 
 func (c *cli) stackShow() *cobra.Command {

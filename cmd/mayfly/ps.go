@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/mayfly-run/mayfly"
+	client "github.com/mayfly-run/mayfly/sdk/go"
 )
 
 func (c *cli) ps() *cobra.Command {
@@ -120,25 +121,13 @@ func (c *cli) stop() *cobra.Command {
   mayfly stop -t 1m db`,
 		Args:              atLeast("container"),
 		ValidArgsFunction: c.completeInstances(),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			cl, err := c.client()
-			if err != nil {
-				return err
-			}
-			return c.each(args, func(ref string) error { return c.said(ref, cl.StopInstance(cmd.Context(), ref, grace)) })
-		},
+		RunE: c.toEach(func(ctx context.Context, cl *client.Client, ref string) error {
+			return cl.StopInstance(ctx, ref, grace)
+		}),
 	}
 	cmd.Flags().VarP(&seconds{&grace, 10 * time.Second}, "time", "t", "how long to wait between SIGTERM and SIGKILL; a number is seconds")
 	grace = 10 * time.Second
 	return cmd
-}
-
-// said prints what was done something to, once it was.
-func (c *cli) said(what string, err error) error {
-	if err == nil {
-		fmt.Fprintln(c.stdout, what)
-	}
-	return err
 }
 
 // seconds is a flag of a duration, in which a plain number is seconds.
@@ -180,11 +169,9 @@ func (c *cli) kill() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			cl, err := c.client()
-			if err != nil {
-				return err
-			}
-			return c.each(args, func(ref string) error { return c.said(ref, cl.KillInstance(cmd.Context(), ref, signal)) })
+			return c.toEach(func(ctx context.Context, cl *client.Client, ref string) error {
+				return cl.KillInstance(ctx, ref, signal)
+			})(cmd, args)
 		},
 	}
 	cmd.Flags().StringVarP(&name, "signal", "s", "KILL", "the signal, by name or number")
@@ -211,13 +198,9 @@ func (c *cli) rm() *cobra.Command {
   mayfly rm -f web`,
 		Args:              atLeast("container"),
 		ValidArgsFunction: c.completeInstances(),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			cl, err := c.client()
-			if err != nil {
-				return err
-			}
-			return c.each(args, func(ref string) error { return c.said(ref, cl.RemoveInstance(cmd.Context(), ref, force)) })
-		},
+		RunE: c.toEach(func(ctx context.Context, cl *client.Client, ref string) error {
+			return cl.RemoveInstance(ctx, ref, force)
+		}),
 	}
 	cmd.Flags().BoolVarP(&force, "force", "f", false, "kill those that run")
 	return cmd

@@ -28,13 +28,7 @@ func (c *cli) schedule() *cobra.Command {
 }
 
 func (c *cli) completeSchedules() cobra.CompletionFunc {
-	return c.complete(func(ctx context.Context, cl *client.Client) (names []string, err error) {
-		all, err := cl.ListSchedules(ctx)
-		for _, s := range all {
-			names = append(names, s.Name)
-		}
-		return names, err
-	})
+	return complete(c, (*client.Client).ListSchedules, func(s mayfly.Scheduled) string { return s.Name })
 }
 
 func (c *cli) scheduleList() *cobra.Command {
@@ -232,7 +226,7 @@ func (c *cli) scheduleRemove() *cobra.Command {
 		Example:           `  mayfly schedule rm nightly`,
 		Args:              atLeast("schedule"),
 		ValidArgsFunction: c.completeSchedules(),
-		RunE: c.eachTask(func(ctx context.Context, cl *client.Client, name string) error {
+		RunE: c.toEach(func(ctx context.Context, cl *client.Client, name string) error {
 			return cl.RemoveSchedule(ctx, name)
 		}),
 	}
@@ -245,7 +239,7 @@ func (c *cli) schedulePause() *cobra.Command {
 		Example:           `  mayfly schedule pause nightly`,
 		Args:              atLeast("schedule"),
 		ValidArgsFunction: c.completeSchedules(),
-		RunE: c.eachTask(func(ctx context.Context, cl *client.Client, name string) error {
+		RunE: c.toEach(func(ctx context.Context, cl *client.Client, name string) error {
 			_, err := cl.PauseSchedule(ctx, name)
 			return err
 		}),
@@ -259,7 +253,7 @@ func (c *cli) scheduleResume() *cobra.Command {
 		Example:           `  mayfly schedule resume nightly`,
 		Args:              atLeast("schedule"),
 		ValidArgsFunction: c.completeSchedules(),
-		RunE: c.eachTask(func(ctx context.Context, cl *client.Client, name string) error {
+		RunE: c.toEach(func(ctx context.Context, cl *client.Client, name string) error {
 			_, err := cl.ResumeSchedule(ctx, name)
 			return err
 		}),

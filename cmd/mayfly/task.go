@@ -29,13 +29,10 @@ func (c *cli) task() *cobra.Command {
 
 // completeTasks completes ids of tasks in those states, or any if there are none.
 func (c *cli) completeTasks(states ...mayfly.TaskState) cobra.CompletionFunc {
-	return c.complete(func(ctx context.Context, cl *client.Client) (ids []string, err error) {
-		all, err := cl.ListTasks(ctx, client.TaskFilter{States: states})
-		for _, t := range all {
-			ids = append(ids, t.ID)
-		}
-		return ids, err
-	})
+	those := func(cl *client.Client, ctx context.Context) ([]mayfly.Task, error) {
+		return cl.ListTasks(ctx, client.TaskFilter{States: states})
+	}
+	return complete(c, those, func(t mayfly.Task) string { return t.ID })
 }
 
 // labelsOf reads NAME=VALUE of --label.

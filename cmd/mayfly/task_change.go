@@ -18,7 +18,7 @@ func (c *cli) taskCancel() *cobra.Command {
 		Example:           `  mayfly task cancel 06gzt10ccxe7bbhwe06q`,
 		Args:              atLeast("task"),
 		ValidArgsFunction: c.completeTasks(mayfly.TaskQueued, mayfly.TaskStarting, mayfly.TaskRunning),
-		RunE: c.eachTask(func(ctx context.Context, cl *client.Client, id string) error {
+		RunE: c.toEach(func(ctx context.Context, cl *client.Client, id string) error {
 			_, err := cl.CancelTask(ctx, id)
 			return err
 		}),
@@ -32,22 +32,10 @@ func (c *cli) taskRetry() *cobra.Command {
 		Example:           `  mayfly task retry 06gzt10ccxe7bbhwe06q`,
 		Args:              atLeast("task"),
 		ValidArgsFunction: c.completeTasks(mayfly.TaskBuried),
-		RunE: c.eachTask(func(ctx context.Context, cl *client.Client, id string) error {
+		RunE: c.toEach(func(ctx context.Context, cl *client.Client, id string) error {
 			_, err := cl.RetryTask(ctx, id)
 			return err
 		}),
-	}
-}
-
-// eachTask does something to every argument and prints those with which it
-// succeeded.
-func (c *cli) eachTask(do func(context.Context, *client.Client, string) error) func(*cobra.Command, []string) error {
-	return func(cmd *cobra.Command, args []string) error {
-		cl, err := c.client()
-		if err != nil {
-			return err
-		}
-		return c.each(args, func(id string) error { return c.said(id, do(cmd.Context(), cl, id)) })
 	}
 }
 
@@ -58,7 +46,7 @@ func (c *cli) taskPause() *cobra.Command {
 		Example:           `  mayfly task pause thumbnail`,
 		Args:              atLeast("function"),
 		ValidArgsFunction: c.completeWorkloads(),
-		RunE: c.eachTask(func(ctx context.Context, cl *client.Client, name string) error {
+		RunE: c.toEach(func(ctx context.Context, cl *client.Client, name string) error {
 			return cl.PauseQueue(ctx, name)
 		}),
 	}
@@ -71,7 +59,7 @@ func (c *cli) taskResume() *cobra.Command {
 		Example:           `  mayfly task resume thumbnail`,
 		Args:              atLeast("function"),
 		ValidArgsFunction: c.completeWorkloads(),
-		RunE: c.eachTask(func(ctx context.Context, cl *client.Client, name string) error {
+		RunE: c.toEach(func(ctx context.Context, cl *client.Client, name string) error {
 			return cl.ResumeQueue(ctx, name)
 		}),
 	}
