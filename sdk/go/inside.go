@@ -12,9 +12,7 @@ import (
 
 // Self returns who asks: the container, and the run that it serves just now.
 func (c *Client) Self(ctx context.Context) (mayfly.Identity, error) {
-	var who mayfly.Identity
-	err := c.do(ctx, call{method: http.MethodGet, path: []string{"self"}}, &who)
-	return who, err
+	return ask[mayfly.Identity](ctx, c, call{method: http.MethodGet, path: []string{"self"}})
 }
 
 // Progress says how far the task is that runs in this container, in percent.

@@ -18,9 +18,7 @@ func (c *Client) CreateInstance(ctx context.Context, spec mayfly.InstanceSpec, k
 	if spec.Space == "" {
 		spec.Space = c.space
 	}
-	var i mayfly.Instance
-	err := c.do(ctx, call{method: http.MethodPost, path: []string{"instances"}, header: keyHeader(key), send: spec}, &i)
-	return i, err
+	return ask[mayfly.Instance](ctx, c, call{method: http.MethodPost, path: []string{"instances"}, header: keyHeader(key), send: spec})
 }
 
 func keyHeader(key string) http.Header {
@@ -44,9 +42,7 @@ func (c *Client) ListInstances(ctx context.Context, ended bool) ([]mayfly.Instan
 // GetInstance returns the instance with that id, unique beginning of an id, or
 // name.
 func (c *Client) GetInstance(ctx context.Context, ref string) (mayfly.Instance, error) {
-	var i mayfly.Instance
-	err := c.do(ctx, call{method: http.MethodGet, path: []string{"instances", ref}}, &i)
-	return i, err
+	return ask[mayfly.Instance](ctx, c, call{method: http.MethodGet, path: []string{"instances", ref}})
 }
 
 // StopInstance asks the program to end and kills it after the grace. It
@@ -62,9 +58,7 @@ func (c *Client) KillInstance(ctx context.Context, ref string, signal syscall.Si
 
 // WaitInstance returns the instance when it has ended.
 func (c *Client) WaitInstance(ctx context.Context, ref string) (mayfly.Instance, error) {
-	var i mayfly.Instance
-	err := c.stream(ctx, call{method: http.MethodPost, path: []string{"instances", ref, "wait"}}, nil, &i)
-	return i, err
+	return follow[mayfly.Instance](ctx, c, call{method: http.MethodPost, path: []string{"instances", ref, "wait"}}, nil)
 }
 
 // RemoveInstance forgets an ended instance, or with force kills it first.
@@ -75,9 +69,7 @@ func (c *Client) RemoveInstance(ctx context.Context, ref string, force bool) err
 
 // InstanceStats returns what a running instance uses now.
 func (c *Client) InstanceStats(ctx context.Context, ref string) (mayfly.Stats, error) {
-	var s mayfly.Stats
-	err := c.do(ctx, call{method: http.MethodGet, path: []string{"instances", ref, "stats"}}, &s)
-	return s, err
+	return ask[mayfly.Stats](ctx, c, call{method: http.MethodGet, path: []string{"instances", ref, "stats"}})
 }
 
 // InstanceLogs gives each entry of an instance's log to each, in order. With

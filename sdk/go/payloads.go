@@ -20,10 +20,9 @@ func (c *Client) PutPayload(ctx context.Context, r io.Reader) (Upload, error) {
 }
 
 // put uploads a payload, whose length is 0 when it is not known.
-func (c *Client) put(ctx context.Context, r io.Reader, length int64) (up Upload, err error) {
+func (c *Client) put(ctx context.Context, r io.Reader, length int64) (Upload, error) {
 	// Not r itself, which the transport would close.
-	err = c.do(ctx, call{method: http.MethodPost, path: []string{"payloads"}, raw: io.MultiReader(r), size: length}, &up)
-	return up, err
+	return ask[Upload](ctx, c, call{method: http.MethodPost, path: []string{"payloads"}, raw: io.MultiReader(r), size: length})
 }
 
 // lengthOf is how much can be read, where that is known: then the daemon can

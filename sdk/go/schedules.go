@@ -49,20 +49,20 @@ func requestOf(s mayfly.Schedule) ScheduleRequest {
 // AddSchedule keeps a schedule, whose ticks make tasks from now on. One of the
 // same name is a Conflict.
 func (c *Client) AddSchedule(ctx context.Context, s mayfly.Schedule) (mayfly.Scheduled, error) {
-	return c.schedule(ctx, call{method: http.MethodPost, path: []string{"schedules"}, send: requestOf(s)})
+	return ask[mayfly.Scheduled](ctx, c, call{method: http.MethodPost, path: []string{"schedules"}, send: requestOf(s)})
 }
 
 // PutSchedule keeps a schedule in place of the one of its name, if there is one,
 // which goes on from where it is unless what says when has changed.
 func (c *Client) PutSchedule(ctx context.Context, s mayfly.Schedule) (mayfly.Scheduled, error) {
-	return c.schedule(ctx, call{method: http.MethodPut, path: []string{"schedules", s.Name}, send: requestOf(s)})
+	return ask[mayfly.Scheduled](ctx, c, call{method: http.MethodPut, path: []string{"schedules", s.Name}, send: requestOf(s)})
 }
 
 // GetSchedule returns a schedule, with so many of its ticks to come, at most
 // 1000.
 func (c *Client) GetSchedule(ctx context.Context, name string, next int) (mayfly.Scheduled, error) {
 	query := url.Values{"next": {strconv.Itoa(next)}}
-	return c.schedule(ctx, call{method: http.MethodGet, path: []string{"schedules", name}, query: query})
+	return ask[mayfly.Scheduled](ctx, c, call{method: http.MethodGet, path: []string{"schedules", name}, query: query})
 }
 
 // ListSchedules returns the schedules by name, each with its next tick.
@@ -77,23 +77,15 @@ func (c *Client) RemoveSchedule(ctx context.Context, name string) error {
 
 // PauseSchedule lets the ticks of a schedule pass without a task.
 func (c *Client) PauseSchedule(ctx context.Context, name string) (mayfly.Scheduled, error) {
-	return c.schedule(ctx, call{method: http.MethodPost, path: []string{"schedules", name, "pause"}})
+	return ask[mayfly.Scheduled](ctx, c, call{method: http.MethodPost, path: []string{"schedules", name, "pause"}})
 }
 
 // ResumeSchedule undoes PauseSchedule. What passed is not caught up.
 func (c *Client) ResumeSchedule(ctx context.Context, name string) (mayfly.Scheduled, error) {
-	return c.schedule(ctx, call{method: http.MethodPost, path: []string{"schedules", name, "resume"}})
+	return ask[mayfly.Scheduled](ctx, c, call{method: http.MethodPost, path: []string{"schedules", name, "resume"}})
 }
 
 // RunSchedule submits a schedule's task now, out of turn.
 func (c *Client) RunSchedule(ctx context.Context, name string) (mayfly.Task, error) {
-	var t mayfly.Task
-	err := c.do(ctx, call{method: http.MethodPost, path: []string{"schedules", name, "run"}}, &t)
-	return t, err
-}
-
-func (c *Client) schedule(ctx context.Context, k call) (mayfly.Scheduled, error) {
-	var s mayfly.Scheduled
-	err := c.do(ctx, k, &s)
-	return s, err
+	return ask[mayfly.Task](ctx, c, call{method: http.MethodPost, path: []string{"schedules", name, "run"}})
 }

@@ -37,8 +37,8 @@ func (c *Client) SubmitAll(ctx context.Context, subs []mayfly.Submission) ([]Sub
 		}
 		in.Tasks[i].Submission = sub
 	}
-	var out SubmitAnswer
-	if err := c.do(ctx, call{method: http.MethodPost, path: []string{"tasks"}, send: in}, &out); err != nil {
+	out, err := ask[SubmitAnswer](ctx, c, call{method: http.MethodPost, path: []string{"tasks"}, send: in})
+	if err != nil {
 		return nil, err
 	}
 	if len(out.Tasks) != len(subs) {
@@ -75,9 +75,7 @@ func (c *Client) SubmitRaw(ctx context.Context, t RawTask, payload io.Reader) (A
 	set("key", t.Key, t.Key != "")
 	set("callback", t.Callback, t.Callback != "")
 	addLabels(query, t.Labels)
-	var out AcceptedTask
-	err := c.do(ctx, call{method: http.MethodPost, path: []string{"workloads", t.Workload, "tasks", "webhook"}, query: query, raw: payload}, &out)
-	return out, err
+	return ask[AcceptedTask](ctx, c, call{method: http.MethodPost, path: []string{"workloads", t.Workload, "tasks", "webhook"}, query: query, raw: payload})
 }
 
 func addLabels(query url.Values, labels map[string]string) {
@@ -88,9 +86,7 @@ func addLabels(query url.Values, labels map[string]string) {
 
 // GetTask returns a task as it is now.
 func (c *Client) GetTask(ctx context.Context, id string) (mayfly.Task, error) {
-	var t mayfly.Task
-	err := c.do(ctx, call{method: http.MethodGet, path: []string{"tasks", id}}, &t)
-	return t, err
+	return ask[mayfly.Task](ctx, c, call{method: http.MethodGet, path: []string{"tasks", id}})
 }
 
 // TaskFilter chooses tasks. The zero value chooses the first hundred.
@@ -140,22 +136,18 @@ func (c *Client) ListTasks(ctx context.Context, f TaskFilter) ([]mayfly.Task, er
 
 // WaitTask returns the task when it has ended or was buried.
 func (c *Client) WaitTask(ctx context.Context, id string) (mayfly.Task, error) {
-	var t mayfly.Task
-	err := c.stream(ctx, call{method: http.MethodGet, path: []string{"tasks", id, "wait"}}, nil, &t)
-	return t, err
+	return follow[mayfly.Task](ctx, c, call{method: http.MethodGet, path: []string{"tasks", id, "wait"}}, nil)
 }
 
 // WatchTask gives the task to each as it is, and again after each change of its
 // state, attempt or progress, and returns it when it has ended or was buried.
 func (c *Client) WatchTask(ctx context.Context, id string, each func(mayfly.Task) error) (mayfly.Task, error) {
-	var t mayfly.Task
-	err := c.stream(ctx, call{method: http.MethodGet, path: []string{"tasks", id, "watch"}}, func(m Message) error {
+	return follow[mayfly.Task](ctx, c, call{method: http.MethodGet, path: []string{"tasks", id, "watch"}}, func(m Message) error {
 		if m.Task == nil {
 			return nil
 		}
 		return each(*m.Task)
-	}, &t)
-	return t, err
+	})
 }
 
 // TaskResult returns what a task that has ended returned: what its program
@@ -195,23 +187,17 @@ func (c *Client) TaskLogs(ctx context.Context, id string, attempt int, opts mayf
 // CancelTask cancels a task that has not ended. Its outcome is on disk when it
 // returns; a program that runs may take a while to end.
 func (c *Client) CancelTask(ctx context.Context, id string) (mayfly.Task, error) {
-	return c.changeTask(ctx, http.MethodPost, "tasks", id, "cancel")
+	return ask[mayfly.Task](ctx, c, call{method: http.MethodPost, path: []string{"tasks", id, "cancel"}})
 }
 
 // RetryTask brings a buried task back, with all its retries.
 func (c *Client) RetryTask(ctx context.Context, id string) (mayfly.Task, error) {
-	return c.changeTask(ctx, http.MethodPost, "tasks", id, "retry")
+	return ask[mayfly.Task](ctx, c, call{method: http.MethodPost, path: []string{"tasks", id, "retry"}})
 }
 
 // PurgeTask ends a buried task: its last failure is its outcome.
 func (c *Client) PurgeTask(ctx context.Context, id string) (mayfly.Task, error) {
-	return c.changeTask(ctx, http.MethodDelete, "tasks", id)
-}
-
-func (c *Client) changeTask(ctx context.Context, method string, path ...string) (mayfly.Task, error) {
-	var t mayfly.Task
-	err := c.do(ctx, call{method: method, path: path}, &t)
-	return t, err
+	return ask[mayfly.Task](ctx, c, call{method: http.MethodDelete, path: []string{"tasks", id}})
 }
 
 // RetryDead brings many buried tasks back.
@@ -225,9 +211,7 @@ func (c *Client) PurgeDead(ctx context.Context, which DeadTasks, report func(Pro
 }
 
 func (c *Client) dead(ctx context.Context, verb string, which DeadTasks, report func(Progress)) (DeadDone, error) {
-	var d DeadDone
-	err := c.stream(ctx, call{method: http.MethodPost, path: []string{"tasks", "dead", verb}, send: which}, progress(report), &d)
-	return d, err
+	return follow[DeadDone](ctx, c, call{method: http.MethodPost, path: []string{"tasks", "dead", verb}, send: which}, progress(report))
 }
 
 // TaskProgress says how far an attempt of a task is, from within. An attempt of
@@ -249,15 +233,12 @@ func (c *Client) ResumeQueue(ctx context.Context, workload string) error {
 
 // GetQueue says whether the tasks of a workload are started.
 func (c *Client) GetQueue(ctx context.Context, workload string) (TaskQueue, error) {
-	var q TaskQueue
-	err := c.do(ctx, call{method: http.MethodGet, path: []string{"workloads", workload, "queue"}}, &q)
-	return q, err
+	return ask[TaskQueue](ctx, c, call{method: http.MethodGet, path: []string{"workloads", workload, "queue"}})
 }
 
 // CallbackSecret returns what the callbacks of the space are signed with, as
 // libraries for Standard Webhooks take it.
 func (c *Client) CallbackSecret(ctx context.Context) (string, error) {
-	var s CallbackSecret
-	err := c.do(ctx, call{method: http.MethodGet, path: []string{"callbacks", "secret"}}, &s)
+	s, err := ask[CallbackSecret](ctx, c, call{method: http.MethodGet, path: []string{"callbacks", "secret"}})
 	return s.Secret, err
 }

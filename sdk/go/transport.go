@@ -121,6 +121,12 @@ func (c *Client) do(ctx context.Context, k call, into any) error {
 	return nil
 }
 
+// ask makes the call and returns the answer.
+func ask[T any](ctx context.Context, c *Client, k call) (answer T, err error) {
+	err = c.do(ctx, k, &answer)
+	return answer, err
+}
+
 // problemOf reads the error out of an answer.
 func problemOf(resp *http.Response) error {
 	data, _ := io.ReadAll(io.LimitReader(resp.Body, 1<<20))
@@ -145,6 +151,13 @@ func (c *Client) stream(ctx context.Context, k call, each func(Message) error, i
 	}
 	defer resp.Body.Close()
 	return c.readStream(ctx, resp.Body, each, into)
+}
+
+// follow makes the call, gives every message but the last to each, and returns
+// the result.
+func follow[T any](ctx context.Context, c *Client, k call, each func(Message) error) (result T, err error) {
+	err = c.stream(ctx, k, each, &result)
+	return result, err
 }
 
 func (c *Client) readStream(ctx context.Context, body io.Reader, each func(Message) error, into any) error {
@@ -220,8 +233,8 @@ func all[T any](ctx context.Context, c *Client, path string, query url.Values) (
 		query = url.Values{}
 	}
 	for {
-		var page Page[T]
-		if err := c.do(ctx, call{method: http.MethodGet, path: []string{path}, query: query}, &page); err != nil {
+		page, err := ask[Page[T]](ctx, c, call{method: http.MethodGet, path: []string{path}, query: query})
+		if err != nil {
 			return nil, err
 		}
 		items = append(items, page.Items...)

@@ -17,15 +17,12 @@ func (c *Client) Deploy(ctx context.Context, w mayfly.Workload, key string, repo
 	if w.Space == "" {
 		w.Space = c.space
 	}
-	var r mayfly.Release
-	err := c.stream(ctx, call{method: http.MethodPost, path: []string{"workloads"}, header: keyHeader(key), send: w}, progress(report), &r)
-	return r, err
+	return follow[mayfly.Release](ctx, c, call{method: http.MethodPost, path: []string{"workloads"}, header: keyHeader(key), send: w}, progress(report))
 }
 
 // PutCode uploads a code tar and returns its digest, for Workload.Code.
 func (c *Client) PutCode(ctx context.Context, tar io.Reader) (string, error) {
-	var code Code
-	err := c.do(ctx, call{method: http.MethodPost, path: []string{"code"}, raw: tar}, &code)
+	code, err := ask[Code](ctx, c, call{method: http.MethodPost, path: []string{"code"}, raw: tar})
 	return code.Digest, err
 }
 
@@ -36,9 +33,7 @@ func (c *Client) ListWorkloads(ctx context.Context) ([]mayfly.Release, error) {
 
 // GetWorkload returns the active release of a workload.
 func (c *Client) GetWorkload(ctx context.Context, name string) (mayfly.Release, error) {
-	var r mayfly.Release
-	err := c.do(ctx, call{method: http.MethodGet, path: []string{"workloads", name}}, &r)
-	return r, err
+	return ask[mayfly.Release](ctx, c, call{method: http.MethodGet, path: []string{"workloads", name}})
 }
 
 // DeleteWorkload takes a workload away: its routes, its sandboxes, its releases.
@@ -137,9 +132,7 @@ func (c *Client) ListRuns(ctx context.Context, workload string, limit int) ([]ma
 
 // GetRun returns the run with that id, or unique beginning of one.
 func (c *Client) GetRun(ctx context.Context, ref string) (mayfly.Run, error) {
-	var r mayfly.Run
-	err := c.do(ctx, call{method: http.MethodGet, path: []string{"runs", ref}}, &r)
-	return r, err
+	return ask[mayfly.Run](ctx, c, call{method: http.MethodGet, path: []string{"runs", ref}})
 }
 
 // RunLogs gives each entry of a run's log to each, in order.
@@ -149,9 +142,7 @@ func (c *Client) RunLogs(ctx context.Context, ref string, opts mayfly.LogOptions
 
 // Version says who answers.
 func (c *Client) Version(ctx context.Context) (Version, error) {
-	var v Version
-	err := c.do(ctx, call{method: http.MethodGet, path: []string{"version"}}, &v)
-	return v, err
+	return ask[Version](ctx, c, call{method: http.MethodGet, path: []string{"version"}})
 }
 
 // Down stops every container of the node, then the daemon, and returns when
