@@ -119,19 +119,7 @@ func (c *Client) ListTasks(ctx context.Context, f TaskFilter) ([]mayfly.Task, er
 	if !f.Until.IsZero() {
 		query.Set("until", f.Until.UTC().Format(time.RFC3339Nano))
 	}
-	tasks := []mayfly.Task{}
-	for {
-		query.Set("limit", strconv.Itoa(min(f.Limit-len(tasks), 1000)))
-		var page Page[mayfly.Task]
-		if err := c.do(ctx, call{method: http.MethodGet, path: []string{"tasks"}, query: query}, &page); err != nil {
-			return nil, err
-		}
-		tasks = append(tasks, page.Items...)
-		if page.Next == "" || len(tasks) >= f.Limit { // a page may be empty before the end
-			return tasks, nil
-		}
-		query.Set("next", page.Next)
-	}
+	return first[mayfly.Task](ctx, c, "tasks", query, f.Limit)
 }
 
 // WaitTask returns the task when it has ended or was buried.

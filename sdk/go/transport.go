@@ -11,6 +11,7 @@ import (
 	"mime"
 	"net/http"
 	"net/url"
+	"strconv"
 	"strings"
 
 	"github.com/mayfly-run/mayfly"
@@ -239,6 +240,23 @@ func all[T any](ctx context.Context, c *Client, path string, query url.Values) (
 		}
 		items = append(items, page.Items...)
 		if page.Next == "" || len(page.Items) == 0 {
+			return items, nil
+		}
+		query.Set("next", page.Next)
+	}
+}
+
+// first collects pages of a list until it has so many items.
+func first[T any](ctx context.Context, c *Client, path string, query url.Values, limit int) ([]T, error) {
+	items := []T{}
+	for {
+		query.Set("limit", strconv.Itoa(min(limit-len(items), 1000)))
+		page, err := ask[Page[T]](ctx, c, call{method: http.MethodGet, path: []string{path}, query: query})
+		if err != nil {
+			return nil, err
+		}
+		items = append(items, page.Items...)
+		if page.Next == "" || len(items) >= limit { // a page may be empty before the end
 			return items, nil
 		}
 		query.Set("next", page.Next)

@@ -115,19 +115,7 @@ func (c *Client) ListRuns(ctx context.Context, workload string, limit int) ([]ma
 	if workload != "" {
 		query.Set("workload", workload)
 	}
-	runs := []mayfly.Run{}
-	for {
-		query.Set("limit", strconv.Itoa(min(limit-len(runs), 1000)))
-		var page Page[mayfly.Run]
-		if err := c.do(ctx, call{method: http.MethodGet, path: []string{"runs"}, query: query}, &page); err != nil {
-			return nil, err
-		}
-		runs = append(runs, page.Items...)
-		if page.Next == "" || len(page.Items) == 0 || len(runs) >= limit {
-			return runs, nil
-		}
-		query.Set("next", page.Next)
-	}
+	return first[mayfly.Run](ctx, c, "runs", query, limit)
 }
 
 // GetRun returns the run with that id, or unique beginning of one.
