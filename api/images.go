@@ -21,29 +21,21 @@ type transferInput struct {
 
 func (r *router) images() {
 	service := r.services.Images
+	r = needing(r, service, "images")
 	answerWith(r, operation{id: "list-images", route: "GET /v1/images", summary: "List images by name"},
 		func(ctx context.Context, in *struct {
 			InSpace
 			InPage
 		}) (client.Page[client.Image], error) {
-			if err := need(service, "images"); err != nil {
-				return client.Page[client.Image]{}, err
-			}
 			items, err := service.ListImages(ctx)
 			return page(items, in.InPage, false, func(i client.Image) string { return i.Name + "@" + i.Digest }), err
 		})
 	answerWith(r, operation{id: "get-image", route: "GET /v1/images/{name}", summary: "Get an image with its configuration"},
 		func(ctx context.Context, in *ImageRef) (client.Image, error) {
-			if err := need(service, "images"); err != nil {
-				return client.Image{}, err
-			}
 			return service.GetImage(ctx, in.Name)
 		})
 	answerWith(r, operation{id: "image-usage", route: "GET /v1/usage", summary: "What images take on disk"},
 		func(ctx context.Context, _ *InSpace) (client.Usage, error) {
-			if err := need(service, "images"); err != nil {
-				return client.Usage{}, err
-			}
 			return service.ImageUsage(ctx)
 		})
 	r.imageTransfers()
@@ -54,14 +46,14 @@ func (r *router) imageTransfers() {
 	service := r.services.Images
 	streamed(r, operation{id: "pull-image", route: "POST /v1/images/pull", summary: "Fetch an image from its registry"},
 		func(ctx context.Context, in *transferInput, out *stream) (client.Image, error) {
-			if err := needTransfer(service, in); err != nil {
+			if err := in.check(); err != nil {
 				return client.Image{}, err
 			}
 			return service.PullImage(ctx, in.Body, out.report)
 		})
 	streamed(r, operation{id: "push-image", route: "POST /v1/images/push", summary: "Send an image to its registry"},
 		func(ctx context.Context, in *transferInput, out *stream) (client.Image, error) {
-			if err := needTransfer(service, in); err != nil {
+			if err := in.check(); err != nil {
 				return client.Image{}, err
 			}
 			return service.PushImage(ctx, in.Body, out.report)
@@ -73,9 +65,6 @@ func (r *router) imageTransfers() {
 			InBody
 			Name string `query:"name" required:"true" maxLength:"512" doc:"name for the image"`
 		}) (client.Image, error) {
-			if err := need(service, "images"); err != nil {
-				return client.Image{}, err
-			}
 			image, err := service.ImportImage(ctx, in.Name, in.body)
 			if err != nil {
 				return client.Image{}, in.readError(err)
@@ -84,10 +73,7 @@ func (r *router) imageTransfers() {
 		})
 }
 
-func needTransfer(service Images, in *transferInput) error {
-	if err := need(service, "images"); err != nil {
-		return err
-	}
+func (in *transferInput) check() error {
 	if in.Body.Name == "" {
 		return mayfly.Errorf(mayfly.Invalid, "no image is named").WithHint("name one, as in debian:12")
 	}
@@ -101,9 +87,6 @@ func (r *router) imageKeeping() {
 			InSpace
 			Body client.Tag
 		}) (client.Image, error) {
-			if err := need(service, "images"); err != nil {
-				return client.Image{}, err
-			}
 			return service.TagImage(ctx, in.Body.Source, in.Body.Target)
 		})
 	done(r, operation{id: "remove-image", route: "DELETE /v1/images/{name}", summary: "Take a name off an image, and the image away with its last"},
@@ -111,9 +94,6 @@ func (r *router) imageKeeping() {
 			ImageRef
 			Force bool `query:"force" doc:"even when something uses it"`
 		}) error {
-			if err := need(service, "images"); err != nil {
-				return err
-			}
 			return service.RemoveImage(ctx, in.Name, in.Force)
 		})
 	answerWith(r, operation{id: "prune-images", route: "POST /v1/images/prune", summary: "Remove images that nothing uses"},
@@ -121,31 +101,23 @@ func (r *router) imageKeeping() {
 			InSpace
 			All bool `query:"all" doc:"those that have a name, too"`
 		}) (client.Pruned, error) {
-			if err := need(service, "images"); err != nil {
-				return client.Pruned{}, err
-			}
 			return service.PruneImages(ctx, in.All)
 		})
 }
 
 func (r *router) stacks() {
 	service := r.services.Stacks
+	r = needing(r, service, "stacks")
 	answerWith(r, operation{id: "list-stacks", route: "GET /v1/stacks", summary: "List the stacks that can be built"},
 		func(ctx context.Context, in *struct {
 			InSpace
 			InPage
 		}) (client.Page[client.Stack], error) {
-			if err := need(service, "stacks"); err != nil {
-				return client.Page[client.Stack]{}, err
-			}
 			items, err := service.ListStacks(ctx)
 			return page(items, in.InPage, false, func(s client.Stack) string { return s.Name }), err
 		})
 	answerWith(r, operation{id: "get-stack", route: "GET /v1/stacks/{name}", summary: "Get a stack"},
 		func(ctx context.Context, in *WorkloadRef) (client.Stack, error) {
-			if err := need(service, "stacks"); err != nil {
-				return client.Stack{}, err
-			}
 			return service.GetStack(ctx, in.Name)
 		})
 	streamed(r, operation{id: "build-stack", route: "POST /v1/stacks/{name}/build", summary: "Build a stack, unless it is up to date"},
@@ -153,9 +125,6 @@ func (r *router) stacks() {
 			WorkloadRef
 			Fresh bool `query:"fresh" doc:"build it in any case"`
 		}, out *stream) (client.Stack, error) {
-			if err := need(service, "stacks"); err != nil {
-				return client.Stack{}, err
-			}
 			return service.BuildStack(ctx, in.Name, in.Fresh, out.report)
 		})
 }

@@ -41,6 +41,7 @@ type nothing struct{}
 
 func (r *router) instances() {
 	service := r.services.Instances
+	r = needing(r, service, "instances")
 	answerWith(r, operation{id: "create-instance", route: "POST /v1/instances", summary: "Make an instance that waits to be started", status: http.StatusCreated},
 		func(ctx context.Context, in *createInput) (mayfly.Instance, error) { return r.createInstance(ctx, in) })
 	answerWith(r, operation{id: "list-instances", route: "GET /v1/instances", summary: "List instances, newest first"},
@@ -49,24 +50,15 @@ func (r *router) instances() {
 			InPage
 			All bool `query:"all" doc:"those that have ended too"`
 		}) (client.Page[mayfly.Instance], error) {
-			if err := need(service, "instances"); err != nil {
-				return client.Page[mayfly.Instance]{}, err
-			}
 			items, err := service.ListInstances(ctx, in.Space, in.All)
 			return page(items, in.InPage, true, func(i mayfly.Instance) string { return i.ID }), err
 		})
 	answerWith(r, operation{id: "get-instance", route: "GET /v1/instances/{ref}", summary: "Get an instance"},
 		func(ctx context.Context, in *InstanceRef) (i mayfly.Instance, err error) {
-			if err := need(service, "instances"); err != nil {
-				return i, err
-			}
 			return service.GetInstance(ctx, in.Space, in.Ref)
 		})
 	answerWith(r, operation{id: "instance-stats", route: "GET /v1/instances/{ref}/stats", summary: "What an instance uses now"},
 		func(ctx context.Context, in *InstanceRef) (st mayfly.Stats, err error) {
-			if err := need(service, "instances"); err != nil {
-				return st, err
-			}
 			return service.InstanceStats(ctx, in.Space, in.Ref)
 		})
 	r.instanceEnds()
@@ -74,10 +66,6 @@ func (r *router) instances() {
 }
 
 func (r *router) createInstance(ctx context.Context, in *createInput) (made mayfly.Instance, err error) {
-	service := r.services.Instances
-	if err := need(service, "instances"); err != nil {
-		return made, err
-	}
 	spec := in.Body
 	if spec.Space, err = sameSpace(spec.Space, in.Space); err != nil {
 		return made, err
@@ -94,7 +82,7 @@ func (r *router) createInstance(ctx context.Context, in *createInput) (made mayf
 		return made, mayfly.Errorf(mayfly.Invalid, "the timeout is negative")
 	}
 	return once(ctx, r.answers, "create-instance", spec.Space, in.Key, spec, func() (mayfly.Instance, error) {
-		return service.CreateInstance(ctx, spec)
+		return r.services.Instances.CreateInstance(ctx, spec)
 	})
 }
 
@@ -110,9 +98,6 @@ func (r *router) instanceEnds() {
 	service := r.services.Instances
 	done(r, operation{id: "start-instance", route: "POST /v1/instances/{ref}/start", summary: "Start a created instance"},
 		func(ctx context.Context, in *InstanceRef) error {
-			if err := need(service, "instances"); err != nil {
-				return err
-			}
 			i, err := service.GetInstance(ctx, in.Space, in.Ref)
 			if err != nil {
 				return err
@@ -124,9 +109,6 @@ func (r *router) instanceEnds() {
 			InstanceRef
 			Body client.StopRequest
 		}) error {
-			if err := need(service, "instances"); err != nil {
-				return err
-			}
 			return service.StopInstance(ctx, in.Space, in.Ref, min(in.Body.Grace, maxGrace))
 		})
 	done(r, operation{id: "kill-instance", route: "POST /v1/instances/{ref}/kill", summary: "Send a signal"},
@@ -134,9 +116,6 @@ func (r *router) instanceEnds() {
 			InstanceRef
 			Body client.KillRequest
 		}) error {
-			if err := need(service, "instances"); err != nil {
-				return err
-			}
 			if in.Body.Signal == 0 {
 				return mayfly.Errorf(mayfly.Invalid, "no signal is named").WithHint("name one as signal, such as 15")
 			}
@@ -147,9 +126,6 @@ func (r *router) instanceEnds() {
 			InstanceRef
 			Force bool `query:"force" doc:"kill it first"`
 		}) error {
-			if err := need(service, "instances"); err != nil {
-				return err
-			}
 			return service.RemoveInstance(ctx, in.Space, in.Ref, in.Force)
 		})
 }
@@ -158,9 +134,6 @@ func (r *router) instanceStreams() {
 	service := r.services.Instances
 	streamed(r, operation{id: "wait-instance", route: "POST /v1/instances/{ref}/wait", summary: "Wait until an instance has ended"},
 		func(ctx context.Context, in *InstanceRef, _ *stream) (i mayfly.Instance, err error) {
-			if err := need(service, "instances"); err != nil {
-				return i, err
-			}
 			return service.WaitInstance(ctx, in.Space, in.Ref)
 		})
 	streamed(r, operation{id: "instance-logs", route: "GET /v1/instances/{ref}/logs", summary: "Read the log of an instance"},
@@ -168,9 +141,6 @@ func (r *router) instanceStreams() {
 			InstanceRef
 			LogQuery
 		}, out *stream) (nothing, error) {
-			if err := need(service, "instances"); err != nil {
-				return nothing{}, err
-			}
 			return nothing{}, service.InstanceLogs(ctx, in.Space, in.Ref, in.options(), out.log)
 		})
 	attach := operation{id: "attach-instance", route: "POST /v1/instances/{ref}/attach", summary: "Attach to the streams of an instance",

@@ -163,8 +163,27 @@ func (o operation) huma(r *router) huma.Operation {
 // router collects the operations of a Server.
 type router struct {
 	*Server
-	mux  *http.ServeMux
-	huma huma.API
+	mux   *http.ServeMux
+	huma  huma.API
+	lacks string // the service that the operations need, where the daemon has none
+}
+
+// needing is r for the operations of a service: where that is nil, they are
+// Unavailable. Raw ones look by themselves.
+func needing[S comparable](r *router, service S, what string) *router {
+	of := *r
+	if need(service, what) != nil {
+		of.lacks = what
+	}
+	return &of
+}
+
+// lack is why none of the operations can be carried out, nil where they can.
+func (r *router) lack() error {
+	if r.lacks != "" {
+		return unavailable(r.lacks)
+	}
+	return nil
 }
 
 func (r *router) problemResponse() *huma.Response {
@@ -185,6 +204,9 @@ type answerOf[O any] struct {
 // answer registers an operation that gives one JSON value.
 func answerWith[I, O any](r *router, o operation, handle func(context.Context, *I) (O, error)) {
 	huma.Register(r.huma, o.huma(r), func(ctx context.Context, in *I) (*answerOf[O], error) {
+		if err := r.lack(); err != nil {
+			return nil, r.problem(err, o.route)
+		}
 		value, err := handle(ctx, in)
 		if err != nil {
 			return nil, r.problem(err, o.route)
@@ -196,6 +218,9 @@ func answerWith[I, O any](r *router, o operation, handle func(context.Context, *
 // done registers an operation that gives nothing.
 func done[I any](r *router, o operation, handle func(context.Context, *I) error) {
 	huma.Register(r.huma, o.huma(r), func(ctx context.Context, in *I) (*struct{}, error) {
+		if err := r.lack(); err != nil {
+			return nil, r.problem(err, o.route)
+		}
 		if err := handle(ctx, in); err != nil {
 			return nil, r.problem(err, o.route)
 		}
@@ -219,7 +244,12 @@ func streamed[I, O any](r *router, o operation, handle func(context.Context, *I,
 	huma.Register(r.huma, op, func(_ context.Context, in *I) (*huma.StreamResponse, error) {
 		return &huma.StreamResponse{Body: func(c huma.Context) {
 			req, w := humago.Unwrap(c)
-			r.serveStream(w, req, func(ctx context.Context, out *stream) (any, error) { return handle(ctx, in, out) })
+			r.serveStream(w, req, func(ctx context.Context, out *stream) (any, error) {
+				if err := r.lack(); err != nil {
+					return nil, err
+				}
+				return handle(ctx, in, out)
+			})
 		}}, nil
 	})
 }

@@ -14,22 +14,13 @@ type ScheduleRef struct {
 	Name string `path:"name" maxLength:"64" doc:"its name"`
 }
 
-// onSchedules registers an operation that gives one JSON value and needs
-// schedules.
-func onSchedules[I, O any](r *router, o operation, handle func(context.Context, Schedules, *I) (O, error)) {
-	answerWith(r, o, func(ctx context.Context, in *I) (none O, err error) {
-		if err := need(r.services.Schedules, "schedules"); err != nil {
-			return none, err
-		}
-		return handle(ctx, r.services.Schedules, in)
-	})
-}
-
 // schedules registers everything about schedules.
 func (r *router) schedules() {
+	service := r.services.Schedules
+	r = needing(r, service, "schedules")
 	r.scheduleWrites()
-	onSchedules(r, operation{id: "list-schedules", route: "GET /v1/schedules", summary: "List schedules by name, each with its next tick"},
-		func(ctx context.Context, service Schedules, in *struct {
+	answerWith(r, operation{id: "list-schedules", route: "GET /v1/schedules", summary: "List schedules by name, each with its next tick"},
+		func(ctx context.Context, in *struct {
 			InSpace
 			InPage
 		}) (client.Page[mayfly.Scheduled], error) {
@@ -43,40 +34,38 @@ func (r *router) schedules() {
 			}
 			return page, err
 		})
-	onSchedules(r, operation{id: "get-schedule", route: "GET /v1/schedules/{name}", summary: "Get a schedule"},
-		func(ctx context.Context, service Schedules, in *struct {
+	answerWith(r, operation{id: "get-schedule", route: "GET /v1/schedules/{name}", summary: "Get a schedule"},
+		func(ctx context.Context, in *struct {
 			ScheduleRef
 			Next int `query:"next" default:"1" minimum:"0" maximum:"1000" doc:"how many of its ticks to come to tell"`
 		}) (mayfly.Scheduled, error) {
 			return service.Get(ctx, in.Space, in.Name, in.Next)
 		})
-	onSchedules(r, operation{id: "pause-schedule", route: "POST /v1/schedules/{name}/pause", summary: "Let ticks pass without a task"},
-		func(ctx context.Context, service Schedules, in *ScheduleRef) (mayfly.Scheduled, error) {
+	answerWith(r, operation{id: "pause-schedule", route: "POST /v1/schedules/{name}/pause", summary: "Let ticks pass without a task"},
+		func(ctx context.Context, in *ScheduleRef) (mayfly.Scheduled, error) {
 			return service.Pause(ctx, in.Space, in.Name)
 		})
-	onSchedules(r, operation{id: "resume-schedule", route: "POST /v1/schedules/{name}/resume", summary: "Let ticks make tasks again",
+	answerWith(r, operation{id: "resume-schedule", route: "POST /v1/schedules/{name}/resume", summary: "Let ticks make tasks again",
 		detail: "What passed meanwhile is not caught up."},
-		func(ctx context.Context, service Schedules, in *ScheduleRef) (mayfly.Scheduled, error) {
+		func(ctx context.Context, in *ScheduleRef) (mayfly.Scheduled, error) {
 			return service.Resume(ctx, in.Space, in.Name)
 		})
-	onSchedules(r, operation{id: "run-schedule", route: "POST /v1/schedules/{name}/run", summary: "Submit a schedule's task now",
+	answerWith(r, operation{id: "run-schedule", route: "POST /v1/schedules/{name}/run", summary: "Submit a schedule's task now",
 		detail: "It runs whatever the schedule's times, its overlap policy and its pause say.", status: http.StatusCreated},
-		func(ctx context.Context, service Schedules, in *ScheduleRef) (mayfly.Task, error) {
+		func(ctx context.Context, in *ScheduleRef) (mayfly.Task, error) {
 			return service.RunNow(ctx, in.Space, in.Name)
 		})
 	done(r, operation{id: "remove-schedule", route: "DELETE /v1/schedules/{name}", summary: "Take a schedule away; what it submitted goes on"},
 		func(ctx context.Context, in *ScheduleRef) error {
-			if err := need(r.services.Schedules, "schedules"); err != nil {
-				return err
-			}
-			return r.services.Schedules.Remove(ctx, in.Space, in.Name)
+			return service.Remove(ctx, in.Space, in.Name)
 		})
 }
 
 func (r *router) scheduleWrites() {
-	onSchedules(r, operation{id: "add-schedule", route: "POST /v1/schedules", summary: "Add a schedule", status: http.StatusCreated,
+	service := r.services.Schedules
+	answerWith(r, operation{id: "add-schedule", route: "POST /v1/schedules", summary: "Add a schedule", status: http.StatusCreated,
 		detail: "It is on disk when this is answered. One of the same name is a 409."},
-		func(ctx context.Context, service Schedules, in *struct {
+		func(ctx context.Context, in *struct {
 			InSpace
 			Body client.ScheduleRequest
 		}) (mayfly.Scheduled, error) {
@@ -86,9 +75,9 @@ func (r *router) scheduleWrites() {
 			}
 			return service.Add(ctx, want, false)
 		})
-	onSchedules(r, operation{id: "put-schedule", route: "PUT /v1/schedules/{name}", summary: "Add a schedule or replace it",
+	answerWith(r, operation{id: "put-schedule", route: "PUT /v1/schedules/{name}", summary: "Add a schedule or replace it",
 		detail: "One that is replaced goes on from where it is, but for what says when, a change of which begins anew."},
-		func(ctx context.Context, service Schedules, in *struct {
+		func(ctx context.Context, in *struct {
 			ScheduleRef
 			Body client.ScheduleRequest
 		}) (mayfly.Scheduled, error) {

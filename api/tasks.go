@@ -26,20 +26,11 @@ type TaskRef struct {
 
 // tasks registers everything about tasks.
 func (r *router) tasks() {
+	r = needing(r, r.services.Tasks, "tasks")
 	r.taskSubmits()
 	r.taskReads()
 	r.taskChanges()
 	r.taskQueues()
-}
-
-// onTasks registers an operation that gives one JSON value and needs tasks.
-func onTasks[I, O any](r *router, o operation, handle func(context.Context, Tasks, *I) (O, error)) {
-	answerWith(r, o, func(ctx context.Context, in *I) (none O, err error) {
-		if err := need(r.services.Tasks, "tasks"); err != nil {
-			return none, err
-		}
-		return handle(ctx, r.services.Tasks, in)
-	})
 }
 
 func (r *router) taskSubmits() {

@@ -22,17 +22,18 @@ const (
 )
 
 func (r *router) taskChanges() {
-	onTasks(r, operation{id: "cancel-task", route: "POST /v1/tasks/{id}/cancel", summary: "Cancel a task that has not ended",
+	service := r.services.Tasks
+	answerWith(r, operation{id: "cancel-task", route: "POST /v1/tasks/{id}/cancel", summary: "Cancel a task that has not ended",
 		detail: "A program that runs gets SIGTERM and, after a while, SIGKILL. The outcome is on disk when this is answered."},
-		func(ctx context.Context, service Tasks, in *TaskRef) (mayfly.Task, error) {
+		func(ctx context.Context, in *TaskRef) (mayfly.Task, error) {
 			return service.Cancel(ctx, in.Space, in.ID)
 		})
-	onTasks(r, operation{id: "retry-task", route: "POST /v1/tasks/{id}/retry", summary: "Bring a buried task back, with all its retries"},
-		func(ctx context.Context, service Tasks, in *TaskRef) (mayfly.Task, error) {
+	answerWith(r, operation{id: "retry-task", route: "POST /v1/tasks/{id}/retry", summary: "Bring a buried task back, with all its retries"},
+		func(ctx context.Context, in *TaskRef) (mayfly.Task, error) {
 			return service.Retry(ctx, in.Space, in.ID)
 		})
-	onTasks(r, operation{id: "purge-task", route: "DELETE /v1/tasks/{id}", summary: "End a buried task: its last failure is its outcome"},
-		func(ctx context.Context, service Tasks, in *TaskRef) (mayfly.Task, error) {
+	answerWith(r, operation{id: "purge-task", route: "DELETE /v1/tasks/{id}", summary: "End a buried task: its last failure is its outcome"},
+		func(ctx context.Context, in *TaskRef) (mayfly.Task, error) {
 			return service.Purge(ctx, in.Space, in.ID)
 		})
 	done(r, operation{id: "task-progress", route: "PUT /v1/tasks/{id}/progress", summary: "Say how far a running task is"},
@@ -40,10 +41,6 @@ func (r *router) taskChanges() {
 			TaskRef
 			Body client.ProgressRequest
 		}) error {
-			service := r.services.Tasks
-			if err := need(service, "tasks"); err != nil {
-				return err
-			}
 			attempt := in.Body.Attempt
 			if attempt == 0 {
 				task, err := service.Get(ctx, in.Space, in.ID)
@@ -56,11 +53,11 @@ func (r *router) taskChanges() {
 			return service.Progress(ctx, in.Space, in.ID, attempt, p)
 		})
 	r.deadTasks("retry", "Bring buried tasks back", func(ctx context.Context, space, id string) error {
-		_, err := r.services.Tasks.Retry(ctx, space, id)
+		_, err := service.Retry(ctx, space, id)
 		return err
 	})
 	r.deadTasks("purge", "End buried tasks", func(ctx context.Context, space, id string) error {
-		_, err := r.services.Tasks.Purge(ctx, space, id)
+		_, err := service.Purge(ctx, space, id)
 		return err
 	})
 }
@@ -73,9 +70,6 @@ func (r *router) deadTasks(verb, summary string, do func(ctx context.Context, sp
 			InSpace
 			Body client.DeadTasks
 		}, out *stream) (none client.DeadDone, err error) {
-			if err := need(r.services.Tasks, "tasks"); err != nil {
-				return none, err
-			}
 			b := &deadBatch{do: func(ctx context.Context, id string) error { return do(ctx, in.Space, id) }, out: out}
 			chosen := in.Body.Workload != "" || len(in.Body.Labels) > 0
 			switch {
@@ -166,33 +160,28 @@ func (b *deadBatch) note(ctx context.Context, id string, err error) error {
 }
 
 func (r *router) taskQueues() {
-	onTasks(r, operation{id: "callback-secret", route: "GET /v1/callbacks/secret", summary: "Get what the callbacks of a space are signed with",
+	service := r.services.Tasks
+	answerWith(r, operation{id: "callback-secret", route: "GET /v1/callbacks/secret", summary: "Get what the callbacks of a space are signed with",
 		detail: "The signature is that of Standard Webhooks, in webhook-signature. Programs in containers may not ask for it."},
-		func(ctx context.Context, service Tasks, in *InSpace) (client.CallbackSecret, error) {
+		func(ctx context.Context, in *InSpace) (client.CallbackSecret, error) {
 			secret, err := service.Secret(ctx, in.Space)
 			return client.CallbackSecret{Secret: secret}, err
 		})
-	onTasks(r, operation{id: "get-queue", route: "GET /v1/workloads/{name}/queue", summary: "Whether a workload's tasks are started"},
-		func(_ context.Context, service Tasks, in *WorkloadRef) (client.TaskQueue, error) {
+	answerWith(r, operation{id: "get-queue", route: "GET /v1/workloads/{name}/queue", summary: "Whether a workload's tasks are started"},
+		func(_ context.Context, in *WorkloadRef) (client.TaskQueue, error) {
 			return client.TaskQueue{Workload: in.Name, Paused: service.Paused(in.Space, in.Name)}, nil
 		})
 	done(r, operation{id: "pause-queue", route: "POST /v1/workloads/{name}/queue/pause", summary: "Start no task of a workload until it is resumed"},
 		func(ctx context.Context, in *WorkloadRef) error {
-			if err := need(r.services.Tasks, "tasks"); err != nil {
-				return err
-			}
 			if r.services.Workloads != nil { // a name that was mistyped must not pass for one that is paused
 				if _, err := r.services.Workloads.GetWorkload(ctx, in.Space, in.Name); err != nil {
 					return err
 				}
 			}
-			return r.services.Tasks.Pause(ctx, in.Space, in.Name)
+			return service.Pause(ctx, in.Space, in.Name)
 		})
 	done(r, operation{id: "resume-queue", route: "POST /v1/workloads/{name}/queue/resume", summary: "Start tasks of a workload again"},
 		func(ctx context.Context, in *WorkloadRef) error {
-			if err := need(r.services.Tasks, "tasks"); err != nil {
-				return err
-			}
-			return r.services.Tasks.Resume(ctx, in.Space, in.Name)
+			return service.Resume(ctx, in.Space, in.Name)
 		})
 }

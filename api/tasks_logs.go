@@ -21,9 +21,6 @@ func (r *router) taskLogs() {
 			LogQuery
 			Attempt int `query:"attempt" minimum:"0" doc:"of this attempt only"`
 		}, out *stream) (nothing, error) {
-			if err := need(r.services.Tasks, "tasks"); err != nil {
-				return nothing{}, err
-			}
 			if err := need(r.services.Logs, "logs"); err != nil {
 				return nothing{}, err
 			}

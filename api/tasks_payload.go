@@ -7,7 +7,6 @@ import (
 	"io"
 	"net/http"
 	"reflect"
-	"strconv"
 	"time"
 
 	"github.com/danielgtaylor/huma/v2"
@@ -38,25 +37,10 @@ func (r *router) taskPayloads() {
 			Content:     map[string]*huma.MediaType{"application/json": {Schema: r.schema(reflect.TypeFor[client.Upload]())}},
 		}}, r.servePutPayload)
 
-	get := operation{id: "task-payload", route: "GET /v1/tasks/{id}/payload", summary: "Get what a task that has not ended was submitted with"}
-	op := get.huma(r)
-	op.Responses["200"] = &huma.Response{Description: "the bytes", Content: binary}
-	huma.Register(r.huma, op, func(ctx context.Context, in *TaskRef) (*huma.StreamResponse, error) {
-		if err := need(r.services.Tasks, "tasks"); err != nil {
-			return nil, r.problem(err, get.route)
-		}
-		payload, size, err := r.services.Tasks.OpenPayload(ctx, in.Space, in.ID)
-		if err != nil {
-			return nil, r.problem(err, get.route)
-		}
-		return &huma.StreamResponse{Body: func(c huma.Context) {
-			defer payload.Close()
-			c.SetHeader("Content-Type", "application/octet-stream")
-			c.SetHeader("Content-Length", strconv.FormatInt(size, 10))
-			c.SetStatus(http.StatusOK)
-			io.Copy(c.BodyWriter(), payload) // who does not read it has left
-		}}, nil
-	})
+	r.bytesOf(operation{id: "task-payload", route: "GET /v1/tasks/{id}/payload", summary: "Get what a task that has not ended was submitted with"},
+		func(ctx context.Context, in *TaskRef) (io.ReadCloser, int64, error) {
+			return r.services.Tasks.OpenPayload(ctx, in.Space, in.ID)
+		})
 }
 
 func (r *router) servePutPayload(w http.ResponseWriter, req *http.Request) {

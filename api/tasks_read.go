@@ -1,8 +1,10 @@
 package api
 
 import (
+	"bytes"
 	"context"
 	"errors"
+	"io"
 	"net/http"
 	"strconv"
 	"time"
@@ -52,9 +54,10 @@ func (in *listTasksInput) filter() (f queue.Filter, err error) {
 }
 
 func (r *router) taskReads() {
-	onTasks(r, operation{id: "list-tasks", route: "GET /v1/tasks", summary: "List tasks",
+	service := r.services.Tasks
+	answerWith(r, operation{id: "list-tasks", route: "GET /v1/tasks", summary: "List tasks",
 		detail: "Those that wait, then the buried ones, each the oldest first; then those that have ended, the newest first. The list has ended when next is empty."},
-		func(ctx context.Context, service Tasks, in *listTasksInput) (client.Page[mayfly.Task], error) {
+		func(ctx context.Context, in *listTasksInput) (client.Page[mayfly.Task], error) {
 			f, err := in.filter()
 			if err != nil {
 				return client.Page[mayfly.Task]{}, err
@@ -65,39 +68,41 @@ func (r *router) taskReads() {
 			}
 			return client.Page[mayfly.Task]{Items: page.Tasks, Next: page.Next}, err
 		})
-	onTasks(r, operation{id: "get-task", route: "GET /v1/tasks/{id}", summary: "Get a task"},
-		func(ctx context.Context, service Tasks, in *TaskRef) (mayfly.Task, error) {
+	answerWith(r, operation{id: "get-task", route: "GET /v1/tasks/{id}", summary: "Get a task"},
+		func(ctx context.Context, in *TaskRef) (mayfly.Task, error) {
 			return service.Get(ctx, in.Space, in.ID)
 		})
 	r.taskPayloads()
-	onTaskBytes(r, operation{id: "task-result", route: "GET /v1/tasks/{id}/result", summary: "Get what a task returned",
+	r.bytesOf(operation{id: "task-result", route: "GET /v1/tasks/{id}/result", summary: "Get what a task returned",
 		detail: "What its program wrote to stdout, or the handler's value. The task says when it was cut. A task that has not ended is a 409."},
-		func(ctx context.Context, service Tasks, in *TaskRef) ([]byte, error) {
-			return service.Result(ctx, in.Space, in.ID)
+		func(ctx context.Context, in *TaskRef) (io.ReadCloser, int64, error) {
+			data, err := service.Result(ctx, in.Space, in.ID)
+			return io.NopCloser(bytes.NewReader(data)), int64(len(data)), err
 		})
 	r.taskWaits()
 	r.taskLogs()
 }
 
-// onTaskBytes registers an operation that gives bytes as they are.
-func onTaskBytes[I any](r *router, o operation, handle func(context.Context, Tasks, *I) ([]byte, error)) {
+// bytesOf registers an operation that gives bytes of a task as they are.
+func (r *router) bytesOf(o operation, open func(context.Context, *TaskRef) (io.ReadCloser, int64, error)) {
 	op := o.huma(r)
 	op.Responses["200"] = &huma.Response{Description: "the bytes", Content: map[string]*huma.MediaType{
 		"application/octet-stream": {Schema: &huma.Schema{Type: huma.TypeString, Format: "binary"}},
 	}}
-	huma.Register(r.huma, op, func(ctx context.Context, in *I) (*huma.StreamResponse, error) {
-		if err := need(r.services.Tasks, "tasks"); err != nil {
+	huma.Register(r.huma, op, func(ctx context.Context, in *TaskRef) (*huma.StreamResponse, error) {
+		if err := r.lack(); err != nil {
 			return nil, r.problem(err, o.route)
 		}
-		data, err := handle(ctx, r.services.Tasks, in)
+		data, size, err := open(ctx, in)
 		if err != nil {
 			return nil, r.problem(err, o.route)
 		}
 		return &huma.StreamResponse{Body: func(c huma.Context) {
+			defer data.Close()
 			c.SetHeader("Content-Type", "application/octet-stream")
-			c.SetHeader("Content-Length", strconv.Itoa(len(data)))
+			c.SetHeader("Content-Length", strconv.FormatInt(size, 10))
 			c.SetStatus(http.StatusOK)
-			c.BodyWriter().Write(data) // who does not read it has left
+			io.Copy(c.BodyWriter(), data) // who does not read it has left
 		}}, nil
 	})
 }
@@ -109,9 +114,6 @@ func (r *router) taskWaits() {
 			TaskRef
 			Timeout string `query:"timeout" doc:"as in 30s: then the task is given as it is"`
 		}, _ *stream) (task mayfly.Task, err error) {
-			if err := need(service, "tasks"); err != nil {
-				return task, err
-			}
 			if in.Timeout == "" {
 				return service.Wait(ctx, in.Space, in.ID)
 			}
@@ -130,9 +132,6 @@ func (r *router) taskWaits() {
 	streamed(r, operation{id: "watch-task", route: "GET /v1/tasks/{id}/watch", summary: "Watch a task until it has ended or was buried",
 		detail: "Each message with task has it as it is then: at first, and after each change of its state, attempt or progress."},
 		func(ctx context.Context, in *TaskRef, out *stream) (task mayfly.Task, err error) {
-			if err := need(service, "tasks"); err != nil {
-				return task, err
-			}
 			task, err = service.Get(ctx, in.Space, in.ID)
 			for err == nil && !task.State.Ended() {
 				if err = out.send(client.Message{Task: &task}); err == nil {

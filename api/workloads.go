@@ -36,6 +36,7 @@ type deployInput struct {
 
 func (r *router) workloads() {
 	service := r.services.Workloads
+	r = needing(r, service, "workloads")
 	streamed(r, operation{id: "deploy", route: "POST /v1/workloads", summary: "Make a release of a workload",
 		detail: "Ends when one sandbox of it is ready, or with a problem that has the log. The release before stays active until then."},
 		func(ctx context.Context, in *deployInput, out *stream) (mayfly.Release, error) {
@@ -46,24 +47,15 @@ func (r *router) workloads() {
 			InSpace
 			InPage
 		}) (client.Page[mayfly.Release], error) {
-			if err := need(service, "workloads"); err != nil {
-				return client.Page[mayfly.Release]{}, err
-			}
 			items, err := service.ListWorkloads(ctx, in.Space)
 			return page(items, in.InPage, false, func(r mayfly.Release) string { return r.Workload.Name }), err
 		})
 	answerWith(r, operation{id: "get-workload", route: "GET /v1/workloads/{name}", summary: "Get the active release of a workload"},
 		func(ctx context.Context, in *WorkloadRef) (mayfly.Release, error) {
-			if err := need(service, "workloads"); err != nil {
-				return mayfly.Release{}, err
-			}
 			return service.GetWorkload(ctx, in.Space, in.Name)
 		})
 	done(r, operation{id: "delete-workload", route: "DELETE /v1/workloads/{name}", summary: "Take a workload away"},
 		func(ctx context.Context, in *WorkloadRef) error {
-			if err := need(service, "workloads"); err != nil {
-				return err
-			}
 			return service.DeleteWorkload(ctx, in.Space, in.Name)
 		})
 	answerWith(r, operation{id: "put-code", route: "POST /v1/code", summary: "Upload a code tar", upload: r.opts.MaxCode, status: http.StatusCreated,
@@ -72,9 +64,6 @@ func (r *router) workloads() {
 			InSpace
 			InBody
 		}) (client.Code, error) {
-			if err := need(service, "workloads"); err != nil {
-				return client.Code{}, err
-			}
 			digest, err := service.PutCode(ctx, in.body)
 			if err != nil {
 				return client.Code{}, in.readError(err)
@@ -85,10 +74,6 @@ func (r *router) workloads() {
 }
 
 func (r *router) deploy(ctx context.Context, in *deployInput, out *stream) (made mayfly.Release, err error) {
-	service := r.services.Workloads
-	if err := need(service, "workloads"); err != nil {
-		return made, err
-	}
 	w := in.Body
 	if w.Space, err = sameSpace(w.Space, in.Space); err != nil {
 		return made, err
@@ -100,7 +85,7 @@ func (r *router) deploy(ctx context.Context, in *deployInput, out *stream) (made
 		return made, mayfly.Errorf(mayfly.Invalid, "workload %s needs either an image or a stack", w.Name)
 	}
 	return once(ctx, r.answers, "deploy", w.Space, in.Key, w, func() (mayfly.Release, error) {
-		return service.Deploy(ctx, w, out.say)
+		return r.services.Workloads.Deploy(ctx, w, out.say)
 	})
 }
 
@@ -143,15 +128,13 @@ type RunRef struct {
 
 func (r *router) runs() {
 	service := r.services.Workloads
+	r = needing(r, service, "workloads")
 	answerWith(r, operation{id: "list-runs", route: "GET /v1/runs", summary: "List runs, newest first"},
 		func(ctx context.Context, in *struct {
 			InSpace
 			InPage
 			Workload string `query:"workload" doc:"of this workload only"`
 		}) (client.Page[mayfly.Run], error) {
-			if err := need(service, "workloads"); err != nil {
-				return client.Page[mayfly.Run]{}, err
-			}
 			items, err := service.ListRuns(ctx, in.Space, in.Workload, in.Limit+1, in.Next)
 			if err != nil {
 				return client.Page[mayfly.Run]{}, err
@@ -160,9 +143,6 @@ func (r *router) runs() {
 		})
 	answerWith(r, operation{id: "get-run", route: "GET /v1/runs/{ref}", summary: "Get a run"},
 		func(ctx context.Context, in *RunRef) (mayfly.Run, error) {
-			if err := need(service, "workloads"); err != nil {
-				return mayfly.Run{}, err
-			}
 			return service.GetRun(ctx, in.Space, in.Ref)
 		})
 	streamed(r, operation{id: "run-logs", route: "GET /v1/runs/{ref}/logs", summary: "Read the log of a run"},
@@ -170,9 +150,6 @@ func (r *router) runs() {
 			RunRef
 			LogQuery
 		}, out *stream) (nothing, error) {
-			if err := need(service, "workloads"); err != nil {
-				return nothing{}, err
-			}
 			return nothing{}, service.RunLogs(ctx, in.Space, in.Ref, in.options(), out.log)
 		})
 }
