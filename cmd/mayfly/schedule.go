@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -70,18 +69,6 @@ func whenText(s mayfly.Schedule) string {
 		return "every " + shortDuration(s.Every)
 	}
 	return "at " + s.At.Local().Format(time.DateTime)
-}
-
-// shortDuration is a duration without the parts that are zero.
-func shortDuration(d time.Duration) string {
-	text := d.String()
-	if strings.HasSuffix(text, "m0s") {
-		text = strings.TrimSuffix(text, "0s")
-	}
-	if strings.HasSuffix(text, "h0m") {
-		text = strings.TrimSuffix(text, "0m")
-	}
-	return text
 }
 
 // tickText is a tick on the clocks that it is in the zone of.

@@ -192,25 +192,13 @@ func clock(t time.Time) string {
 	return t.Local().Format(time.DateTime) + ", " + ago(t)
 }
 
-// roundDuration leaves out the minutes and seconds that are none.
-func roundDuration(d time.Duration) string {
-	s := d.String()
-	if strings.HasSuffix(s, "m0s") {
-		s = strings.TrimSuffix(s, "0s")
-	}
-	if strings.HasSuffix(s, "h0m") {
-		s = strings.TrimSuffix(s, "0m")
-	}
-	return s
-}
-
 func taskLimits(t mayfly.Task) string {
 	var all []string
 	if t.Priority != 0 {
 		all = append(all, fmt.Sprintf("priority %d", t.Priority))
 	}
 	if t.Timeout > 0 {
-		all = append(all, "timeout "+roundDuration(t.Timeout))
+		all = append(all, "timeout "+shortDuration(t.Timeout))
 	}
 	if t.Memory > 0 {
 		all = append(all, "memory "+binarySize(t.Memory))
