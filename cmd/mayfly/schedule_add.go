@@ -77,6 +77,7 @@ within the time of --catch-up.`,
 }
 
 func (f *scheduleFlags) register(cmd *cobra.Command) {
+	f.registerTask(cmd)
 	fs := cmd.Flags()
 	fs.StringVar(&f.cron, "cron", "", "a line of cron, such as '0 3 * * mon-fri'")
 	fs.StringVar(&f.zone, "tz", "", "the time zone of --cron, such as Europe/Berlin (default UTC)")
@@ -92,17 +93,9 @@ func (f *scheduleFlags) register(cmd *cobra.Command) {
 	fs.BoolVar(&f.replace, "replace", false, "replace the schedule of that name, if there is one")
 	_ = cmd.RegisterFlagCompletionFunc("overlap", cobra.FixedCompletions([]string{"skip", "queue", "replace"}, cobra.ShellCompDirectiveNoFileComp))
 
-	fs.StringVarP(&f.payload, "payload", "d", "", "what the task gets, as text")
-	fs.StringVar(&f.payloadFile, "payload-file", "", "a file that it gets; - for stdin")
-	fs.IntVar(&f.priority, "priority", 0, "0 to 9, 9 goes first")
-	fs.DurationVar(&f.timeout, "timeout", 0, "of one attempt (default the function's)")
 	fs.IntVar(&f.retries, "retries", 0, "attempts after the first (default the function's)")
-	fs.DurationVar(&f.backoff, "backoff", 0, "delay before the first retry, doubled for each that follows (default 1s)")
-	fs.StringArrayVarP(&f.labels, "label", "l", nil, "NAME=VALUE; again for more")
 	fs.StringVar(&f.callback, "callback", "", "URL that is told of the end of each task")
 	fs.StringVarP(&f.memory, "memory", "m", "", "limit of the task, such as 512m (default the function's)")
-	fs.StringVar(&f.image, "image", "", "run this image in place of a function")
-	fs.StringArrayVarP(&f.env, "env", "e", nil, "NAME=VALUE for --image; again for more")
 }
 
 // schedule is what the flags ask for, apart from the payload.

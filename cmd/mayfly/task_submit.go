@@ -93,24 +93,30 @@ program's, 22 for a function that answered with an error, 125 where there is non
 }
 
 func (f *submitFlags) register(cmd *cobra.Command) {
+	f.registerTask(cmd)
 	fs := cmd.Flags()
-	fs.StringVarP(&f.payload, "payload", "d", "", "what the task gets, as text")
-	fs.StringVar(&f.payloadFile, "payload-file", "", "a file that it gets; - for stdin")
 	fs.StringVar(&f.lines, "json-lines", "", "a file with a task on each line; - for stdin")
-	fs.IntVar(&f.priority, "priority", 0, "0 to 9, 9 goes first")
 	fs.DurationVar(&f.delay, "delay", 0, "how long it waits before its turn can come, such as 90s or 2h")
 	fs.StringVar(&f.at, "at", "", "when its turn can come at the earliest, such as 2026-01-31T12:00")
-	fs.DurationVar(&f.timeout, "timeout", 0, "of one attempt (default the function's)")
 	fs.IntVar(&f.retries, "retries", 0, "attempts after the first; 0 for none (default the function's)")
-	fs.DurationVar(&f.backoff, "backoff", 0, "delay before the first retry, doubled for each that follows (default 1s)")
 	fs.StringVar(&f.key, "key", "", "the same key is the same task, however often it is submitted")
-	fs.StringArrayVarP(&f.labels, "label", "l", nil, "NAME=VALUE; again for more")
 	fs.StringArrayVar(&f.after, "after", nil, "id of a task that must have succeeded; again for more")
 	fs.StringVar(&f.callback, "callback", "", "URL that is told of the end")
 	fs.StringVarP(&f.memory, "memory", "m", "", "limit of this task, such as 512m (default the function's)")
+	fs.BoolVar(&f.wait, "wait", false, "wait for the end and print the result")
+}
+
+// registerTask adds the flags that say what a task is, whenever it is submitted.
+func (f *submitFlags) registerTask(cmd *cobra.Command) {
+	fs := cmd.Flags()
+	fs.StringVarP(&f.payload, "payload", "d", "", "what the task gets, as text")
+	fs.StringVar(&f.payloadFile, "payload-file", "", "a file that it gets; - for stdin")
+	fs.IntVar(&f.priority, "priority", 0, "0 to 9, 9 goes first")
+	fs.DurationVar(&f.timeout, "timeout", 0, "of one attempt (default the function's)")
+	fs.DurationVar(&f.backoff, "backoff", 0, "delay before the first retry, doubled for each that follows (default 1s)")
+	fs.StringArrayVarP(&f.labels, "label", "l", nil, "NAME=VALUE; again for more")
 	fs.StringVar(&f.image, "image", "", "run this image in place of a function")
 	fs.StringArrayVarP(&f.env, "env", "e", nil, "NAME=VALUE for --image; again for more")
-	fs.BoolVar(&f.wait, "wait", false, "wait for the end and print the result")
 }
 
 // submission is what the flags ask for, apart from the payload.
