@@ -72,6 +72,23 @@ func atMost(n int) cobra.PositionalArgs {
 	}
 }
 
+// family makes cmd a verb that has verbs of its own, and by itself only shows
+// which.
+func (c *cli) family(cmd *cobra.Command, verbs ...*cobra.Command) *cobra.Command {
+	cmd.Args = c.noSuchVerb
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error { return cmd.Help() }
+	cmd.AddCommand(verbs...)
+	return cmd
+}
+
+// noSuchVerb refuses arguments of a verb that has verbs of its own.
+func (c *cli) noSuchVerb(cmd *cobra.Command, args []string) error {
+	if len(args) == 0 {
+		return nil
+	}
+	return usagef("there is no verb %q after %s", args[0], cmd.CommandPath())
+}
+
 // each does something to every argument, and goes on after a failure.
 func (c *cli) each(args []string, do func(string) error) error {
 	failed := false

@@ -64,14 +64,6 @@ func isCode(i client.Image) bool {
 	return i.Labels[build.LabelCode] != "" && strings.HasPrefix(i.Name, "code/")
 }
 
-// noSuchVerb refuses arguments of a verb that has verbs of its own.
-func (c *cli) noSuchVerb(cmd *cobra.Command, args []string) error {
-	if len(args) == 0 {
-		return nil
-	}
-	return usagef("there is no verb %q after %s", args[0], cmd.CommandPath())
-}
-
 func (c *cli) imageImport() *cobra.Command {
 	var name string
 	cmd := &cobra.Command{
@@ -327,16 +319,12 @@ func (c *cli) rmi() *cobra.Command {
 }
 
 func (c *cli) stack() *cobra.Command {
-	cmd := &cobra.Command{
+	return c.family(&cobra.Command{
 		Use:   "stack",
 		Short: "List, show and build stacks: base images with a language in them",
 		Example: `  mayfly stack ls
   mayfly stack build python`,
-		Args: c.noSuchVerb,
-		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
-	}
-	cmd.AddCommand(c.stackList(), c.stackShow(), c.stackBuild())
-	return cmd
+	}, c.stackList(), c.stackShow(), c.stackBuild())
 }
 
 func (c *cli) stackList() *cobra.Command {

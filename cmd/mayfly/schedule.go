@@ -13,17 +13,13 @@ import (
 )
 
 func (c *cli) schedule() *cobra.Command {
-	cmd := &cobra.Command{
+	return c.family(&cobra.Command{
 		Use:   "schedule",
 		Short: "Submit tasks at times: by cron, every so often, or once",
 		Example: `  mayfly schedule add nightly report --cron '0 3 * * *' --tz Europe/Berlin
   mayfly schedule ls
   mayfly schedule next nightly`,
-		Args: c.noSuchVerb,
-		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
-	}
-	cmd.AddCommand(c.scheduleAdd(), c.scheduleList(), c.scheduleNext(), c.scheduleRun(), c.scheduleRemove(), c.schedulePause(), c.scheduleResume())
-	return cmd
+	}, c.scheduleAdd(), c.scheduleList(), c.scheduleNext(), c.scheduleRun(), c.scheduleRemove(), c.schedulePause(), c.scheduleResume())
 }
 
 func (c *cli) completeSchedules() cobra.CompletionFunc {

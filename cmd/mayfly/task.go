@@ -13,18 +13,14 @@ import (
 )
 
 func (c *cli) task() *cobra.Command {
-	cmd := &cobra.Command{
+	return c.family(&cobra.Command{
 		Use:   "task",
 		Short: "Submit tasks, runs that wait their turn, and see what becomes of them",
 		Example: `  mayfly task submit thumbnail --payload-file photo.jpg --wait > small.jpg
   mayfly task ls --state running
   mayfly task get 06gzt10ccxe7bbhwe06q`,
-		Args: c.noSuchVerb,
-		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
-	}
-	cmd.AddCommand(c.taskSubmit(), c.taskList(), c.taskGet(), c.taskLogs(), c.taskWait(), c.taskResult(),
+	}, c.taskSubmit(), c.taskList(), c.taskGet(), c.taskLogs(), c.taskWait(), c.taskResult(),
 		c.taskCancel(), c.taskRetry(), c.taskDead(), c.taskPause(), c.taskResume(), c.taskSecret())
-	return cmd
 }
 
 // completeTasks completes ids of tasks in those states, or any if there are none.

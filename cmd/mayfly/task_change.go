@@ -83,18 +83,14 @@ func (c *cli) taskSecret() *cobra.Command {
 }
 
 func (c *cli) taskDead() *cobra.Command {
-	cmd := &cobra.Command{
+	return c.family(&cobra.Command{
 		Use:   "dead",
 		Short: "Look after buried tasks: those whose last retry has failed",
 		Example: `  mayfly task dead ls
   mayfly task dead retry --workload thumbnail`,
-		Args: c.noSuchVerb,
-		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
-	}
-	cmd.AddCommand(c.deadList(), c.deadShow(),
+	}, c.deadList(), c.deadShow(),
 		c.deadMany("retry", "Bring buried tasks back, with all their retries", (*client.Client).RetryDead),
 		c.deadMany("purge", "End buried tasks: their last failure is their outcome", (*client.Client).PurgeDead))
-	return cmd
 }
 
 func (c *cli) deadList() *cobra.Command {
