@@ -63,6 +63,7 @@ type Router struct {
 	opts      Options
 	table     atomic.Pointer[table]
 	tables    sync.Mutex // one table is made at a time
+	readers   sync.Pool  // of *bufio.Reader, for the answers to tasks
 
 	mu     sync.Mutex
 	active map[string]*run // that have not ended, by id

@@ -67,7 +67,7 @@ func (r *Router) serve(w http.ResponseWriter, req *http.Request, rel *mayfly.Rel
 	defer x.body.leave() // when the run is over
 	r.begin(x)
 	defer r.finish(x)
-	status, err := r.perform(ctx, x, out, req)
+	status, err := r.performRequest(ctx, x, out, req)
 	if err == nil {
 		x.end(status, answeredWith(status))
 		return
@@ -90,9 +90,8 @@ func errDeadline(timeout time.Duration) error {
 	return mayfly.Errorf(mayfly.TimedOut, "the function did not end within its timeout of %v", timeout)
 }
 
-// perform takes the request through its stages. It returns the status that was
-// answered, and an error unless the answer was the function's own and whole.
-func (r *Router) perform(ctx context.Context, x *run, w *answer, req *http.Request) (int, error) {
+// performRequest performs a run that has a request.
+func (r *Router) performRequest(ctx context.Context, x *run, w *answer, req *http.Request) (int, error) {
 	wl := &x.release.Workload
 	maxBody := wl.MaxBody
 	if maxBody == 0 {
@@ -111,6 +110,24 @@ func (r *Router) perform(ctx context.Context, x *run, w *answer, req *http.Reque
 	req.Body = x.body
 	// A client that neither sends on nor leaves must not outlast the deadline.
 	defer context.AfterFunc(ctx, x.body.interrupt)()
+	return r.perform(ctx, x, func() (int, error) {
+		x.body.control.EnableFullDuplex() // HTTP/2 is always, and says so with an error
+		switch wl.Protocol {
+		case mayfly.Stdio:
+			return x.stdio(ctx, w, req)
+		case mayfly.CGI:
+			return x.cgi(ctx, w, req)
+		default:
+			return x.http(ctx, w, req)
+		}
+	})
+}
+
+// perform takes a run through its stages, of which the last is serve. It returns
+// the status that was answered, and an error unless the answer was the
+// function's own and whole.
+func (r *Router) perform(ctx context.Context, x *run, serve func() (int, error)) (int, error) {
+	wl := &x.release.Workload
 	l := r.limit(x.release)
 	if err := l.acquire(ctx, wl.Concurrency, r.opts.MaxQueue); err != nil {
 		return 0, x.crowded(ctx, err)
@@ -121,7 +138,6 @@ func (r *Router) perform(ctx context.Context, x *run, w *answer, req *http.Reque
 	if err != nil {
 		return 0, x.crowded(ctx, err)
 	}
-	x.body.control.EnableFullDuplex() // HTTP/2 is always, and says so with an error
 	x.lease = lease
 	x.handed = time.Now()
 	x.set(func(rec *mayfly.Run) {
@@ -142,19 +158,7 @@ func (r *Router) perform(ctx context.Context, x *run, w *answer, req *http.Reque
 			return 0, err
 		}
 	}
-	var status int
-	switch wl.Protocol {
-	case mayfly.Stdio:
-		status, err = x.stdio(ctx, w, req)
-	case mayfly.CGI:
-		status, err = x.cgi(ctx, w, req)
-	case mayfly.HTTP, mayfly.Handler:
-		if x.record.Trigger == triggerQueue {
-			status, err = x.ask(ctx, w)
-		} else {
-			status, err = x.http(ctx, w, req)
-		}
-	}
+	status, err := serve()
 	if ctx.Err() != nil {
 		reason, cause := endOf(ctx)
 		lease.Blame(reason, cause.Error())

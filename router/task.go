@@ -4,11 +4,11 @@ import (
 	"bufio"
 	"bytes"
 	"context"
-	"fmt"
 	"io"
 	"net"
 	"net/http"
 	"os"
+	"strconv"
 	"time"
 
 	"github.com/mayfly-run/mayfly"
@@ -35,38 +35,24 @@ func (r *Router) ServeTask(ctx context.Context, rel *mayfly.Release, g *queue.Gr
 		}
 	}()
 	if !g.Deadline.IsZero() {
-		var stop context.CancelFunc
-		ctx, stop = context.WithDeadlineCause(ctx, g.Deadline, errDeadline(g.Task.Timeout))
-		defer stop()
+		late := time.AfterFunc(time.Until(g.Deadline), func() { cancel(errDeadline(g.Task.Timeout)) })
+		defer late.Stop()
 	}
 	payload, err := g.OpenPayload(ctx)
 	if err != nil {
 		return queue.NotBegun(err)
 	}
 	defer payload.Close()
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://"+rel.Workload.Name+"/", payload)
-	if err != nil {
-		return queue.NotBegun(err)
-	}
-	if req.ContentLength = int64(g.Task.Size); req.ContentLength == 0 {
-		req.Body = http.NoBody
-	}
-	memory := g.Task.Memory
-	if rel.Workload.Isolation == mayfly.IsolationInstance {
-		memory = 0 // its containers serve other runs too
-	}
-	w := &taskAnswer{header: http.Header{}}
-	x := &run{
-		router: r, release: rel, memory: memory, attempt: g.Attempt.Number, started: started,
-		body: newRequestBody(w, req.Body), accepted: g.Attempt.Granted, deadline: g.Deadline,
-		record: mayfly.Run{
-			ID: g.Task.ID, Space: rel.Workload.Space, Workload: rel.Workload.Name, Release: rel.Number,
-			Node: r.opts.Node, Trigger: triggerQueue, Started: g.Attempt.Granted,
-		},
-	}
-	x.payload, x.size, x.results = g.Payload, int64(g.Task.Size), g.Results
+	x := r.taskRun(rel, g)
 	x.large, _ = payload.(*os.File)
-	status, err := r.perform(ctx, x, &answer{ResponseWriter: w, run: x}, req)
+	x.started = started
+	w := &taskAnswer{}
+	var status int
+	if rel.Workload.Protocol == mayfly.HTTP || rel.Workload.Protocol == mayfly.Handler {
+		status, err = r.perform(ctx, x, func() (int, error) { return x.ask(ctx, w) })
+	} else {
+		status, err = r.performTask(ctx, x, w, payload)
+	}
 	res := mayfly.Result{Instance: x.record.Instance, Output: w.kept.Bytes()}
 	if err == nil {
 		res.Exit = answeredWith(status)
@@ -81,6 +67,37 @@ func (r *Router) ServeTask(ctx context.Context, rel *mayfly.Release, g *queue.Gr
 		res.Exit.Reason, res.Exit.Detail = mayfly.Cancelled, errCancelled.Error()
 	}
 	return res
+}
+
+// taskRun is the run that an attempt of a task is.
+func (r *Router) taskRun(rel *mayfly.Release, g *queue.Grant) *run {
+	memory := g.Task.Memory
+	if rel.Workload.Isolation == mayfly.IsolationInstance {
+		memory = 0 // its containers serve other runs too
+	}
+	return &run{
+		router: r, release: rel, memory: memory, attempt: g.Attempt.Number,
+		payload: g.Payload, size: int64(g.Task.Size), results: g.Results,
+		accepted: g.Attempt.Granted, deadline: g.Deadline,
+		record: mayfly.Run{
+			ID: g.Task.ID, Space: rel.Workload.Space, Workload: rel.Workload.Name, Release: rel.Number,
+			Node: r.opts.Node, Trigger: triggerQueue, Started: g.Attempt.Granted,
+		},
+	}
+}
+
+// performTask performs a task by a program that is started for its request.
+func (r *Router) performTask(ctx context.Context, x *run, w *taskAnswer, payload io.ReadCloser) (int, error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://"+x.record.Workload+"/", payload)
+	if err != nil {
+		return 0, err
+	}
+	if req.ContentLength = x.size; req.ContentLength == 0 {
+		req.Body = http.NoBody
+	}
+	w.header = http.Header{}
+	x.body = newRequestBody(w, req.Body)
+	return r.performRequest(ctx, x, &answer{ResponseWriter: w, run: x}, req)
 }
 
 // Enter waits until the workload's concurrency lets another run through, and
@@ -102,7 +119,7 @@ const oneWrite = 16 << 10
 
 // ask gives a task to a program that listens. Most often all of the request is in
 // memory, so it takes one write; a longer one goes on while the answer is read.
-func (x *run) ask(ctx context.Context, w *answer) (int, error) {
+func (x *run) ask(ctx context.Context, w *taskAnswer) (int, error) {
 	conn, err := connect(ctx, x.lease)
 	if err != nil {
 		return 0, x.died(err)
@@ -127,10 +144,10 @@ func (x *run) ask(ctx context.Context, w *answer) (int, error) {
 			sent <- err
 		}()
 	}
-	br := bufio.NewReaderSize(conn, 2048)
-	resp, err := readResponse(br, &http.Request{Method: http.MethodPost})
+	br := x.router.reader(conn)
+	resp, err := readResponse(br, nil)
 	if err == nil {
-		_, err = io.Copy(w.ResponseWriter, resp.Body)
+		err = w.keep(resp)
 	}
 	if err != nil {
 		stop()
@@ -142,6 +159,7 @@ func (x *run) ask(ctx context.Context, w *answer) (int, error) {
 		return 0, x.died(err)
 	}
 	again := stop() && !resp.Close && br.Buffered() == 0
+	x.router.readers.Put(br) // the answer has been read
 	select {
 	case err := <-sent:
 		again = again && err == nil
@@ -158,10 +176,25 @@ func (x *run) ask(ctx context.Context, w *answer) (int, error) {
 	return resp.StatusCode, nil
 }
 
+// reader buffers what is read from a connection.
+func (r *Router) reader(conn net.Conn) *bufio.Reader {
+	br, ok := r.readers.Get().(*bufio.Reader)
+	if !ok {
+		return bufio.NewReaderSize(conn, 2048)
+	}
+	br.Reset(conn)
+	return br
+}
+
 // head is the head of the request for a task.
 func (x *run) head(length int64) []byte {
-	h := fmt.Appendf(nil, "POST / HTTP/1.1\r\nHost: %s\r\nContent-Length: %d\r\n", x.record.Workload, length)
-	x.identity().Headers(func(name, value string) { h = fmt.Appendf(h, "%s: %s\r\n", name, value) })
+	const usual = 256 // bytes of a head, or more
+	h := make([]byte, 0, usual+min(len(x.payload), oneWrite))
+	line := func(name, value string) { h = append(append(append(append(h, name...), ": "...), value...), "\r\n"...) }
+	h = append(h, "POST / HTTP/1.1\r\n"...)
+	line("Host", x.record.Workload)
+	line("Content-Length", strconv.FormatInt(length, 10))
+	x.identity().Headers(line)
 	return append(h, "\r\n"...)
 }
 
@@ -176,7 +209,7 @@ func firstLine(text []byte) string {
 
 // taskAnswer keeps what a function answers.
 type taskAnswer struct {
-	header http.Header
+	header http.Header // made where it is a http.ResponseWriter
 	kept   bytes.Buffer
 }
 
@@ -188,4 +221,16 @@ func (w *taskAnswer) Flush()              {}
 func (w *taskAnswer) Write(p []byte) (int, error) {
 	w.kept.Write(p[:min(len(p), queue.MaxResult+1-min(w.kept.Len(), queue.MaxResult+1))])
 	return len(p), nil
+}
+
+// keep reads an answer to its end and keeps the first part.
+func (w *taskAnswer) keep(resp *http.Response) error {
+	if resp.ContentLength == 0 {
+		return nil
+	}
+	if _, err := w.kept.ReadFrom(io.LimitReader(resp.Body, queue.MaxResult+1)); err != nil {
+		return err
+	}
+	_, err := io.Copy(io.Discard, resp.Body)
+	return err
 }
