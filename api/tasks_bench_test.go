@@ -50,7 +50,7 @@ func BenchmarkPublish(b *testing.B) {
 	record := bytes.Repeat([]byte("x"), 250)
 	var n atomic.Int64
 	atOnce(b, func(int) error {
-		subject := bus.PendingSubject("default", "w", "0", fmt.Sprintf("%020d", n.Add(1)))
+		subject := bus.DeadSubject("default", "w", fmt.Sprintf("%020d", n.Add(1)))
 		_, err := engine.JetStream().PublishMsg(context.Background(), &nats.Msg{Subject: subject, Header: nats.Header{"Mayfly-Task": {string(record)}}, Data: []byte("hello")})
 		return err
 	})

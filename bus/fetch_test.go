@@ -24,11 +24,11 @@ func openWithHoles(t *testing.T) *Bus {
 	b := open(t, t.TempDir())
 	t.Cleanup(func() { closeBus(t, b) })
 	for i := 1; i <= 20; i++ {
-		if _, err := b.JetStream().Publish(t.Context(), PendingSubject("default", "w", "0", fmt.Sprint(i)), []byte(fmt.Sprint(i))); err != nil {
+		if _, err := b.JetStream().Publish(t.Context(), DeadSubject("default", "w", fmt.Sprint(i)), []byte(fmt.Sprint(i))); err != nil {
 			t.Fatal(err)
 		}
 	}
-	stream, err := b.JetStream().Stream(t.Context(), TasksStream)
+	stream, err := b.JetStream().Stream(t.Context(), ParkedStream)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -51,19 +51,19 @@ func TestGet(t *testing.T) {
 		{[]uint64{99}, []uint64{}},
 		{[]uint64{2, 1, 19, 6, 3, 99}, []uint64{1, 2, 19}},
 	} {
-		msgs, err := b.Get(t.Context(), TasksStream, test.ask)
+		msgs, err := b.Get(t.Context(), ParkedStream, test.ask)
 		if err != nil || !slices.Equal(sequences(msgs), test.want) {
 			t.Errorf("get %v: %v, %v; want %v", test.ask, sequences(msgs), err, test.want)
 		}
 		for _, msg := range msgs {
-			if string(msg.Data) != fmt.Sprint(msg.Sequence) || msg.Subject != PendingSubject("default", "w", "0", string(msg.Data)) {
+			if string(msg.Data) != fmt.Sprint(msg.Sequence) || msg.Subject != DeadSubject("default", "w", string(msg.Data)) {
 				t.Errorf("message %d is %q of %s", msg.Sequence, msg.Data, msg.Subject)
 			}
 		}
 	}
 }
 
-func TestWalk(t *testing.T) {
+func TestScanFrom(t *testing.T) {
 	b := openWithHoles(t)
 	for _, test := range []struct {
 		from uint64
@@ -75,39 +75,39 @@ func TestWalk(t *testing.T) {
 		{99, []uint64{}},
 	} {
 		got := []uint64{}
-		err := b.Walk(t.Context(), TasksStream, test.from, func(list []Position) bool {
+		err := b.Scan(t.Context(), ParkedStream, "", test.from, func(list []Message) bool {
 			for _, p := range list {
 				got = append(got, p.Sequence)
-				if p.Subject != PendingSubject("default", "w", "0", fmt.Sprint(p.Sequence)) {
+				if p.Subject != DeadSubject("default", "w", fmt.Sprint(p.Sequence)) {
 					t.Errorf("message %d is of %s", p.Sequence, p.Subject)
 				}
 			}
 			return true
 		})
 		if err != nil || !slices.Equal(got, test.want) {
-			t.Errorf("walk from %d: %v, %v; want %v", test.from, got, err, test.want)
+			t.Errorf("scan from %d: %v, %v; want %v", test.from, got, err, test.want)
 		}
 	}
-	stream, err := b.JetStream().Stream(t.Context(), TasksStream)
+	stream, err := b.JetStream().Stream(t.Context(), ParkedStream)
 	if err != nil || stream.CachedInfo().State.Consumers != 0 {
 		t.Errorf("%d consumers are left, %v", stream.CachedInfo().State.Consumers, err)
 	}
 }
 
 // What does not come at once comes in order, until enough was seen.
-func TestWalkFar(t *testing.T) {
+func TestScanFar(t *testing.T) {
 	b := open(t, t.TempDir())
 	defer closeBus(t, b)
 	const count = walkBatch + 10
 	for i := range count {
-		if _, err := b.JetStream().PublishAsync(PendingSubject("default", "w", "0", fmt.Sprint(i)), nil); err != nil {
+		if _, err := b.JetStream().PublishAsync(DeadSubject("default", "w", fmt.Sprint(i)), nil); err != nil {
 			t.Fatal(err)
 		}
 	}
 	<-b.JetStream().PublishAsyncComplete()
 	for _, enough := range []uint64{1, count} {
 		var last uint64
-		err := b.Walk(t.Context(), TasksStream, 1, func(list []Position) bool {
+		err := b.Scan(t.Context(), ParkedStream, "", 1, func(list []Message) bool {
 			for _, p := range list {
 				if last++; p.Sequence != last {
 					t.Fatalf("%d instead of %d", p.Sequence, last)
@@ -125,7 +125,7 @@ func TestLastOf(t *testing.T) {
 	b := openWithHoles(t)
 	var subjects []string
 	for i := range MaxLast {
-		subjects = append(subjects, PendingSubject("default", "w", "0", fmt.Sprint(i)))
+		subjects = append(subjects, DeadSubject("default", "w", fmt.Sprint(i)))
 	}
 	for _, test := range []struct {
 		subjects []string
@@ -135,7 +135,7 @@ func TestLastOf(t *testing.T) {
 		{subjects[3:4], []uint64{}},
 		{subjects, []uint64{1, 2, 4, 15, 16, 17, 18, 19}},
 	} {
-		msgs, err := b.LastOf(t.Context(), TasksStream, test.subjects)
+		msgs, err := b.LastOf(t.Context(), ParkedStream, test.subjects)
 		if got := slices.Sorted(slices.Values(sequences(msgs))); err != nil || !slices.Equal(got, test.want) {
 			t.Errorf("last of %d: %v, %v; want %v", len(test.subjects), got, err, test.want)
 		}
@@ -150,12 +150,12 @@ func TestLastOfMuch(t *testing.T) {
 	big := bytes.Repeat([]byte("x"), MaxMessage/2)
 	var subjects []string
 	for i := range count {
-		subjects = append(subjects, PendingSubject("default", "w", "0", fmt.Sprint(i)))
+		subjects = append(subjects, DeadSubject("default", "w", fmt.Sprint(i)))
 		if _, err := b.JetStream().Publish(t.Context(), subjects[i], big); err != nil {
 			t.Fatal(err)
 		}
 	}
-	msgs, err := b.LastOf(t.Context(), TasksStream, subjects)
+	msgs, err := b.LastOf(t.Context(), ParkedStream, subjects)
 	if err != nil || len(msgs) != count {
 		t.Errorf("%d messages, %v", len(msgs), err)
 	}
@@ -164,9 +164,9 @@ func TestLastOfMuch(t *testing.T) {
 func TestScan(t *testing.T) {
 	b := open(t, t.TempDir())
 	defer closeBus(t, b)
-	const count = scanBatch + 10
+	const count = walkBatch + 10
 	for i := range 2 * count {
-		msg := nats.NewMsg(PendingSubject([]string{"a", "b"}[i%2], "w", "0", fmt.Sprint(i)))
+		msg := nats.NewMsg(DeadSubject([]string{"a", "b"}[i%2], "w", fmt.Sprint(i)))
 		msg.Header.Set("X", "y")
 		msg.Data = []byte("data")
 		if _, err := b.JetStream().PublishMsgAsync(msg); err != nil {
@@ -174,9 +174,9 @@ func TestScan(t *testing.T) {
 		}
 	}
 	<-b.JetStream().PublishAsyncComplete()
-	for subject, want := range map[string]int{"": 2 * count, PendingSubject("a", "*", "*", "*"): count, PendingSubject("c", "*", "*", "*"): 0} {
+	for subject, want := range map[string]int{"": 2 * count, DeadSubject("a", "*", "*"): count, DeadSubject("c", "*", "*"): 0} {
 		got, last := 0, uint64(0)
-		err := b.Scan(t.Context(), TasksStream, subject, 0, func(list []Message) bool {
+		err := b.Scan(t.Context(), ParkedStream, subject, 0, func(list []Message) bool {
 			for _, msg := range list {
 				if msg.Sequence <= last || msg.Header.Get("X") != "y" || len(msg.Data) > 0 {
 					t.Errorf("after %d: %+v", last, msg)
@@ -190,7 +190,7 @@ func TestScan(t *testing.T) {
 		}
 	}
 	seen := 0
-	err := b.Scan(t.Context(), TasksStream, "", 5, func(list []Message) bool {
+	err := b.Scan(t.Context(), ParkedStream, "", 5, func(list []Message) bool {
 		seen++
 		if list[0].Sequence != 5 {
 			t.Errorf("begins at %d", list[0].Sequence)

@@ -20,7 +20,7 @@ import (
 const Domain = "mayfly"
 
 // MaxMessage is the size limit of one message or value, in bytes.
-const MaxMessage = 1 << 20
+const MaxMessage = 1<<20 + 64<<10
 
 // The names of what there is. Every key starts with the space, and every
 // subject with the root and then the space, so that a space can become a NATS
@@ -33,13 +33,13 @@ const MaxMessage = 1 << 20
 //	                                                          SPACE.names.NAME
 //	releases  bucket  file, synced on each write  store       SPACE.releases.NAME.NUMBER
 //	runs      stream  file, synced now and then   store       mayfly.SPACE.runs.WORKLOAD
-//	tasks     stream  file, synced on each write  queue       mayfly.SPACE.pending.WORKLOAD.PRIORITY.ID
+//	tasks     journal file, synced on each write  queue       mayfly.tasks
 //	parked    stream  file, synced on each write  queue       mayfly.SPACE.later.MINUTE.WORKLOAD.PRIORITY.ID
 //	                                                          mayfly.SPACE.held.PARENT.WORKLOAD.PRIORITY.ID
 //	                                                          mayfly.SPACE.dead.WORKLOAD.ID
 //	queues    stream  file, synced on each write  queue       mayfly.SPACE.queue.WORKLOAD
 //	                                                          mayfly.SPACE.minute.MINUTE
-//	outcomes  stream  file, synced on each write  queue       mayfly.SPACE.outcome.ID
+//	outcomes  journal file, synced on each write  queue       mayfly.outcomes
 //	schedules stream  file, synced on each write  queue       mayfly.SPACE.schedule.NAME
 //	                                                          mayfly.SPACE.ticks.NAME
 //	callbacks stream  file, synced on each write  queue       mayfly.SPACE.callback.ID
@@ -115,14 +115,11 @@ func ReleaseSubject(key string) string { return "$KV." + ReleasesBucket + "." + 
 // at every start, and a limit for each workload could not be set.
 func RunSubject(space, workload string) string { return root + space + ".runs." + workload }
 
-// PendingSubject is the subject of a task that waits its turn. Wildcards are
-// allowed, here and below.
-func PendingSubject(space, workload, priority, id string) string {
-	return root + space + ".pending." + workload + "." + priority + "." + id
-}
+// JournalSubject is the one subject of a stream that is a Journal.
+func JournalSubject(stream string) string { return root + stream }
 
 // LaterSubject is the subject of a task that waits for a time in the minute,
-// counted from 1970.
+// counted from 1970. Wildcards are allowed, here and below.
 func LaterSubject(space, minute, workload, priority, id string) string {
 	return root + space + ".later." + minute + "." + workload + "." + priority + "." + id
 }
@@ -136,9 +133,6 @@ func HeldSubject(space, parent, workload, priority, id string) string {
 func DeadSubject(space, workload, id string) string {
 	return root + space + ".dead." + workload + "." + id
 }
-
-// OutcomeSubject is the subject of a task that has ended.
-func OutcomeSubject(space, id string) string { return root + space + ".outcome." + id }
 
 // QueueSubject is the subject of what was set about a workload's queue: whether
 // it is paused.
@@ -215,13 +209,20 @@ func strict(name, description string, maxBytes int64, subjects ...string) jetstr
 	}
 }
 
+// journal is a stream of which nothing acknowledged is lost or dropped, for a
+// Journal.
+func journal(name, description string, maxBytes int64) jetstream.StreamConfig {
+	config := strict(name, description, maxBytes, JournalSubject(name))
+	config.MaxMsgsPerSubject = -1
+	return config
+}
+
 func queueConfigs() []jetstream.StreamConfig {
-	outcomes := strict(OutcomesStream, "how tasks ended", OutcomesMaxBytes, OutcomeSubject("*", "*"))
+	outcomes := journal(OutcomesStream, "how tasks ended", OutcomesMaxBytes)
 	outcomes.Discard = jetstream.DiscardOld
 	outcomes.MaxAge = OutcomesMaxAge
-	outcomes.MaxMsgs = OutcomesMax
 	return []jetstream.StreamConfig{
-		strict(TasksStream, "tasks that wait their turn", TasksMaxBytes, PendingSubject("*", "*", "*", "*")),
+		journal(TasksStream, "tasks that wait their turn", TasksMaxBytes),
 		strict(ParkedStream, "tasks that wait for a time, other tasks or a person", TasksMaxBytes,
 			LaterSubject("*", "*", "*", "*", "*"), HeldSubject("*", "*", "*", "*", "*"), DeadSubject("*", "*", "*")),
 		strict(QueuesStream, "which queues are paused, and which minutes have tasks", -1, QueueSubject("*", "*"), MinuteSubject("*", "*")),

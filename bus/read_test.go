@@ -142,18 +142,18 @@ func TestNext(t *testing.T) {
 	defer closeBus(t, b)
 	for _, id := range []string{"a", "b", "c"} {
 		for _, workload := range []string{"w", "v"} {
-			if _, err := b.JetStream().Publish(t.Context(), PendingSubject("default", workload, "5", id), nil); err != nil {
+			if _, err := b.JetStream().Publish(t.Context(), DeadSubject("default", workload, id), nil); err != nil {
 				t.Fatal(err)
 			}
 		}
 	}
 	for from, want := range []uint64{1, 1, 3, 3, 5, 5} {
-		msg, err := b.Next(t.Context(), TasksStream, PendingSubject("default", "w", "5", "*"), uint64(from))
+		msg, err := b.Next(t.Context(), ParkedStream, DeadSubject("default", "w", "*"), uint64(from))
 		if err != nil || msg.Sequence != want {
 			t.Errorf("from %d: %d, %v; want %d", from, msg.Sequence, err, want)
 		}
 	}
-	if _, err := b.Next(t.Context(), TasksStream, PendingSubject("default", "w", "5", "*"), 6); !errors.Is(err, ErrNoMessage) {
+	if _, err := b.Next(t.Context(), ParkedStream, DeadSubject("default", "w", "*"), 6); !errors.Is(err, ErrNoMessage) {
 		t.Errorf("after the last: %v", err)
 	}
 }

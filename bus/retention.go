@@ -9,18 +9,18 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 )
 
-// KeepOutcomes sets for how long, and how many, outcomes are kept, where that is
-// not so already. What is too old or too many then goes at once.
-func (b *Bus) KeepOutcomes(ctx context.Context, age time.Duration, count int64) error {
+// KeepOutcomes sets for how long outcomes are kept, where that is not so already.
+// What is too old then goes at once.
+func (b *Bus) KeepOutcomes(ctx context.Context, age time.Duration) error {
 	stream, err := b.js.Stream(ctx, OutcomesStream)
 	if err != nil {
 		return fmt.Errorf("look up stream %s: %w", OutcomesStream, err)
 	}
 	config := stream.CachedInfo().Config
-	if config.MaxAge == age && config.MaxMsgs == count {
+	if config.MaxAge == age {
 		return nil
 	}
-	config.MaxAge, config.MaxMsgs = age, count
+	config.MaxAge = age
 	// The window in which a publish is known again by its id is never used, and
 	// must not be longer than the age.
 	config.Duplicates = min(config.Duplicates, age)
@@ -38,5 +38,5 @@ func (b *Bus) asKept(ctx context.Context, config *jetstream.StreamConfig) {
 		return // it is new
 	}
 	have := stream.CachedInfo().Config
-	config.MaxAge, config.MaxMsgs, config.Duplicates = have.MaxAge, have.MaxMsgs, have.Duplicates
+	config.MaxAge, config.Duplicates = have.MaxAge, have.Duplicates
 }

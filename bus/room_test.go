@@ -95,7 +95,7 @@ func TestFullDisk(t *testing.T) {
 	if room := b.Room(); room != RoomForAll {
 		t.Fatalf("room %v on an empty disk", room)
 	}
-	tasks, err := b.JetStream().Stream(t.Context(), TasksStream)
+	tasks, err := b.JetStream().Stream(t.Context(), ParkedStream)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -104,7 +104,7 @@ func TestFullDisk(t *testing.T) {
 		if room := b.Room(); room != NoRoom {
 			t.Errorf("room %v on a full disk", room)
 		}
-		if _, err := b.Next(t.Context(), TasksStream, ">", 1); err != nil {
+		if _, err := b.Next(t.Context(), ParkedStream, ">", 1); err != nil {
 			t.Errorf("read on a full disk: %v", err)
 		}
 		if err := os.Remove(filepath.Join(dir, "other")); err != nil {
@@ -121,7 +121,7 @@ func TestFullDisk(t *testing.T) {
 			}
 		}
 		until(t, func(ctx context.Context) error {
-			_, err := b.JetStream().Publish(ctx, PendingSubject("default", "w", "5", id), nil)
+			_, err := b.JetStream().Publish(ctx, DeadSubject("default", "w", id), nil)
 			return err
 		})
 		info, err := tasks.Info(t.Context(), jetstream.WithSubjectFilter(">"))
@@ -129,7 +129,7 @@ func TestFullDisk(t *testing.T) {
 			t.Fatal(err)
 		}
 		for _, id := range append(acked, id) {
-			if info.State.Subjects[PendingSubject("default", "w", "5", id)] != 1 {
+			if info.State.Subjects[DeadSubject("default", "w", id)] != 1 {
 				t.Errorf("round %d: %s was acknowledged and is gone", round, id)
 			}
 		}
@@ -157,7 +157,7 @@ func fill(t *testing.T, b *Bus, dir string, round int) (acked []string) {
 		}
 		id := fmt.Sprintf("t%d-%d", round, i)
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
-		_, err := b.JetStream().Publish(ctx, PendingSubject("default", "w", "5", id), bytes.Repeat([]byte("x"), 10_000))
+		_, err := b.JetStream().Publish(ctx, DeadSubject("default", "w", id), bytes.Repeat([]byte("x"), 10_000))
 		cancel()
 		if err != nil {
 			return acked

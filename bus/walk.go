@@ -12,37 +12,18 @@ import (
 
 // Bounds of a walk.
 const (
-	walkBatch = 500             // messages at once
-	scanBatch = 256             // likewise, with headers
+	walkBatch = 256             // messages at once
 	walkTries = 5               // that lead nowhere
 	walkIdle  = 5 * time.Minute // after which the server forgets a walk of a process that is gone
 )
 
-// Position is where a message is.
-type Position struct {
-	Subject  string
-	Sequence uint64
-}
-
-// Walk goes through the messages of stream from a sequence on, in order and
-// without their data, up to the present end. It hands many at once to take,
-// until that returns false. A million take some seconds, whatever their size.
-func (b *Bus) Walk(ctx context.Context, stream string, from uint64, take func([]Position) bool) error {
-	list := make([]Position, 0, walkBatch)
-	return b.walk(ctx, stream, "", from, walkBatch, func(batch []jetstream.Msg, sequences []uint64) bool {
-		list = list[:0]
-		for i, msg := range batch {
-			list = append(list, Position{msg.Subject(), sequences[i]})
-		}
-		return take(list)
-	})
-}
-
-// Scan is Walk with the headers of the messages, whose Data is nil, and for those
-// on subject only, which may hold wildcards; an empty one is any. Where the
-// subject is not empty, the server first counts all that are on it.
+// Scan goes through the messages of stream from a sequence on, in order and with
+// their headers but not their Data, up to the present end; those on subject only,
+// which may hold wildcards, or any where it is empty. It hands many at once to
+// take, until that returns false. A million take some seconds, whatever their
+// size. Where the subject is not empty, the server first counts all that are on it.
 func (b *Bus) Scan(ctx context.Context, stream, subject string, from uint64, take func([]Message) bool) error {
-	return b.walk(ctx, stream, subject, from, scanBatch, func(batch []jetstream.Msg, sequences []uint64) bool {
+	return b.walk(ctx, stream, subject, from, func(batch []jetstream.Msg, sequences []uint64) bool {
 		list := make([]Message, len(batch))
 		for i, msg := range batch {
 			list[i] = Message{Subject: msg.Subject(), Sequence: sequences[i], Header: msg.Headers()}
@@ -53,10 +34,10 @@ func (b *Bus) Scan(ctx context.Context, stream, subject string, from uint64, tak
 
 // walk begins again where a message was lost on the way, which happens when the
 // server or this process stands still for a second.
-func (b *Bus) walk(ctx context.Context, stream, subject string, from uint64, most int, take func([]jetstream.Msg, []uint64) bool) error {
+func (b *Bus) walk(ctx context.Context, stream, subject string, from uint64, take func([]jetstream.Msg, []uint64) bool) error {
 	for tries := 0; ; tries++ {
 		before := from
-		err := b.walkOnce(ctx, stream, subject, &from, most, take)
+		err := b.walkOnce(ctx, stream, subject, &from, take)
 		if from > before {
 			tries = 0
 		}
@@ -73,7 +54,7 @@ func (b *Bus) walk(ctx context.Context, stream, subject string, from uint64, mos
 var errLost = errors.New("a message was lost on the way")
 
 // walkOnce moves from on behind what it handed to take.
-func (b *Bus) walkOnce(ctx context.Context, stream, subject string, from *uint64, most int, take func([]jetstream.Msg, []uint64) bool) error {
+func (b *Bus) walkOnce(ctx context.Context, stream, subject string, from *uint64, take func([]jetstream.Msg, []uint64) bool) error {
 	// A consumer is the one way of reading in which the server neither counts
 	// what follows nor makes headers for each message.
 	opening, cancel := context.WithTimeout(ctx, openTimeout)
@@ -91,10 +72,10 @@ func (b *Bus) walkOnce(ctx context.Context, stream, subject string, from *uint64
 		return err
 	}
 	defer b.endWalk(stream, consumer.CachedInfo().Name)
-	list, sequences := make([]jetstream.Msg, 0, most), make([]uint64, 0, most)
+	list, sequences := make([]jetstream.Msg, 0, walkBatch), make([]uint64, 0, walkBatch)
 	for count := uint64(0); ; {
 		list, sequences = list[:0], sequences[:0]
-		batch, err := consumer.FetchNoWait(most)
+		batch, err := consumer.FetchNoWait(walkBatch)
 		if err != nil {
 			return err
 		}

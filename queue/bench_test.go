@@ -46,13 +46,13 @@ func submitTo(b *testing.B, n *node, workload string) {
 func BenchmarkSubmit(b *testing.B) {
 	b.Run("bare publish", func(b *testing.B) {
 		n := newNode(b, Options{})
-		msg, err := encode("x", n.sample(), payload)
+		rec, err := journalRecord(n.sample(), payload)
 		if err != nil {
 			b.Fatal(err)
 		}
-		size := msg.Size()
+		size := len(rec.Head) + len(rec.Data)
 		parallel(b, func(i int) {
-			subject := bus.PendingSubject(home, "w", "0", fmt.Sprint(i))
+			subject := bus.DeadSubject(home, "w", fmt.Sprint(i))
 			if _, err := n.js.Publish(context.Background(), subject, make([]byte, size), jetstream.WithExpectLastSequencePerSubject(0)); err != nil {
 				b.Error(err)
 			}

@@ -124,7 +124,7 @@ func (q *Queue) intendCallback(ctx context.Context, task mayfly.Task) error {
 		return nil
 	}
 	err := q.putCallback(ctx, callbackRecord{Task: task}, nil)
-	if errors.Is(err, errFull) {
+	if errors.Is(err, bus.ErrFull) {
 		q.log.Error("nobody is told how a task ended: there are too many callbacks that failed", "task", task.ID, "url", task.Callback)
 		return nil
 	}
@@ -286,13 +286,13 @@ func (q *Queue) afterCall(ctx context.Context, c call, rec callbackRecord, seq u
 		if err != nil {
 			return err
 		}
-		return q.remove(ctx, stream, seq)
+		return bus.Remove(ctx, stream, seq)
 	}
 	delay := q.calls.delays[rec.Tries]
 	delay += time.Duration(rand.Float64() * 0.2 * float64(delay))
 	rec.Tries, rec.Next = rec.Tries+1, now().Add(delay)
 	q.log.Info("a callback failed; it is made again", "task", c.key.id, "url", rec.Task.Callback, "in", delay, "error", why)
-	if err := q.putCallback(ctx, rec, &seq); errors.Is(err, errExists) {
+	if err := q.putCallback(ctx, rec, &seq); errors.Is(err, bus.ErrExists) {
 		rec.Next = time.Now() // it is another one by now
 	} else if err != nil {
 		return err
@@ -325,7 +325,7 @@ func (q *Queue) Secret(ctx context.Context, space string) (string, error) {
 			out := &nats.Msg{Subject: bus.SecretSubject(space), Data: []byte(newSecret()), Header: nats.Header{}}
 			expect(out, 0)
 			if _, err := q.js.PublishMsg(ctx, out); err != nil {
-				if err = writeError(err); !errors.Is(err, errExists) {
+				if err = writeError(err); !errors.Is(err, bus.ErrExists) {
 					return "", err
 				}
 			}

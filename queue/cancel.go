@@ -39,7 +39,7 @@ func (q *Queue) Cancel(ctx context.Context, space, id string) (mayfly.Task, erro
 	q.cancelled(e, got)
 	q.tell(task)
 	if got.place == inLater || got.place == inHeld {
-		err = q.remove(ctx, q.parked, got.seq)
+		err = q.unpark(ctx, got.seq)
 	}
 	return task, err
 }
@@ -55,7 +55,7 @@ func (q *Queue) claim(got *found) *entry {
 		q.withdraw(e)
 		got.task, got.seq, got.place = e.view(), e.seq, inPending
 	case got.place == inPending:
-		q.known[got.seq] = true
+		q.claimed[entryKey(got.task.Space, got.task.ID)] = true
 	}
 	return e
 }
@@ -85,7 +85,7 @@ func (q *Queue) unclaim(e *entry, got found) {
 	case e != nil && e.grant == nil:
 		q.enqueue(e)
 	case e == nil && got.place == inPending:
-		delete(q.known, got.seq)
+		delete(q.claimed, entryKey(got.task.Space, got.task.ID))
 		q.leave(q.lane(got.task), got.seq)
 	}
 }
@@ -96,8 +96,9 @@ func (q *Queue) cancelled(e *entry, got found) {
 	defer q.mu.Unlock()
 	switch {
 	case e == nil && got.place == inPending:
-		delete(q.known, got.seq)
-		q.end(got.seq)
+		key := entryKey(got.task.Space, got.task.ID)
+		delete(q.claimed, key)
+		q.tasks.Free(key, got.seq)
 		q.waiting.add(-1, 0)
 	case e == nil:
 		q.waiting.add(-1, 0)

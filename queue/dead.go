@@ -5,16 +5,13 @@ import (
 	"errors"
 	"time"
 
-	"github.com/nats-io/nats.go"
-	"github.com/nats-io/nats.go/jetstream"
-
 	"github.com/mayfly-run/mayfly"
 	"github.com/mayfly-run/mayfly/bus"
 )
 
 // bury writes a task to the dead letters.
 func (q *Queue) bury(ctx context.Context, g *Grant, task mayfly.Task) error {
-	msg, err := encode(deadSubject(task), task, g.Payload)
+	msg, err := parkedMessage(deadSubject(task), task, g.Payload)
 	if err != nil {
 		return err
 	}
@@ -25,10 +22,10 @@ func (q *Queue) bury(ctx context.Context, g *Grant, task mayfly.Task) error {
 	if _, err = q.js.PublishMsg(ctx, msg); err == nil {
 		return nil
 	}
-	if err = writeError(err); !errors.Is(err, errExists) {
+	if err = writeError(err); !errors.Is(err, bus.ErrExists) {
 		return err
 	}
-	got, lookErr := q.look(ctx, inDead, bus.ParkedStream, msg.Subject, task.ID)
+	got, lookErr := q.look(ctx, inDead, msg.Subject, task.ID)
 	if lookErr != nil {
 		return lookErr
 	}
@@ -60,51 +57,30 @@ func (q *Queue) Retry(ctx context.Context, space, id string) (mayfly.Task, error
 
 // revive writes a buried task to pending, and then removes the dead letter.
 func (q *Queue) revive(ctx context.Context, task mayfly.Task, dead found) (mayfly.Task, error) {
-	msg, err := encode(pendingSubject(task), task, dead.data)
+	rec, err := journalRecord(task, dead.data)
 	if err != nil {
 		return task, err
 	}
-	flight := q.begin()
-	ack, err := q.publishOver(ctx, msg, task)
-	if err == nil {
-		err = q.remove(ctx, q.parked, dead.seq)
-	} else if errors.Is(err, errFull) {
-		err = full()
-	}
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	q.flights.end(flight)
-	if ack == nil {
+	old, err := q.findPending(ctx, task.Space, task.ID, "*") // of its last attempt, as a crash can leave it
+	if err != nil && mayfly.KindOf(err) != mayfly.NotFound {
 		return task, err
 	}
-	q.offer(task, ack.Sequence, dead.data)
-	q.changed(task)
-	return task, err
-}
-
-// publishOver writes a task to pending, where what is left of its last attempt
-// may still be, or be removed at this moment.
-func (q *Queue) publishOver(ctx context.Context, msg *nats.Msg, task mayfly.Task) (*jetstream.PubAck, error) {
-	for {
-		var last uint64
-		old, err := q.look(ctx, inPending, bus.TasksStream, msg.Subject, task.ID)
-		if err == nil {
-			last = old.seq
-		} else if mayfly.KindOf(err) != mayfly.NotFound {
-			return nil, err
-		}
-		expect(msg, last)
-		ack, err := q.js.PublishMsg(ctx, msg)
-		if err == nil {
-			return ack, nil
-		}
-		if err = writeError(err); !errors.Is(err, errExists) {
-			return nil, err
-		}
-		if old.task.Attempt >= task.Attempt {
-			return nil, err // an earlier answer of the stream was lost
+	seq := old.seq
+	if old.task.Attempt < task.Attempt {
+		seq, err = q.tasks.Put(ctx, rec, old.seq)
+		switch {
+		case errors.Is(err, bus.ErrFull):
+			return task, full()
+		case err != nil:
+			return task, writeError(err)
 		}
 	}
+	err = q.unpark(ctx, dead.seq)
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.offer(task, seq, dead.data)
+	q.changed(task)
+	return task, err
 }
 
 // Purge ends a buried task: its last attempt's failure is its outcome.
@@ -127,7 +103,7 @@ func (q *Queue) Purge(ctx context.Context, space, id string) (mayfly.Task, error
 	}
 	q.tell(task)
 	q.waiting.add(-1, 0)
-	return task, q.remove(ctx, q.parked, dead.seq)
+	return task, q.unpark(ctx, dead.seq)
 }
 
 func (q *Queue) findDead(ctx context.Context, space, id string) (found, error) {

@@ -89,7 +89,7 @@ func (q *Queue) ask(ctx context.Context) (*entry, error) {
 // match gives tasks to those who ask, while there are both, and room to record
 // how they end.
 func (q *Queue) match() {
-	for q.running && len(q.askers) > 0 {
+	for q.running && !q.scanning && len(q.askers) > 0 {
 		if q.bus.Room() == bus.NoRoom {
 			q.matchLater()
 			return
@@ -168,14 +168,14 @@ func (q *Queue) payloadOf(ctx context.Context, e *entry) ([]byte, error) {
 	if e.held {
 		return e.payload, nil
 	}
-	msgs, err := q.bus.Get(ctx, bus.TasksStream, []uint64{e.seq})
+	list, err := q.tasks.Get(ctx, []uint64{e.seq})
 	if err != nil {
 		return nil, unavailable("read the payload of task "+e.task.ID, err)
 	}
-	if len(msgs) == 0 {
+	if len(list) == 0 {
 		return nil, nil
 	}
-	return msgs[0].Data, nil
+	return list[0].Data, nil
 }
 
 // equip gives a grant the release that its task pins. Where that is gone the
@@ -253,7 +253,7 @@ func (q *Queue) Adopt(ctx context.Context, space, id string, attempt mayfly.Atte
 	}
 	payload := got.data // needed for the next attempt
 	if payload == nil {
-		again, err := q.look(ctx, inPending, bus.TasksStream, pendingSubject(got.task), id)
+		again, err := q.findPending(ctx, space, id, "*")
 		if err != nil {
 			return nil, err
 		}
@@ -267,7 +267,6 @@ func (q *Queue) Adopt(ctx context.Context, space, id string, attempt mayfly.Atte
 	e := q.entries[entryKey(space, id)]
 	if e == nil {
 		e = &entry{task: got.task, seq: got.seq, lane: q.lane(got.task), index: -1}
-		q.known[got.seq] = false
 		q.entries[entryKey(space, id)] = e
 	}
 	if e.grant != nil {

@@ -193,7 +193,7 @@ func (q *Queue) advanceAll(ctx context.Context, msgs []bus.Message, parent strin
 // advance moves a task on that is held under a parent which has ended: to
 // another parent, to pending or to later, or to its own end.
 func (q *Queue) advance(ctx context.Context, msg bus.Message, parent string) error {
-	task, err := decode(msg)
+	task, err := readParked(msg)
 	if err != nil {
 		q.log.Error("a task that cannot be read is passed over", "sequence", msg.Sequence, "error", err)
 		return nil
@@ -210,7 +210,7 @@ func (q *Queue) advance(ctx context.Context, msg bus.Message, parent string) err
 	case err != nil:
 		return err
 	case got.place != inHeld || got.seq != msg.Sequence: // a crash left it in two places
-		return q.remove(ctx, q.parked, msg.Sequence)
+		return q.unpark(ctx, msg.Sequence)
 	case why != "":
 		return q.cancelHeld(ctx, task, msg, why)
 	case next != "":
@@ -249,7 +249,7 @@ func (q *Queue) cancelHeld(ctx context.Context, task mayfly.Task, msg bus.Messag
 	}
 	q.waiting.add(-1, 0)
 	q.tell(task)
-	return q.remove(ctx, q.parked, msg.Sequence)
+	return q.unpark(ctx, msg.Sequence)
 }
 
 // holdUnder moves a held task to another parent, which is looked at afterwards.
@@ -279,17 +279,17 @@ func (q *Queue) delayHeld(ctx context.Context, task mayfly.Task, msg bus.Message
 
 // moveParked moves a task within parked.
 func (q *Queue) moveParked(ctx context.Context, subject string, task mayfly.Task, msg bus.Message) error {
-	out, err := encode(subject, task, msg.Data)
+	out, err := parkedMessage(subject, task, msg.Data)
 	if err != nil {
 		return err
 	}
 	expect(out, 0)
 	if _, err = q.js.PublishMsg(ctx, out); err != nil {
-		if err = writeError(err); !errors.Is(err, errExists) {
+		if err = writeError(err); !errors.Is(err, bus.ErrExists) {
 			return err
 		}
 	}
-	return q.remove(ctx, q.parked, msg.Sequence)
+	return q.unpark(ctx, msg.Sequence)
 }
 
 // ParentResults returns what the tasks after which a granted one comes have
@@ -297,7 +297,7 @@ func (q *Queue) moveParked(ctx context.Context, subject string, task mayfly.Task
 func (q *Queue) ParentResults(ctx context.Context, g *Grant) (map[string][]byte, error) {
 	results := make(map[string][]byte, len(g.Task.After))
 	for _, id := range g.Task.After {
-		got, err := q.look(ctx, inOutcome, bus.OutcomesStream, bus.OutcomeSubject(g.Task.Space, id), id)
+		got, err := q.findOutcome(ctx, g.Task.Space, id)
 		if err == nil {
 			results[id] = got.data
 		} else if mayfly.KindOf(err) != mayfly.NotFound {

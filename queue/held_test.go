@@ -143,9 +143,9 @@ func TestHeldOverACrash(t *testing.T) {
 	if err != nil || got.place != inHeld {
 		t.Fatalf("%+v, %v", got, err)
 	}
-	msg, err := encode(pendingSubject(got.task), got.task, got.data)
+	rec, err := journalRecord(got.task, got.data)
 	if err == nil {
-		_, err = n.js.PublishMsg(t.Context(), msg)
+		_, err = n.tasks.Put(t.Context(), rec, 0)
 	}
 	if err != nil {
 		t.Fatal(err)

@@ -20,7 +20,7 @@ func (q *Queue) keep(ctx context.Context) error {
 		return mayfly.Errorf(mayfly.Invalid, "outcomes cannot be kept for %s, nor %d of them", age, count).
 			WithHint("keep them for %s at least, and 1 at least", leastAge)
 	}
-	if err := q.bus.KeepOutcomes(ctx, age, count); err != nil {
+	if err := q.bus.KeepOutcomes(ctx, age); err != nil {
 		return unavailable("set how long outcomes are kept", err)
 	}
 	return nil

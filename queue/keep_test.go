@@ -30,8 +30,17 @@ func TestOutcomesAreKept(t *testing.T) {
 		}
 		return ids
 	}
+	// The streams tell nobody when something goes.
+	until := func(count int) []string {
+		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+		defer cancel()
+		for len(kept()) > count && ctx.Err() == nil {
+			time.Sleep(10 * time.Millisecond)
+		}
+		return kept()
+	}
 	ids := run(5)
-	if got := kept(); len(got) != 3 || got[0] != ids[2] {
+	if got := until(3); len(got) != 3 || got[0] != ids[2] {
 		t.Errorf("of %q the last three are kept: %q", ids, got)
 	}
 	_, err := n.Get(t.Context(), home, ids[0])
@@ -43,7 +52,7 @@ func TestOutcomesAreKept(t *testing.T) {
 		n.start()
 	}
 	reopen(Options{KeepCount: 2})
-	if got := kept(); len(got) != 2 || got[0] != ids[3] {
+	if got := until(2); len(got) != 2 || got[0] != ids[3] {
 		t.Errorf("of %q the last two are kept: %q", ids, got)
 	}
 	reopen(Options{})
@@ -52,12 +61,7 @@ func TestOutcomesAreKept(t *testing.T) {
 		t.Errorf("as many as before are kept: %q", got)
 	}
 	reopen(Options{KeepAge: time.Second})
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
-	defer cancel()
-	for len(kept()) > 0 && ctx.Err() == nil {
-		time.Sleep(10 * time.Millisecond) // the stream tells nobody
-	}
-	if got := kept(); len(got) != 0 {
+	if got := until(0); len(got) != 0 {
 		t.Errorf("kept for longer than a second: %q", got)
 	}
 }

@@ -170,7 +170,6 @@ func (q *Queue) block(e *entry) {
 		}
 		heap.Remove(&b.window, last.index)
 		q.drop(last)
-		delete(q.known, last.seq)
 		b.unread.insert(last.seq)
 	}
 }
@@ -239,15 +238,4 @@ func (q *Queue) unblockAll(f *flow) {
 		l.blocked = nil
 		q.wantRead(l)
 	}
-}
-
-// firstBlocked is the first sequence that is out of the way and not in memory.
-func (l *lane) firstBlocked() uint64 {
-	first := ^uint64(0)
-	for _, b := range l.blocked {
-		if b.unread.len() > 0 {
-			first = min(first, b.unread.first(1)[0])
-		}
-	}
-	return first
 }

@@ -37,8 +37,7 @@ type entry struct {
 }
 
 // lane is the tasks of a workload with one priority, in order: those in memory,
-// and after them those that are not. The task of a submission that got no answer
-// can be in none, until somebody asks for it.
+// and after them those that are not.
 type lane struct {
 	flow     *flow
 	priority int
@@ -48,8 +47,6 @@ type lane struct {
 	queued   bool                // in toRead, or being read
 	urgent   int                 // that are to be read whatever the window has
 	ahead    int                 // entries to read on to; doubled each time, so that a start reads little of each lane
-	asked    bool                // during the scan: it is in toAsk, or was
-	alone    bool                // nothing in it is from before Open
 }
 
 // limit is how many entries the lane's window may have now.
@@ -71,22 +68,27 @@ func entryKey(space, id string) string { return space + "." + id }
 // offer tells of a task that was written to pending. Where its lane has unread
 // tasks before it, or no room, it is left for the readers.
 func (q *Queue) offer(task mayfly.Task, seq uint64, payload []byte) {
-	q.flights.last = max(q.flights.last, seq)
-	if _, seen := q.known[seq]; seen || q.closed {
+	if q.closed || !q.toTake(task, seq) {
 		return
 	}
 	l := q.lane(task)
-	if q.scanning && !l.alone || l.unread.len() > 0 || len(l.window) >= q.limit(l) {
+	if q.scanning || l.unread.len() > 0 || len(l.window) >= q.limit(l) {
 		q.leave(l, seq)
 		return
 	}
 	q.add(l, task, seq, payload)
 }
 
+// toTake reports whether a task that is at a place is to be taken into memory.
+func (q *Queue) toTake(task mayfly.Task, seq uint64) bool {
+	key := entryKey(task.Space, task.ID)
+	return q.entries[key] == nil && !q.claimed[key] && q.tasks.Live(key, seq)
+}
+
 // leave leaves a task for the readers.
 func (q *Queue) leave(l *lane, seq uint64) {
-	if q.scanning && !l.alone {
-		q.arrive(l, seq)
+	if q.scanning {
+		q.arrivals = append(q.arrivals, arrival{l, seq})
 		return
 	}
 	l.unread.insert(seq)
@@ -101,7 +103,6 @@ func (q *Queue) add(l *lane, task mayfly.Task, seq uint64, payload []byte) *entr
 		e.held, e.counted, e.payload = true, true, payload
 		q.held += len(payload)
 	}
-	q.known[seq] = false
 	q.entries[entryKey(task.Space, task.ID)] = e
 	q.enqueue(e)
 	return e

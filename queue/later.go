@@ -14,14 +14,12 @@ import (
 )
 
 // timer is something to do at a time: let an entry have its turn, read a lane
-// again, look for what a submission became, move the tasks of a minute, or one
-// of them, to pending.
+// again, move the tasks of a minute, or one of them, to pending.
 type timer struct {
 	at      time.Time
 	entry   *entry
 	lane    *lane
 	flow    *flow
-	doubt   *publish
 	stalled bool // match is to be called again
 	minute  minuteKey
 	subject string
@@ -85,12 +83,8 @@ func (q *Queue) runClock(ctx context.Context, c *clock, do func(context.Context,
 	}
 }
 
-// ring handles a timer of an entry, a lane or a submission.
-func (q *Queue) ring(ctx context.Context, t timer) {
-	if t.doubt != nil {
-		t.doubt.lookAgain(ctx, q)
-		return
-	}
+// ring handles a timer of an entry or a lane.
+func (q *Queue) ring(_ context.Context, t timer) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	switch {
@@ -151,7 +145,7 @@ func (q *Queue) moveMinute(ctx context.Context, key minuteKey) error {
 			return unavailable("read the tasks of a minute", err)
 		}
 		from = msg.Sequence + 1
-		task, err := decode(msg)
+		task, err := readParked(msg)
 		if err != nil {
 			q.log.Error("a task that cannot be read is passed over", "sequence", msg.Sequence, "error", err)
 			continue
@@ -221,14 +215,14 @@ func (q *Queue) moveLater(ctx context.Context, subject string) error {
 	if err != nil {
 		return unavailable("read a task whose time has come", err)
 	}
-	task, err := decode(msg)
+	task, err := readParked(msg)
 	if err != nil {
 		return err
 	}
 	defer q.lockID(task.Space, task.ID)()
 	_, err = q.findEnded(ctx, task.Space, task.ID, queueOf(task))
 	if err == nil {
-		return q.remove(ctx, q.parked, msg.Sequence)
+		return q.unpark(ctx, msg.Sequence)
 	}
 	if mayfly.KindOf(err) != mayfly.NotFound {
 		return err
@@ -249,55 +243,49 @@ func (q *Queue) timeRetry(task mayfly.Task) {
 
 // toPending moves a parked task, whose id is locked, to pending.
 func (q *Queue) toPending(ctx context.Context, task mayfly.Task, msg bus.Message) error {
-	out, err := encode(pendingSubject(task), task, msg.Data)
+	rec, err := journalRecord(task, msg.Data)
 	if err != nil {
 		return err
 	}
-	expect(out, 0)
-	flight := q.begin()
-	ack, err := q.js.PublishMsg(ctx, out)
-	if err != nil {
-		err = writeError(err)
-	}
-	if errors.Is(err, errExists) {
-		old, lookErr := q.look(ctx, inPending, bus.TasksStream, out.Subject, task.ID)
+	seq, err := q.tasks.Put(ctx, rec, 0)
+	if errors.Is(err, bus.ErrExists) {
+		old, lookErr := q.findPending(ctx, task.Space, task.ID, "*")
 		if lookErr == nil && old.task.Attempt < task.Attempt { // see settleLater
-			expect(out, old.seq)
-			if ack, err = q.js.PublishMsg(ctx, out); err != nil {
-				err = writeError(err)
-			}
+			seq, err = q.tasks.Put(ctx, rec, old.seq)
+		} else if lookErr == nil {
+			seq = old.seq // an earlier call gave up
 		}
 	}
-	if err == nil || errors.Is(err, errExists) {
-		err = q.remove(ctx, q.parked, msg.Sequence)
+	if err != nil && !errors.Is(err, bus.ErrExists) {
+		return writeError(err)
+	}
+	if err := q.unpark(ctx, msg.Sequence); err != nil || seq == 0 {
+		return err
 	}
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	q.flights.end(flight)
-	if ack != nil {
-		q.offer(task, ack.Sequence, msg.Data)
-	}
-	return err
+	q.offer(task, seq, msg.Data)
+	return nil
 }
 
-// postpone moves a pending task whose time is far away to later. Its message in
-// pending counts as ended.
+// postpone moves a pending task whose time is far away to later.
 func (q *Queue) postpone(ctx context.Context, task mayfly.Task, seq uint64, data []byte) error {
 	if err := q.ensureMinute(ctx, minuteKey{task.Space, minuteOf(task.NotBefore)}); err != nil {
 		return err
 	}
-	msg, err := encode(laterSubject(task), task, data)
+	msg, err := parkedMessage(laterSubject(task), task, data)
 	if err != nil {
 		return err
 	}
 	expect(msg, 0)
 	if _, err := q.js.PublishMsg(ctx, msg); err != nil {
-		if err = writeError(err); !errors.Is(err, errExists) {
+		if err = writeError(err); !errors.Is(err, bus.ErrExists) {
 			return err
 		}
 	}
 	q.noteLater(task)
-	return q.remove(ctx, q.tasks, seq)
+	q.tasks.Free(entryKey(task.Space, task.ID), seq)
+	return nil
 }
 
 // noteLater has a task moved whose minute may have been looked at already.

@@ -147,16 +147,66 @@ func (l *lister) list(ctx context.Context, p place, seq uint64) (next uint64, er
 	if l.filter.Workload != "" {
 		queue = l.filter.Workload
 	}
-	stream, subject := whereIs(p, l.filter.Space, queue)
-	mine := subject[:strings.IndexByte(subject, '*')]
-	if p == inPending && queue == "*" && l.q.oneSpace() {
-		subject = "" // all are: that they need not be counted saves most of the time
+	var failed error
+	err = l.q.each(ctx, p, l.filter.Space, queue, seq, l.budget+1, func(list []kept) bool {
+		next, failed = l.addAll(ctx, p, list)
+		return next == 0 && failed == nil
+	})
+	if err == nil {
+		err = failed
+	}
+	return next, err
+}
+
+// addAll adds the tasks that the filter selects, and returns where to go on when
+// there is no room for more.
+func (l *lister) addAll(ctx context.Context, p place, list []kept) (next uint64, err error) {
+	elsewhere := map[string]bool{}
+	if p == inPending {
+		if elsewhere, err = l.q.elsewhere(ctx, l.old(list)); err != nil {
+			return 0, err
+		}
+	}
+	for _, k := range list {
+		if len(l.tasks) == l.filter.Limit || l.budget == 0 {
+			return k.seq, nil
+		}
+		if err := l.add(ctx, p, k, elsewhere); err != nil {
+			return 0, err
+		}
+	}
+	return 0, nil
+}
+
+// old are the tasks from before Open that are not in memory.
+func (l *lister) old(list []kept) (old []mayfly.Task) {
+	l.q.mu.Lock()
+	defer l.q.mu.Unlock()
+	for _, k := range list {
+		if k.err == nil && k.seq <= l.q.tasks.Opened() && l.q.entries[entryKey(k.task.Space, k.task.ID)] == nil {
+			old = append(old, k.task)
+		}
+	}
+	return old
+}
+
+// listOutcomes reads backwards. The cursor is the position before which to go on.
+func (l *lister) listOutcomes(ctx context.Context, end uint64) (next uint64, err error) {
+	if err := wait(ctx, l.q.outcomes.Loaded()); err != nil {
+		return 0, err
 	}
 	var failed error
-	err = l.q.bus.Scan(ctx, stream, subject, seq, func(msgs []bus.Message) bool {
-		msgs = slices.DeleteFunc(msgs, func(msg bus.Message) bool { return !strings.HasPrefix(msg.Subject, mine) })
-		next, failed = l.addAll(ctx, p, msgs)
-		return next == 0 && failed == nil
+	err = l.q.outcomes.Back(ctx, end, func(rec bus.Record) bool {
+		if !strings.HasPrefix(rec.Key, l.filter.Space+".") {
+			return true
+		}
+		if len(l.tasks) == l.filter.Limit || l.budget == 0 {
+			next = rec.Position + 1
+			return false
+		}
+		task, err := readRecord(rec)
+		failed = l.add(ctx, inOutcome, kept{task: task, seq: rec.Position, err: err}, nil)
+		return failed == nil
 	})
 	switch {
 	case failed != nil:
@@ -167,102 +217,12 @@ func (l *lister) list(ctx context.Context, p place, seq uint64) (next uint64, er
 	return next, nil
 }
 
-// oneSpace reports whether no more than one space has had tasks.
-func (q *Queue) oneSpace() bool {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	return len(q.bySpace) <= 1
-}
-
-// addAll adds the tasks of messages that the filter selects, and returns where
-// to go on when there is no room for more.
-func (l *lister) addAll(ctx context.Context, p place, msgs []bus.Message) (next uint64, err error) {
-	elsewhere := map[string]bool{}
-	if p == inPending {
-		if elsewhere, err = l.q.elsewhere(ctx, l.old(msgs)); err != nil {
-			return 0, err
-		}
-	}
-	for _, msg := range msgs {
-		if len(l.tasks) == l.filter.Limit || l.budget == 0 {
-			return msg.Sequence, nil
-		}
-		if err := l.add(ctx, p, msg, elsewhere); err != nil {
-			return 0, err
-		}
-	}
-	return 0, nil
-}
-
-// old are the tasks from before Open of which nothing is known.
-func (l *lister) old(msgs []bus.Message) (old []mayfly.Task) {
-	l.q.mu.Lock()
-	defer l.q.mu.Unlock()
-	for _, msg := range msgs {
-		if _, known := l.q.known[msg.Sequence]; known || msg.Sequence > l.q.opened {
-			continue
-		}
-		if task, err := decode(msg); err == nil {
-			old = append(old, task)
-		}
-	}
-	return old
-}
-
-// whereIs is the stream and the subjects of a place's tasks; not for outcomes.
-func whereIs(p place, space, queue string) (stream, subject string) {
-	switch p {
-	case inPending:
-		return bus.TasksStream, bus.PendingSubject(space, queue, "*", "*")
-	case inLater:
-		return bus.ParkedStream, bus.LaterSubject(space, "*", queue, "*", "*")
-	case inHeld:
-		return bus.ParkedStream, bus.HeldSubject(space, "*", queue, "*", "*")
-	default:
-		return bus.ParkedStream, bus.DeadSubject(space, queue, "*")
-	}
-}
-
-// listOutcomes reads windows of sequences backwards, since streams are read
-// forwards only. The cursor is the sequence before which to go on.
-func (l *lister) listOutcomes(ctx context.Context, end uint64) (next uint64, err error) {
-	info, err := l.q.js.Stream(ctx, bus.OutcomesStream)
-	if err != nil {
-		return 0, unavailable("list tasks", err)
-	}
-	state := info.CachedInfo().State
-	if end == 0 {
-		end = state.LastSeq + 1
-	}
-	for end > state.FirstSeq && state.Msgs > 0 {
-		start := max(state.FirstSeq, end-min(end, readBatch))
-		msgs, _, err := l.q.bus.Read(ctx, bus.OutcomesStream, bus.From{Subject: ">", Sequence: start, Limit: readBatch})
-		if err != nil {
-			return 0, unavailable("list tasks", err)
-		}
-		for i := len(msgs) - 1; i >= 0; i-- {
-			msg := msgs[i]
-			if msg.Sequence >= end || !strings.HasPrefix(msg.Subject, bus.OutcomeSubject(l.filter.Space, "")) {
-				continue
-			}
-			if len(l.tasks) == l.filter.Limit || l.budget == 0 {
-				return msg.Sequence + 1, nil
-			}
-			if err := l.add(ctx, inOutcome, msg, nil); err != nil {
-				return 0, err
-			}
-		}
-		end = start
-	}
-	return 0, nil
-}
-
-// add adds a message's task if the filter selects it and it is there.
-func (l *lister) add(ctx context.Context, p place, msg bus.Message, elsewhere map[string]bool) error {
+// add adds a task if the filter selects it and it is there.
+func (l *lister) add(ctx context.Context, p place, k kept, elsewhere map[string]bool) error {
 	l.budget--
-	task, err := decode(msg)
+	task, err := k.task, k.err
 	if err != nil {
-		l.q.log.Error("a task that cannot be read is passed over", "sequence", msg.Sequence, "error", err)
+		l.q.log.Error("a task that cannot be read is passed over", "sequence", k.seq, "error", err)
 		return nil
 	}
 	switch p {
@@ -270,7 +230,7 @@ func (l *lister) add(ctx context.Context, p place, msg bus.Message, elsewhere ma
 		task.State = mayfly.TaskBuried
 	case inPending:
 		var here bool
-		if task, here, err = l.pending(ctx, task, msg.Sequence, elsewhere); err != nil || !here {
+		if task, here, err = l.pending(ctx, task, k.seq, elsewhere); err != nil || !here {
 			return err
 		}
 	}
@@ -280,19 +240,17 @@ func (l *lister) add(ctx context.Context, p place, msg bus.Message, elsewhere ma
 	return nil
 }
 
-// pending returns a pending task as it is now, and whether it is one: what has
-// ended is not removed at once.
+// pending returns a pending task as it is now, and whether it is one.
 func (l *lister) pending(ctx context.Context, task mayfly.Task, seq uint64, elsewhere map[string]bool) (mayfly.Task, bool, error) {
-	l.q.mu.Lock()
-	ended, known := l.q.known[seq]
 	key := entryKey(task.Space, task.ID)
-	if e := l.q.entries[key]; e != nil && e.seq == seq {
+	l.q.mu.Lock()
+	e := l.q.entries[key]
+	if e != nil && e.seq == seq {
 		task = e.view()
 	}
-	past := seq < l.q.tidied
 	l.q.mu.Unlock()
-	if known || past || !elsewhere[key] {
-		return task, !ended && !past, nil
+	if e != nil || !elsewhere[key] {
+		return task, e == nil || e.seq == seq, nil
 	}
 	_, err := l.q.findEnded(ctx, task.Space, task.ID, queueOf(task))
 	if mayfly.KindOf(err) == mayfly.NotFound {

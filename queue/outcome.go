@@ -69,7 +69,7 @@ func (q *Queue) endAttempt(ctx context.Context, g *Grant, res mayfly.Result, fol
 			q.finish(g)
 		}
 	}
-	if errors.Is(err, errExists) {
+	if errors.Is(err, bus.ErrExists) {
 		q.finish(g)
 		return mayfly.Task{}, mayfly.Errorf(mayfly.Conflict, "attempt %d of task %s came too late: the task has moved on", g.Attempt.Number, e.task.ID)
 	}
@@ -77,7 +77,7 @@ func (q *Queue) endAttempt(ctx context.Context, g *Grant, res mayfly.Result, fol
 		q.mu.Lock()
 		g.ending = false
 		q.mu.Unlock()
-		if errors.Is(err, errFull) {
+		if errors.Is(err, bus.ErrFull) {
 			err = full()
 		}
 		return mayfly.Task{}, err
@@ -100,30 +100,27 @@ func (q *Queue) beginDone(g *Grant) error {
 }
 
 // conclude creates the outcome of a task. One that is there already is kept,
-// with errExists, unless it is of the same attempt: then an earlier answer of
+// with bus.ErrExists, unless it is of the same attempt: then an earlier answer of
 // the stream was lost.
 func (q *Queue) conclude(ctx context.Context, task mayfly.Task, output []byte) error {
 	if len(output) > q.opts.Output {
 		output, task.Cut = output[:q.opts.Output], true
 	}
-	subject := bus.OutcomeSubject(task.Space, task.ID)
-	msg, err := encode(subject, task, output)
+	rec, err := journalRecord(task, output)
 	if err != nil {
 		return err
 	}
 	if err := q.intendCallback(ctx, task); err != nil {
 		return err
 	}
-	expect(msg, 0)
-	_, err = q.js.PublishMsg(ctx, msg)
-	if err == nil {
+	if _, err = q.outcomes.Put(ctx, rec, 0); err == nil {
 		q.dropPayload(task)
 		return nil
 	}
-	if err = writeError(err); !errors.Is(err, errExists) {
+	if err = writeError(err); !errors.Is(err, bus.ErrExists) {
 		return err
 	}
-	got, lookErr := q.look(ctx, inOutcome, bus.OutcomesStream, subject, task.ID)
+	got, lookErr := q.findOutcome(ctx, task.Space, task.ID)
 	if lookErr == nil && sameAttempt(got.task, task) {
 		q.dropPayload(task)
 		return nil
@@ -154,24 +151,12 @@ func (q *Queue) finish(g *Grant) {
 
 func (q *Queue) ran(g *Grant) time.Duration { return time.Since(g.since) }
 
-// forget ends an entry: its message is to be removed.
+// forget ends an entry: its record is to be removed.
 func (q *Queue) forget(e *entry) {
 	q.drop(e)
-	q.end(e.seq)
+	q.tasks.Free(entryKey(e.task.Space, e.task.ID), e.seq)
 	q.waiting.add(-1, 0)
 	q.wantRead(e.lane)
-}
-
-// end notes that the task of a message has ended or moved.
-func (q *Queue) end(seq uint64) {
-	if q.known[seq] || seq < q.tidied {
-		return
-	}
-	q.known[seq] = true
-	q.ended = append(q.ended, endedSeq{seq, time.Now()})
-	if len(q.ended) == 1 || len(q.ended)%tidyEvery == 0 {
-		wake(q.wakeTidy)
-	}
 }
 
 func wake(ch chan struct{}) {

@@ -227,8 +227,8 @@ func (w *payloadWriter) write(piece []byte) error {
 		return TooLargePayload(w.q.opts.MaxPayload)
 	}
 	w.size += n
-	used := w.q.payloads.used.Add(n)
-	if used+w.q.waiting.bytes.Load() > w.q.opts.MaxBytes {
+	w.q.payloads.used.Add(n)
+	if !w.q.roomFor(context.Background(), 0) {
 		return full()
 	}
 	w.sum.Write(piece)

@@ -9,7 +9,6 @@ import (
 	"time"
 
 	"github.com/mayfly-run/mayfly"
-	"github.com/mayfly-run/mayfly/bus"
 )
 
 // OpenPayload opens what the granted task was submitted with. That of a large
@@ -48,7 +47,7 @@ func (q *Queue) OpenPayload(ctx context.Context, space, id string) (io.ReadClose
 		return r, int64(got.task.Size), err
 	}
 	if got.data == nil && got.task.Size > 0 { // it was found in memory
-		if got, err = q.look(ctx, inPending, bus.TasksStream, pendingSubject(got.task), id); err != nil {
+		if got, err = q.findPending(ctx, space, id, "*"); err != nil {
 			return nil, 0, err
 		}
 	}

@@ -2,8 +2,6 @@ package queue
 
 import (
 	"context"
-
-	"github.com/mayfly-run/mayfly/bus"
 )
 
 // Pins returns those of a workload's releases that its tasks still need: tasks
@@ -19,14 +17,13 @@ func (q *Queue) Pins(ctx context.Context, space, workload string, releases []int
 		if p == inOutcome {
 			continue
 		}
-		stream, subject := whereIs(p, space, queueName(workload))
-		err := q.bus.Scan(ctx, stream, subject, 0, func(msgs []bus.Message) bool {
-			for _, msg := range msgs {
-				if task, err := decode(msg); err == nil {
-					wanted[task.Release] = true
+		err := q.each(ctx, p, space, queueName(workload), 0, budget, func(list []kept) bool {
+			for _, k := range list {
+				if k.err == nil {
+					wanted[k.task.Release] = true
 				}
 			}
-			budget -= len(msgs)
+			budget -= len(list)
 			return budget > 0
 		})
 		if err != nil {

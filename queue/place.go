@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"strconv"
-	"strings"
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
@@ -50,29 +49,29 @@ func (q *Queue) find(ctx context.Context, space, id, queue string) (found, error
 		return found{task: e.view(), place: inPending, seq: e.seq}, nil
 	}
 	q.mu.Unlock()
-	got, err = q.look(ctx, inPending, bus.TasksStream, bus.PendingSubject(space, queue, "*", id), id)
-	if err == nil && q.parkedOnce && got.seq <= q.opened {
-		twin, err := q.look(ctx, inLater, bus.ParkedStream, laterWherever(got.task), id)
+	got, err = q.findPending(ctx, space, id, queue)
+	if err == nil && q.parkedOnce && got.seq <= q.tasks.Opened() {
+		twin, err := q.look(ctx, inLater, laterWherever(got.task), id)
 		if err == nil && twin.task.Attempt > got.task.Attempt { // see settleLater
 			return twin, nil
 		}
 	}
 	if mayfly.KindOf(err) == mayfly.NotFound {
-		got, err = q.look(ctx, inLater, bus.ParkedStream, bus.LaterSubject(space, "*", queue, "*", id), id)
+		got, err = q.look(ctx, inLater, bus.LaterSubject(space, "*", queue, "*", id), id)
 	}
 	if mayfly.KindOf(err) == mayfly.NotFound {
-		got, err = q.look(ctx, inHeld, bus.ParkedStream, bus.HeldSubject(space, "*", queue, "*", id), id)
+		got, err = q.look(ctx, inHeld, bus.HeldSubject(space, "*", queue, "*", id), id)
 	}
 	return got, err
 }
 
 // findEnded looks for an outcome or a dead letter.
 func (q *Queue) findEnded(ctx context.Context, space, id, queue string) (found, error) {
-	got, err := q.look(ctx, inOutcome, bus.OutcomesStream, bus.OutcomeSubject(space, id), id)
+	got, err := q.findOutcome(ctx, space, id)
 	if mayfly.KindOf(err) != mayfly.NotFound {
 		return got, err
 	}
-	got, err = q.look(ctx, inDead, bus.ParkedStream, bus.DeadSubject(space, queue, id), id)
+	got, err = q.look(ctx, inDead, bus.DeadSubject(space, queue, id), id)
 	if err != nil {
 		return got, err
 	}
@@ -86,34 +85,57 @@ func (q *Queue) findEnded(ctx context.Context, space, id, queue string) (found, 
 	return got, nil
 }
 
-// look reads one place.
-func (q *Queue) look(ctx context.Context, where place, stream, subject, id string) (found, error) {
-	msg, err := q.bus.Last(ctx, stream, subject)
+func (q *Queue) findOutcome(ctx context.Context, space, id string) (found, error) {
+	return lookIn(ctx, inOutcome, q.outcomes, space, id)
+}
+
+// findPending looks for a task in pending. The queue may be "*".
+func (q *Queue) findPending(ctx context.Context, space, id, queue string) (found, error) {
+	got, err := lookIn(ctx, inPending, q.tasks, space, id)
+	if err == nil && queue != "*" && queue != queueOf(got.task) {
+		return found{}, notFound(id)
+	}
+	return got, err
+}
+
+// lookIn reads one place that is a journal.
+func lookIn(ctx context.Context, where place, j *bus.Journal, space, id string) (found, error) {
+	rec, err := j.Find(ctx, entryKey(space, id))
 	if errors.Is(err, bus.ErrNoMessage) {
 		return found{}, notFound(id)
 	}
 	if err != nil {
 		return found{}, unavailable("look for task "+id, err)
 	}
-	task, err := decode(msg)
-	if err != nil {
-		return found{}, err
+	task, err := readRecord(rec)
+	return found{task: task, place: where, seq: rec.Position, data: rec.Data}, err
+}
+
+// look reads one place of parked.
+func (q *Queue) look(ctx context.Context, where place, subject, id string) (found, error) {
+	msg, err := q.bus.Last(ctx, bus.ParkedStream, subject)
+	if errors.Is(err, bus.ErrNoMessage) {
+		return found{}, notFound(id)
 	}
-	return found{task: task, place: where, seq: msg.Sequence, data: msg.Data}, nil
+	if err != nil {
+		return found{}, unavailable("look for task "+id, err)
+	}
+	task, err := readParked(msg)
+	return found{task: task, place: where, seq: msg.Sequence, data: msg.Data}, err
 }
 
 // settle decides whether a pending task that was read is to be done. One from
 // before Open may be elsewhere too, where the last process ended between two
 // writes.
-func (q *Queue) settle(ctx context.Context, task mayfly.Task, msg bus.Message) (keep bool, err error) {
-	if msg.Sequence <= q.opened {
+func (q *Queue) settle(ctx context.Context, task mayfly.Task, rec bus.Record) (keep bool, err error) {
+	if rec.Position <= q.tasks.Opened() {
 		defer q.lockID(task.Space, task.ID)()
 		ended, err := q.findEnded(ctx, task.Space, task.ID, queueOf(task))
 		switch {
 		case err == nil && (ended.place == inOutcome || ended.task.Attempt >= task.Attempt):
 			return false, nil
 		case err == nil:
-			err = q.remove(ctx, q.parked, ended.seq)
+			err = q.unpark(ctx, ended.seq)
 		case mayfly.KindOf(err) == mayfly.NotFound:
 			err = nil
 		}
@@ -129,7 +151,7 @@ func (q *Queue) settle(ctx context.Context, task mayfly.Task, msg bus.Message) (
 	if !later(task) {
 		return true, nil
 	}
-	return false, q.postpone(ctx, task, msg.Sequence, msg.Data)
+	return false, q.postpone(ctx, task, rec.Position, rec.Data)
 }
 
 // settleLater decides between a pending task and the same one in later. Pending
@@ -137,14 +159,14 @@ func (q *Queue) settle(ctx context.Context, task mayfly.Task, msg bus.Message) (
 // is removed one by one, as a retry that is put off, a crash can bring back one
 // that it had replaced.
 func (q *Queue) settleLater(ctx context.Context, task mayfly.Task) (stale bool, err error) {
-	twin, err := q.look(ctx, inLater, bus.ParkedStream, laterWherever(task), task.ID)
+	twin, err := q.look(ctx, inLater, laterWherever(task), task.ID)
 	switch {
 	case mayfly.KindOf(err) == mayfly.NotFound:
 		return false, nil
 	case err != nil || twin.task.Attempt > task.Attempt:
 		return err == nil, err
 	}
-	return false, q.remove(ctx, q.parked, twin.seq)
+	return false, q.unpark(ctx, twin.seq)
 }
 
 // laterWherever is the subject of a task in later, whatever its minute.
@@ -152,24 +174,13 @@ func laterWherever(t mayfly.Task) string {
 	return bus.LaterSubject(t.Space, "*", queueOf(t), strconv.Itoa(t.Priority), t.ID)
 }
 
-// remove deletes a message; one that is not there is no error.
-func (q *Queue) remove(ctx context.Context, stream jetstream.Stream, seq uint64) error {
-	err := stream.DeleteMsg(ctx, seq)
-	var api *jetstream.APIError
-	if errors.As(err, &api) && (api.ErrorCode == noMessage || api.ErrorCode == deleteFailed && strings.Contains(api.Description, "not found")) {
-		err = nil
-	}
-	if err != nil {
+// unpark removes a message of parked; one that is not there is no error.
+func (q *Queue) unpark(ctx context.Context, seq uint64) error {
+	if err := bus.Remove(ctx, q.parked, seq); err != nil {
 		return unavailable("remove a task that has moved", err)
 	}
 	return nil
 }
-
-// Error codes of JetStream when a message that is to be removed is not there.
-const (
-	noMessage    = 10037
-	deleteFailed = 10057
-)
 
 // Get returns a task of a space, with its state now.
 func (q *Queue) Get(ctx context.Context, space, id string) (mayfly.Task, error) {

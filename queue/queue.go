@@ -64,7 +64,6 @@ import (
 	"fmt"
 	"log/slog"
 	"path/filepath"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -102,15 +101,18 @@ type Queue struct {
 	js         jetstream.JetStream
 	log        *slog.Logger
 	opts       Options
-	tasks      jetstream.Stream
+	tasks      *bus.Journal // of pending
+	outcomes   *bus.Journal
 	parked     jetstream.Stream
 	ids        [256]sync.Mutex    // one task moves or is looked up at a time
 	keys       [256]sync.Mutex    // one submission with a key at a time; locked before ids
 	indexMu    sync.Mutex         // held while the index is written
-	opened     uint64             // last sequence of tasks before Open
+	scanned    chan struct{}      // closed when what was there before Open is known
 	parkedOnce bool               // something was parked then
 	since      time.Time          // of Open
 	waiting    gauge              // what the streams hold, about
+	measureMu  sync.Mutex         // held while they are asked
+	measured   time.Time          // then
 	payloads   *payloads          // the large ones
 	stop       context.CancelFunc // of the readers
 	quit       chan struct{}      // closed by Close
@@ -126,28 +128,21 @@ type Queue struct {
 	limits   map[flowKey]limits // of workloads that set any
 	deployed uint64             // revision of the record that limits are of
 	entries  map[string]*entry  // by space and id: known in memory and not ended
-	known    map[uint64]bool    // sequences seen; true when ended. None below tidied
-	gone     []goneSeq          // deleted, but perhaps still on the way to offer
-	flights  flights            // writes and reads under way
+	claimed  map[string]bool    // by space and id: Cancel ends it, and it is not in entries
 	askers   []*asker           // of Next, the oldest first
 	timers   clock              // of entries and lanes, by the clock that nobody sets
 	laters   clock              // of minutes and tasks in later, by the wall clock
 	minutes  map[minuteKey]bool
-	scanning bool              // what was there before Open is being looked at,
-	scanned  uint64            // up to this sequence
+	scanning bool              // what was there before Open is being looked at
 	arrivals []arrival         // written meanwhile
-	toAsk    []*lane           // of arrivals
 	toRead   []*lane           // lanes to read on
 	most     int               // entries, about
 	held     int               // bytes of payloads of entries
 	waiters  bells             // of Wait, rung when a task has ended
 	watchers bells             // of Watch, rung at every change
 	onEnd    func(mayfly.Task) // is told of every end; nil: nobody
-	tidied   uint64            // everything before is removed
-	ended    []endedSeq        // of known, the oldest end first
 	stalled  bool              // match waits for room on the disk
 	readCond *sync.Cond        // toRead changed, or closed
-	wakeTidy chan struct{}     // something ended
 
 	parents  map[parentKey]bool // of tasks that are held; true when those are to be looked at
 	toWake   []parentKey        // of parents, those that are true
@@ -180,9 +175,9 @@ func Open(ctx context.Context, b *bus.Bus, s *store.Store, opts Options) (*Queue
 	q := &Queue{
 		bus: b, store: s, js: b.JetStream(), log: opts.Log, opts: opts, since: time.Now(),
 		bySpace: map[string]*space{}, flows: map[flowKey]*flow{}, entries: map[string]*entry{},
-		limits: map[flowKey]limits{}, known: map[uint64]bool{}, minutes: map[minuteKey]bool{}, waiters: bells{}, watchers: bells{}, parents: map[parentKey]bool{}, wakeHeld: make(chan struct{}, 1),
+		limits: map[flowKey]limits{}, claimed: map[string]bool{}, minutes: map[minuteKey]bool{}, waiters: bells{}, watchers: bells{}, parents: map[parentKey]bool{}, wakeHeld: make(chan struct{}, 1),
 		calls: newCalls(), secrets: map[string]string{},
-		quit: make(chan struct{}), timers: newClock(), laters: newClock(), wakeTidy: make(chan struct{}, 1),
+		quit: make(chan struct{}), timers: newClock(), laters: newClock(), scanned: make(chan struct{}), scanning: true,
 	}
 	q.readCond = sync.NewCond(&q.mu)
 	q.applyLimits(s.Snapshot(), time.Time{})
@@ -204,31 +199,35 @@ func Open(ctx context.Context, b *bus.Bus, s *store.Store, opts Options) (*Queue
 	if q.scanning {
 		q.done.Go(func() { q.scan(reading) })
 	}
+	q.done.Go(func() { q.loadOutcomes(reading) })
 	return q, nil
 }
 
 // load takes the handles and the index.
 func (q *Queue) load(ctx context.Context) error {
 	var err error
-	if q.tasks, err = q.js.Stream(ctx, bus.TasksStream); err != nil {
+	if q.tasks, err = q.bus.OpenJournal(ctx, bus.TasksStream, 0); err != nil {
+		return unavailable("open the queue", err)
+	}
+	if q.outcomes, err = q.bus.OpenJournal(ctx, bus.OutcomesStream, cmp.Or(q.opts.KeepCount, bus.OutcomesMax)); err != nil {
 		return unavailable("open the queue", err)
 	}
 	if q.parked, err = q.js.Stream(ctx, bus.ParkedStream); err != nil {
 		return unavailable("open the queue", err)
 	}
-	tasks, parked := q.tasks.CachedInfo().State, q.parked.CachedInfo().State
-	q.opened, q.tidied = tasks.LastSeq, tasks.FirstSeq
-	q.scanning, q.scanned = true, max(tasks.FirstSeq, 1)-1
-	q.flights.last = tasks.LastSeq
+	parked := q.parked.CachedInfo().State
 	q.parkedOnce = parked.Msgs > 0
-	q.waiting.add(int64(tasks.Msgs+parked.Msgs), int64(tasks.Bytes+parked.Bytes))
+	q.waiting.add(int64(parked.Msgs), 0)
+	if err := q.measure(ctx); err != nil {
+		return err
+	}
 	if err := q.readHeld(ctx); err != nil {
 		return err
 	}
 	if err := q.readIndex(ctx); err != nil {
 		return err
 	}
-	return q.scanTo(ctx, min(q.opened, q.scanned+scanFirst))
+	return q.scanSome(ctx, scanFirst)
 }
 
 // Run grants tasks until ctx ends or the queue is closed. It is called once,
@@ -255,7 +254,6 @@ func (q *Queue) Run(ctx context.Context) error {
 	})
 	parts.Go(func() { q.runClock(ctx, &q.timers, q.ring) })
 	parts.Go(func() { q.runClock(ctx, &q.laters, q.promote) })
-	parts.Go(func() { q.runTidy(ctx) })
 	parts.Go(func() { q.runPayloads(ctx) })
 	parts.Go(func() { q.followRecord(ctx) })
 	parts.Go(func() { q.runCallbacks(ctx) })
@@ -286,6 +284,8 @@ func (q *Queue) Close() {
 	q.readCond.Broadcast()
 	q.mu.Unlock()
 	q.stop()
+	q.tasks.Close()
+	q.outcomes.Close()
 	q.done.Wait()
 	q.payloads.close()
 }
@@ -309,29 +309,16 @@ func stripe(space, id string) int {
 // errClosed is what every call gets after Close.
 var errClosed = mayfly.Errorf(mayfly.Unavailable, "the task queue is closed")
 
-// errExists means that the condition of a write did not hold.
-var errExists = errors.New("changed meanwhile")
-
-// errFull means that a stream has reached its limit.
-var errFull = errors.New("the stream is full")
-
+// writeError is bus.ErrExists or bus.ErrFull, or what else the caller is to be told.
 func writeError(err error) error {
-	var api *jetstream.APIError
-	if errors.As(err, &api) {
-		switch api.ErrorCode {
-		case jetstream.JSErrCodeStreamWrongLastSequence, jetstream.JSErrCodeStreamWrongLastSequenceConstant:
-			return errExists
-		case streamStoreFailed:
-			if strings.Contains(api.Description, "maximum") { // not for a failing disk
-				return errFull
-			}
-		}
+	switch err = bus.WriteError(err); {
+	case errors.Is(err, bus.ErrExists), errors.Is(err, bus.ErrFull):
+		return err
+	case errors.Is(err, bus.ErrClosed):
+		return errClosed
 	}
 	return unavailable("write the queue", err)
 }
-
-// streamStoreFailed is an error code of JetStream that its client has no name for.
-const streamStoreFailed = 10077
 
 // unavailable wraps an error of the engine; what did not answer may do so later.
 func unavailable(doing string, err error) error {

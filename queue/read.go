@@ -2,6 +2,7 @@ package queue
 
 import (
 	"context"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -12,7 +13,7 @@ import (
 
 // How the stream is read.
 const (
-	readMost  = 256         // messages at once
+	readMost  = 256         // tasks at once
 	readBytes = 4 << 20     // when so many came at once, fewer are asked for the next time
 	retryRead = time.Second // after a stream did not answer
 )
@@ -40,18 +41,13 @@ func (q *Queue) readLanes(ctx context.Context) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	for {
-		for len(q.toRead) == 0 && len(q.toAsk) == 0 && !q.closed {
+		for (len(q.toRead) == 0 || q.scanning) && !q.closed {
 			q.readCond.Wait()
 		}
 		if q.closed {
 			return
 		}
-		if len(q.toAsk) > 0 {
-			q.askLane(ctx)
-			continue
-		}
 		wishes := q.takeWishes(most)
-		flight := q.flights.begin()
 		q.mu.Unlock()
 		size, err := q.readAll(ctx, wishes)
 		if size > readBytes {
@@ -60,7 +56,6 @@ func (q *Queue) readLanes(ctx context.Context) {
 			most = min(2*most, readMost)
 		}
 		q.mu.Lock()
-		q.flights.end(flight)
 		if err != nil && ctx.Err() == nil {
 			q.log.Error("the queue cannot be read; it is tried again", "error", err)
 		}
@@ -97,32 +92,26 @@ func (q *Queue) readAll(ctx context.Context, wishes []wish) (size int, err error
 		want = append(want, w.sequences...)
 	}
 	slices.Sort(want)
-	msgs, err := q.bus.Get(ctx, bus.TasksStream, slices.Compact(want))
+	list, err := q.tasks.Get(ctx, slices.Compact(want))
 	if err != nil {
 		return 0, unavailable("read tasks", err)
 	}
-	tasks, ended, err := q.settleAll(ctx, msgs)
+	tasks, err := q.settleAll(ctx, list)
 	if err != nil {
 		return 0, err
 	}
-	found := make(map[uint64]bus.Message, len(msgs))
-	for _, msg := range msgs {
-		size += len(msg.Data)
-		found[msg.Sequence] = msg
+	found := make(map[uint64][]byte, len(list))
+	for _, rec := range list {
+		size += len(rec.Data)
+		found[rec.Position] = rec.Data
 	}
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	for _, w := range wishes {
 		for _, seq := range w.sequences {
 			w.lane.unread.remove(seq)
-			_, seen := q.known[seq]
-			task, keep := tasks[seq]
-			switch {
-			case seen || seq < q.tidied:
-			case keep:
-				q.add(w.lane, task, seq, found[seq].Data)
-			case ended[seq]:
-				q.end(seq)
+			if task, keep := tasks[seq]; keep && q.toTake(task, seq) {
+				q.add(w.lane, task, seq, found[seq])
 			}
 		}
 		q.readOn(w.lane)
@@ -132,48 +121,51 @@ func (q *Queue) readAll(ctx context.Context, wishes []wish) (size int, err error
 	return size, nil
 }
 
-// settleAll returns the tasks of messages that are to be done, by sequence, and
-// which of the others have ended or are elsewhere by now.
-func (q *Queue) settleAll(ctx context.Context, msgs []bus.Message) (tasks map[uint64]mayfly.Task, ended map[uint64]bool, err error) {
-	tasks, ended = make(map[uint64]mayfly.Task, len(msgs)), map[uint64]bool{}
+// settleAll returns the tasks of records that are to be done, by position. Those
+// that have ended or are elsewhere by now are freed.
+func (q *Queue) settleAll(ctx context.Context, list []bus.Record) (map[uint64]mayfly.Task, error) {
+	tasks := make(map[uint64]mayfly.Task, len(list))
 	var old []mayfly.Task
-	for _, msg := range msgs {
-		q.mu.Lock()
-		_, seen := q.known[msg.Sequence]
-		q.mu.Unlock()
-		if seen {
-			continue
-		}
-		task, err := decode(msg)
+	for _, rec := range list {
+		task, err := readRecord(rec)
 		if err != nil {
-			q.log.Error("a task that cannot be read is passed over", "sequence", msg.Sequence, "error", err)
-			ended[msg.Sequence] = true
+			q.log.Error("a task that cannot be read is passed over", "task", rec.Key, "error", err)
+			q.freed(rec)
 			continue
 		}
-		tasks[msg.Sequence] = task
-		if msg.Sequence <= q.opened {
+		tasks[rec.Position] = task
+		if rec.Position <= q.tasks.Opened() {
 			old = append(old, task)
 		}
 	}
 	elsewhere, err := q.elsewhere(ctx, old)
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
-	for _, msg := range msgs {
-		task, there := tasks[msg.Sequence]
-		if !there || !elsewhere[entryKey(task.Space, task.ID)] && !later(task) {
+	for _, rec := range list {
+		task, there := tasks[rec.Position]
+		if !there || !elsewhere[rec.Key] && !later(task) {
 			continue
 		}
-		keep, err := q.settle(ctx, task, msg)
+		keep, err := q.settle(ctx, task, rec)
 		if err != nil {
-			return nil, nil, err
+			return nil, err
 		}
 		if !keep {
-			delete(tasks, msg.Sequence)
-			ended[msg.Sequence] = true
+			delete(tasks, rec.Position)
+			q.freed(rec)
 		}
 	}
-	return tasks, ended, nil
+	return tasks, nil
+}
+
+// freed gives up the record of a task that is elsewhere, unless it is in memory.
+func (q *Queue) freed(rec bus.Record) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if q.entries[rec.Key] == nil {
+		q.tasks.Free(rec.Key, rec.Position)
+	}
 }
 
 // elsewhere returns which of the tasks are in another place too, by space and
@@ -182,20 +174,20 @@ func (q *Queue) settleAll(ctx context.Context, msgs []bus.Message) (tasks map[ui
 func (q *Queue) elsewhere(ctx context.Context, tasks []mayfly.Task) (map[string]bool, error) {
 	there := map[string]bool{}
 	for list := range slices.Chunk(tasks, bus.MaxLast/2) {
-		var ended, parked []string
+		var keys, parked []string
 		for _, task := range list {
-			ended = append(ended, bus.OutcomeSubject(task.Space, task.ID))
+			keys = append(keys, entryKey(task.Space, task.ID))
 			parked = append(parked, deadSubject(task))
 			if q.parkedOnce {
 				parked = append(parked, laterWherever(task))
 			}
 		}
-		msgs, err := q.bus.LastOf(ctx, bus.OutcomesStream, ended)
-		if err == nil {
-			var more []bus.Message
-			more, err = q.bus.LastOf(ctx, bus.ParkedStream, parked)
-			msgs = append(msgs, more...)
+		ended, err := q.outcomes.Have(ctx, keys)
+		if err != nil {
+			return nil, unavailable("look for tasks", err)
 		}
+		maps.Copy(there, ended)
+		msgs, err := q.bus.LastOf(ctx, bus.ParkedStream, parked)
 		if err != nil {
 			return nil, unavailable("look for tasks", err)
 		}

@@ -17,8 +17,9 @@ import (
 	"github.com/mayfly-run/mayfly/bus"
 )
 
-// Every message is one task: its record is in the header, and the data is the
-// payload, or what it returned when it has ended.
+// A task is kept as its JSON and its payload, or what it returned when it has
+// ended: as a record of a journal, or in parked as a message whose header the
+// JSON is.
 const (
 	taskHeader  = "Mayfly-Task"
 	maxRecord   = 48 << 10 // bytes of JSON; the server takes 64 kB of headers
@@ -27,8 +28,8 @@ const (
 	imageQueue  = "_image" // stands for the workload of tasks that have none
 )
 
-// encode makes a message of a task. It fails when the record is too long.
-func encode(subject string, task mayfly.Task, data []byte) (*nats.Msg, error) {
+// marshal fails when the JSON of a task is too long.
+func marshal(task mayfly.Task) ([]byte, error) {
 	text, err := json.Marshal(task)
 	if err != nil {
 		return nil, fmt.Errorf("encode task %s: %w", task.ID, err)
@@ -37,26 +38,65 @@ func encode(subject string, task mayfly.Task, data []byte) (*nats.Msg, error) {
 		return nil, mayfly.Errorf(mayfly.TooLarge, "the arguments, labels and ids of the task have %d bytes, and the limit is %d", len(text), maxRecord).
 			WithHint("move what is long into the payload")
 	}
+	return text, nil
+}
+
+// unmarshal reads a task, of which every field may be forged, from where its name
+// ends with its id.
+func unmarshal(text []byte, from string) (mayfly.Task, error) {
+	var task mayfly.Task
+	if len(text) > maxRecord {
+		return task, fmt.Errorf("read %s: the record has %d bytes", from, len(text))
+	}
+	if err := json.Unmarshal(text, &task); err != nil {
+		return task, fmt.Errorf("read %s: %w", from, err)
+	}
+	if !idPattern.MatchString(task.ID) || !strings.HasSuffix(from, "."+task.ID) {
+		return task, fmt.Errorf("read %s: it holds the record of %.40q", from, task.ID)
+	}
+	if task.Priority < 0 || task.Priority > mayfly.MaxPriority || task.Attempt < 1 || task.Size < 0 || len(task.Attempts) > maxAttempts || len(task.LimitKey) > maxLimitKey {
+		return task, fmt.Errorf("read %s: the record is out of bounds", from)
+	}
+	return task, nil
+}
+
+// parkedMessage makes a message of a task.
+func parkedMessage(subject string, task mayfly.Task, data []byte) (*nats.Msg, error) {
+	text, err := marshal(task)
+	if err != nil {
+		return nil, err
+	}
 	return &nats.Msg{Subject: subject, Header: nats.Header{taskHeader: {string(text)}}, Data: data}, nil
 }
 
-// decode reads the task of a message, of which every field may be forged.
-func decode(msg bus.Message) (mayfly.Task, error) {
-	var task mayfly.Task
-	text := msg.Header.Get(taskHeader)
-	if len(text) > maxRecord {
-		return task, fmt.Errorf("read %s: the record has %d bytes", msg.Subject, len(text))
+// readParked is the task of a message of parked.
+func readParked(msg bus.Message) (mayfly.Task, error) {
+	return unmarshal([]byte(msg.Header.Get(taskHeader)), msg.Subject)
+}
+
+// journalRecord makes a record of a task. Its label says which lane it is of.
+func journalRecord(task mayfly.Task, data []byte) (bus.Record, error) {
+	text, err := marshal(task)
+	return bus.Record{Key: entryKey(task.Space, task.ID), Label: laneLabel(task), Head: text, Data: data}, err
+}
+
+// readRecord is the task of a journal's record.
+func readRecord(rec bus.Record) (mayfly.Task, error) {
+	task, err := unmarshal(rec.Head, rec.Key)
+	if err == nil && rec.Key != entryKey(task.Space, task.ID) {
+		err = fmt.Errorf("read %s: it holds the record of space %.40q", rec.Key, task.Space)
 	}
-	if err := json.Unmarshal([]byte(text), &task); err != nil {
-		return task, fmt.Errorf("read %s: %w", msg.Subject, err)
-	}
-	if !idPattern.MatchString(task.ID) || !strings.HasSuffix(msg.Subject, "."+task.ID) {
-		return task, fmt.Errorf("read %s: it holds the record of %.40q", msg.Subject, task.ID)
-	}
-	if task.Priority < 0 || task.Priority > mayfly.MaxPriority || task.Attempt < 1 || task.Size < 0 || len(task.Attempts) > maxAttempts || len(task.LimitKey) > maxLimitKey {
-		return task, fmt.Errorf("read %s: the record is out of bounds", msg.Subject)
-	}
-	return task, nil
+	return task, err
+}
+
+func laneLabel(t mayfly.Task) string { return queueOf(t) + "." + strconv.Itoa(t.Priority) }
+
+// parseLabel reads a label and a key.
+func parseLabel(p bus.Place) (key flowKey, priority int, ok bool) {
+	space, _, ok1 := strings.Cut(p.Key, ".")
+	queue, rest, ok2 := strings.Cut(p.Label, ".")
+	priority, err := strconv.Atoi(rest)
+	return flowKey{space, queue}, priority, ok1 && ok2 && err == nil && priority >= 0 && priority <= mayfly.MaxPriority
 }
 
 var (
@@ -83,10 +123,6 @@ func queueOf(task mayfly.Task) string {
 		return imageQueue
 	}
 	return task.Workload
-}
-
-func pendingSubject(t mayfly.Task) string {
-	return bus.PendingSubject(t.Space, queueOf(t), strconv.Itoa(t.Priority), t.ID)
 }
 
 func laterSubject(t mayfly.Task) string {

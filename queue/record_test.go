@@ -6,10 +6,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/nats-io/nats.go"
-
 	"github.com/mayfly-run/mayfly"
-	"github.com/mayfly-run/mayfly/bus"
 )
 
 func TestRecordIsBounded(t *testing.T) {
@@ -17,17 +14,17 @@ func TestRecordIsBounded(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	_, err = encode(pendingSubject(task), task, nil)
+	_, err = marshal(task)
 	want(t, err, mayfly.TooLarge)
 	task.Argv = nil
 	for i := range 100 {
 		addAttempt(&task, mayfly.Attempt{Number: i, Exit: &mayfly.Exit{Detail: strings.Repeat("ü", 10_000)}})
 	}
-	msg, err := encode(pendingSubject(task), task, nil)
+	text, err := marshal(task)
 	if err != nil || len(task.Attempts) != maxAttempts || task.Attempts[maxAttempts-1].Number != 99 {
 		t.Fatalf("%d attempts, %v", len(task.Attempts), err)
 	}
-	if size := len(msg.Header.Get(taskHeader)); size > maxRecord/2 {
+	if size := len(text); size > maxRecord/2 {
 		t.Errorf("the history takes %d bytes", size)
 	}
 }
@@ -37,29 +34,29 @@ func FuzzDecode(f *testing.F) {
 	if err != nil {
 		f.Fatal(err)
 	}
-	msg, err := encode(pendingSubject(task), task, nil)
+	text, err := marshal(task)
 	if err != nil {
 		f.Fatal(err)
 	}
-	f.Add(msg.Subject, msg.Header.Get(taskHeader))
-	f.Add("mayfly.default.outcome."+task.ID, `{"id":"`+task.ID+`","attempt":1,"attempts":[{"number":1,"exit":{"code":3}}]}`)
+	f.Add(laterSubject(task), string(text))
+	f.Add(entryKey("default", task.ID), `{"id":"`+task.ID+`","attempt":1,"attempts":[{"number":1,"exit":{"code":3}}]}`)
 	f.Add("", "")
 	f.Add("x", `{"id":null,"priority":-1}`)
-	f.Fuzz(func(t *testing.T, subject, text string) {
-		task, err := decode(bus.Message{Subject: subject, Header: nats.Header{taskHeader: {text}}})
+	f.Fuzz(func(t *testing.T, from, text string) {
+		task, err := unmarshal([]byte(text), from)
 		if err != nil {
 			return
 		}
-		if !strings.HasSuffix(subject, task.ID) || len(task.ID) != 20 || task.Attempt < 1 {
-			t.Fatalf("took %+v from %q", task, subject)
+		if !strings.HasSuffix(from, task.ID) || len(task.ID) != 20 || task.Attempt < 1 {
+			t.Fatalf("took %+v from %q", task, from)
 		}
-		pendingSubject(task)
+		laterSubject(task)
 		next(&task, mayfly.Exit{Reason: mayfly.OutOfMemory}, 0.5)
-		msg, err := encode(subject, task, nil)
+		data, err := marshal(task)
 		if err != nil {
 			return // escapes may lengthen it
 		}
-		again, err := decode(bus.Message{Subject: subject, Header: msg.Header})
+		again, err := unmarshal(data, from)
 		if err != nil || !reflect.DeepEqual(again.Labels, task.Labels) || again.State != task.State {
 			t.Fatalf("%+v became %+v, %v", task, again, err)
 		}

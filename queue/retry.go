@@ -119,34 +119,25 @@ func backoff(r mayfly.Retries, retried int, chance float64) time.Duration {
 // again queues a task for its next attempt: one write, in its place.
 func (q *Queue) again(ctx context.Context, g *Grant, next *mayfly.Task) error {
 	e := g.entry
-	msg, err := encode(pendingSubject(*next), *next, g.Payload)
+	rec, err := journalRecord(*next, g.Payload)
 	if err != nil {
 		return err
 	}
-	expect(msg, e.seq)
-	flight := q.begin()
-	ack, err := q.js.PublishMsg(ctx, msg)
-	var seq uint64
-	if err == nil {
-		seq = ack.Sequence
-	} else if err = writeError(err); errors.Is(err, errExists) {
-		// An earlier answer of the stream may have been lost.
-		got, lookErr := q.look(ctx, inPending, bus.TasksStream, msg.Subject, next.ID)
+	seq, err := q.tasks.Put(ctx, rec, e.seq)
+	if errors.Is(err, bus.ErrExists) {
+		// It may have been written after an earlier call gave up.
+		got, lookErr := q.findPending(ctx, next.Space, next.ID, "*")
 		if lookErr == nil && got.task.Attempt == next.Attempt {
 			seq, err = got.seq, nil
 			*next = got.task
 		}
 	}
 	if err != nil {
-		q.mu.Lock()
-		q.flights.end(flight)
-		q.mu.Unlock()
-		return err
+		return writeError(err)
 	}
 	q.mu.Lock()
 	g.ended = true
 	q.drop(e)
-	q.replaced(e.seq)
 	q.release(e, g.charged, q.ran(g))
 	q.mu.Unlock()
 	moved := false
@@ -158,18 +149,10 @@ func (q *Queue) again(ctx context.Context, g *Grant, next *mayfly.Task) error {
 	}
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	q.flights.end(flight)
 	if moved {
-		q.replaced(seq)
 		q.timeRetry(*next)
 	} else {
 		q.offer(*next, seq, g.Payload)
 	}
 	return nil
-}
-
-// replaced notes that a message is no longer in its stream.
-func (q *Queue) replaced(seq uint64) {
-	q.known[seq] = true
-	q.gone = append(q.gone, goneSeq{seq, q.flights.next})
 }

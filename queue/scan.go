@@ -2,128 +2,102 @@ package queue
 
 import (
 	"context"
-	"errors"
-	"slices"
-	"strconv"
-	"strings"
 	"time"
 
-	"github.com/mayfly-run/mayfly"
 	"github.com/mayfly-run/mayfly/bus"
 )
 
-// scanFirst is how many sequences Open looks at; the rest follow while tasks are
-// granted.
+// scanFirst is how many places Open looks at; the rest follow while tasks are
+// accepted.
 const scanFirst = 10_000
 
-// arrival is a task that was written while what is older was still looked at,
-// and in whose lane something older may be.
+// arrival is a task that was written while what is older was still looked at.
 type arrival struct {
 	lane *lane
 	seq  uint64
 }
 
 // scan learns, in one pass, which lanes have tasks from before Open and where
-// they are. Lanes are read on as soon as something of theirs was found; what
-// arrives meanwhile comes after the pass, so that the order is kept.
+// they are. What arrives meanwhile comes after them, so that the order is kept.
 func (q *Queue) scan(ctx context.Context) {
 	for {
-		err := q.scanTo(ctx, q.opened)
-		if err == nil {
-			return
-		}
-		if ctx.Err() == nil {
-			q.log.Error("the queue cannot be read; it is tried again", "error", err)
-		}
-		select {
-		case <-time.After(retryRead):
-		case <-ctx.Done():
+		err := q.scanSome(ctx, -1)
+		if err == nil || !q.tryAgain(ctx, err) {
 			return
 		}
 	}
 }
 
-// scanTo goes on with the pass, at least to the sequence end.
-func (q *Queue) scanTo(ctx context.Context, end uint64) error {
-	if q.scanned < end {
-		more := false
-		err := q.bus.Walk(ctx, bus.TasksStream, q.scanned+1, func(list []bus.Position) bool {
-			q.takeScan(list)
-			more = q.scanned >= end
-			return !more
-		})
-		if err != nil {
-			return unavailable("look which tasks wait", err)
+// loadOutcomes learns of which tasks there is an outcome.
+func (q *Queue) loadOutcomes(ctx context.Context) {
+	for {
+		err := q.outcomes.Load(ctx, func([]bus.Place) bool { return true })
+		if err == nil || !q.tryAgain(ctx, err) {
+			return
 		}
-		if more && q.scanned < q.opened {
-			return nil
+	}
+}
+
+// tryAgain waits before a stream that could not be read is read again.
+func (q *Queue) tryAgain(ctx context.Context, err error) bool {
+	if ctx.Err() == nil {
+		q.log.Error("the queue cannot be read; it is tried again", "error", err)
+	}
+	select {
+	case <-time.After(retryRead):
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}
+
+// scanSome goes on with the pass, for so many places or to its end.
+func (q *Queue) scanSome(ctx context.Context, most int) error {
+	err := q.tasks.Load(ctx, func(list []bus.Place) bool {
+		q.takeScan(list)
+		if most > 0 {
+			most = max(0, most-len(list))
 		}
+		return most != 0
+	})
+	if err != nil {
+		return unavailable("look which tasks wait", err)
+	}
+	select {
+	case <-q.tasks.Loaded():
+	default:
+		return nil
 	}
 	q.mu.Lock()
 	defer q.mu.Unlock()
+	if !q.scanning {
+		return nil
+	}
 	q.scanning = false
+	close(q.scanned)
 	for _, a := range q.arrivals {
 		q.leave(a.lane, a.seq)
 	}
-	q.arrivals, q.toAsk = nil, nil
+	q.arrivals = nil
+	q.readCond.Broadcast()
+	q.match()
 	return nil
 }
 
 // takeScan notes what was found.
-func (q *Queue) takeScan(list []bus.Position) {
+func (q *Queue) takeScan(list []bus.Place) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
+	q.waiting.add(int64(len(list)), 0)
 	for _, p := range list {
-		if p.Sequence > q.opened {
-			break
-		}
-		token := strings.Split(p.Subject, ".")
-		if _, seen := q.known[p.Sequence]; seen || len(token) != 6 {
+		key, priority, ok := parseLabel(p)
+		if !ok {
+			q.log.Error("a task that cannot be read is passed over", "task", p.Key, "label", p.Label)
 			continue
 		}
-		priority, err := strconv.Atoi(token[4])
-		if err != nil || priority < 0 || priority > mayfly.MaxPriority {
-			q.log.Error("a task that cannot be read is passed over", "sequence", p.Sequence, "subject", p.Subject)
-			continue
-		}
-		l := q.flow(flowKey{token[1], token[3]}).lane(priority)
-		l.unread.insert(p.Sequence)
+		l := q.flow(key).lane(priority)
+		l.unread.insert(p.Position)
 		q.update(l.flow)
 		q.wantRead(l)
 	}
-	q.scanned = list[len(list)-1].Sequence
-}
-
-// arrive lets a task wait for the end of the scan, or for the news that its lane
-// is new.
-func (q *Queue) arrive(l *lane, seq uint64) {
-	q.arrivals = append(q.arrivals, arrival{l, seq})
-	if !l.asked {
-		l.asked = true
-		q.toAsk = append(q.toAsk, l)
-		q.readCond.Signal()
-	}
-}
-
-// askLane asks the stream whether anything in a lane is from before Open. It is
-// called with the mutex, which it gives up meanwhile.
-func (q *Queue) askLane(ctx context.Context) {
-	l := q.toAsk[0]
-	q.toAsk = q.toAsk[1:]
-	subject := bus.PendingSubject(l.flow.key.space, l.flow.key.queue, strconv.Itoa(l.priority), "*")
-	q.mu.Unlock()
-	first, err := q.bus.Next(ctx, bus.TasksStream, subject, 1)
-	q.mu.Lock()
-	if !q.scanning || err == nil && first.Sequence <= q.opened || err != nil && !errors.Is(err, bus.ErrNoMessage) {
-		return // the scan will tell
-	}
-	l.alone = true
-	q.arrivals = slices.DeleteFunc(q.arrivals, func(a arrival) bool {
-		if a.lane == l {
-			l.unread.insert(a.seq)
-		}
-		return a.lane == l
-	})
-	q.update(l.flow)
-	q.wantRead(l)
 }

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/mayfly-run/mayfly"
+	"github.com/mayfly-run/mayfly/bus"
 	"github.com/mayfly-run/mayfly/schedule"
 )
 
@@ -134,7 +135,7 @@ func (s *Schedules) room(more int) error {
 // put writes a definition and has it looked at.
 func (s *Schedules) put(ctx context.Context, e *scheduled, next definition) error {
 	msg, err := s.writeDefinition(ctx, next, e.seq)
-	if errors.Is(err, errExists) {
+	if errors.Is(err, bus.ErrExists) {
 		return mayfly.Errorf(mayfly.Conflict, "schedule %q was changed meanwhile", next.Name).WithHint("look at it, then try again")
 	}
 	if err == nil {

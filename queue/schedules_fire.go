@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/mayfly-run/mayfly"
+	"github.com/mayfly-run/mayfly/bus"
 	"github.com/mayfly-run/mayfly/schedule"
 )
 
@@ -50,7 +51,7 @@ func (s *Schedules) fire(ctx context.Context, e *scheduled) time.Time {
 		}
 		return plan.Wake
 	}
-	if ctx.Err() == nil && !errors.Is(err, errExists) && e.failures == 0 {
+	if ctx.Err() == nil && !errors.Is(err, bus.ErrExists) && e.failures == 0 {
 		s.log.Warn("a tick has made no task; it is tried again", "space", e.name.Space, "schedule", e.name.Name, "error", err)
 	}
 	delay := min(firstRetry<<min(e.failures, 10), longestRetry)
@@ -83,7 +84,7 @@ func (s *Schedules) deal(ctx context.Context, e *scheduled, def definition, plan
 	if next.same(e.ticks) {
 		return err
 	}
-	if writeErr := s.writeTicks(ctx, e, next); errors.Is(writeErr, errExists) {
+	if writeErr := s.writeTicks(ctx, e, next); errors.Is(writeErr, bus.ErrExists) {
 		_, _, readErr := s.refresh(ctx, e) // another leader's work stands
 		return errors.Join(writeErr, readErr)
 	} else if writeErr != nil {
@@ -141,12 +142,12 @@ func (s *Schedules) dealTicks(ctx context.Context, def definition, due []schedul
 
 // submit submits a tick's task, and reports whether there was none before.
 // Another payload under the same key means that the tick was fired before the
-// schedule was changed, and errExists that another leader fires it at this moment.
+// schedule was changed, and bus.ErrExists that another leader fires it at this moment.
 func (s *Schedules) submit(ctx context.Context, def definition, tick time.Time, next *ticks) (fresh bool, err error) {
 	sub := schedule.TickSubmission(def.Schedule, tick)
 	got := s.tasks.Submit(ctx, []mayfly.Submission{sub})[0]
 	switch {
-	case mayfly.KindOf(got.Err) == mayfly.Conflict || errors.Is(got.Err, errExists):
+	case mayfly.KindOf(got.Err) == mayfly.Conflict || errors.Is(got.Err, bus.ErrExists):
 		got.Task.ID = keyID(sub.Space, queueName(sub.Workload), sub.Key)
 	case got.Err != nil:
 		return false, got.Err

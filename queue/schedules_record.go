@@ -130,7 +130,7 @@ func (s *Schedules) writeDefinition(ctx context.Context, def definition, seq uin
 	return s.store(ctx, bus.ScheduleSubject(def.Space, def.Name), def, seq)
 }
 
-// writeTicks stores how far a schedule has come. errExists means that another
+// writeTicks stores how far a schedule has come. bus.ErrExists means that another
 // process has done so. The caller holds its mutex.
 func (s *Schedules) writeTicks(ctx context.Context, e *scheduled, t ticks) error {
 	msg, err := s.store(ctx, bus.TicksSubject(e.name.Space, e.name.Name), t, e.ticksSeq)
@@ -149,7 +149,7 @@ func (s *Schedules) store(ctx context.Context, subject string, value any, seq ui
 	expect(msg, seq)
 	ack, err := s.js.PublishMsg(ctx, msg)
 	if err != nil {
-		if err = writeError(err); errors.Is(err, errFull) {
+		if err = writeError(err); errors.Is(err, bus.ErrFull) {
 			err = mayfly.Errorf(mayfly.Busy, "there is no room for more schedules").WithHint("remove some, or shorten their payloads")
 		}
 		return bus.Message{}, err

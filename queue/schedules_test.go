@@ -275,14 +275,9 @@ func TestACrashBetweenTaskAndRecordRepeatsNothing(t *testing.T) {
 func TestTwoLeadersFireEachTickOnce(t *testing.T) {
 	k := newKeeper(t)
 	k.add(t, nil)
-	other, err := Open(context.Background(), k.n.bus, k.n.store, Options{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer other.Close()
 	var leaders []*Schedules
-	for _, q := range []*Queue{k.n.Queue, other} {
-		s, err := OpenSchedules(context.Background(), q, ScheduleOptions{Now: k.clock.now})
+	for range 2 {
+		s, err := OpenSchedules(context.Background(), k.n.Queue, ScheduleOptions{Now: k.clock.now})
 		if err != nil {
 			t.Fatal(err)
 		}

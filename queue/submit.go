@@ -17,9 +17,8 @@ const (
 	// MaxBatch is how many tasks one Submit takes.
 	MaxBatch = 1000
 
-	pipeline     = 256 // publishes of one Submit without an answer yet
+	pipeline     = 256 // writes of one Submit without an answer yet
 	publishStall = 10 * time.Second
-	doubtWait    = time.Second // until a submission without an answer is looked for
 )
 
 // Accepted is the answer to one Submission: the task, or why there is none.
@@ -81,10 +80,6 @@ func (q *Queue) submit(ctx context.Context, subs []mayfly.Submission, answers []
 	}
 	defer q.settlePayloads(list)
 	defer q.recheck(list)
-	if len(list) == 1 {
-		list[0].publish(ctx, q)
-		return nil
-	}
 	var flying []*publish
 	for _, p := range list {
 		if p.there || p.same != nil {
@@ -115,13 +110,14 @@ type publish struct {
 	flow     flowKey
 	limits   limits // of its workload, as of the revision
 	revision uint64
-	msg      *nats.Msg
 	payload  []byte
-	later    bool     // it goes to later
-	parent   string   // it goes to held, until this task has succeeded
-	there    bool     // its key is that of a task that was there already
-	same     *publish // an earlier one of the batch, with the same key
-	flight   uint64
+	record   bus.Record // in pending
+	msg      *nats.Msg  // in parked; nil when it goes to pending
+	later    bool       // it goes to later
+	parent   string     // it goes to held, until this task has succeeded
+	there    bool       // its key is that of a task that was there already
+	same     *publish   // an earlier one of the batch, with the same key
+	write    *bus.Write
 	future   jetstream.PubAckFuture
 	err      error
 	answer   *Accepted
@@ -162,21 +158,29 @@ func (p *publish) place(ctx context.Context, q *Queue, parents map[parentKey]may
 	if p.parent, err = q.firstParent(ctx, p.task, parents); err != nil {
 		return err
 	}
-	subject := pendingSubject(p.task)
+	subject := ""
 	switch {
 	case p.parent != "":
 		subject = heldSubject(p.task, p.parent)
 	case later(p.task):
 		p.later, subject = true, laterSubject(p.task)
+	default:
+		p.record, err = journalRecord(p.task, p.payload)
+		return err
 	}
-	if p.msg, err = encode(subject, p.task, p.payload); err == nil {
+	if p.msg, err = parkedMessage(subject, p.task, p.payload); err == nil {
 		expect(p.msg, 0)
 	}
 	return err
 }
 
-// pending reports whether the task goes to pending at once.
-func (p *publish) pending() bool { return !p.later && p.parent == "" }
+// size is about what the task takes, in bytes.
+func (p *publish) size() int64 {
+	if p.msg != nil {
+		return int64(p.msg.Size())
+	}
+	return int64(len(p.record.Head) + len(p.record.Data))
+}
 
 // lockKeys keeps other submissions with the same keys waiting.
 func (q *Queue) lockKeys(list []*publish) (unlock func()) {
@@ -231,18 +235,11 @@ func (q *Queue) findKeys(ctx context.Context, list []*publish) error {
 // findKey returns the task that has the key already.
 func (q *Queue) findKey(ctx context.Context, task mayfly.Task) (mayfly.Task, error) {
 	defer q.lockID(task.Space, task.ID)()
-	for {
-		there, err := q.find(ctx, task.Space, task.ID, queueOf(task))
-		if err != nil {
-			return mayfly.Task{}, err
-		}
-		if err := sameDigest(there.task, task); err != nil {
-			return mayfly.Task{}, err
-		}
-		if there.place != inPending || q.vouch(there) {
-			return there.task, nil
-		}
+	there, err := q.find(ctx, task.Space, task.ID, queueOf(task))
+	if err != nil {
+		return mayfly.Task{}, err
 	}
+	return there.task, sameDigest(there.task, task)
 }
 
 func sameDigest(there, task mayfly.Task) error {
@@ -251,21 +248,6 @@ func sameDigest(there, task mayfly.Task) error {
 	}
 	return mayfly.Errorf(mayfly.Conflict, "key %q stands for task %s, which has another payload", task.Key, task.ID).
 		WithHint("use another key")
-}
-
-// vouch keeps a pending task from being removed unseen, which could happen to
-// one whose submission got no answer. It reports false when that is under way.
-func (q *Queue) vouch(there found) bool {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	if _, seen := q.known[there.seq]; seen {
-		return true
-	}
-	if there.seq < q.tidied {
-		return false
-	}
-	q.leave(q.lane(there.task), there.seq)
-	return true
 }
 
 // later reports whether a task waits in later for its time.
@@ -277,7 +259,7 @@ func (q *Queue) makeRoom(ctx context.Context, list []*publish) error {
 	var tasks, bytes int64
 	for _, p := range list {
 		if !p.there && p.same == nil {
-			tasks, bytes = tasks+1, bytes+int64(p.msg.Size())
+			tasks, bytes = tasks+1, bytes+p.size()
 		}
 	}
 	if tasks == 0 {
@@ -286,7 +268,7 @@ func (q *Queue) makeRoom(ctx context.Context, list []*publish) error {
 	if q.bus.Room() != bus.RoomForAll {
 		return diskFull()
 	}
-	if q.waiting.tasks.Load()+tasks > int64(q.opts.MaxTasks) || q.waiting.bytes.Load()+q.payloads.used.Load()+bytes > q.opts.MaxBytes {
+	if q.waiting.tasks.Load()+tasks > int64(q.opts.MaxTasks) || !q.roomFor(ctx, bytes) {
 		return full()
 	}
 	for _, p := range list {
@@ -319,82 +301,84 @@ func full() error {
 	return mayfly.Errorf(mayfly.Busy, "the task queue is full").WithHint("submit again when some tasks have run")
 }
 
-// publish writes the task and waits for the answer of the stream.
-func (p *publish) publish(ctx context.Context, q *Queue) {
-	if p.there {
-		return
-	}
-	p.flight = q.begin()
-	ack, err := q.js.PublishMsg(ctx, p.msg)
-	p.landed(q, ack, err)
-	p.conclude(ctx, q)
-}
-
+// start begins to write the task.
 func (p *publish) start(q *Queue) {
-	p.flight = q.begin()
-	if p.future, p.err = q.js.PublishMsgAsync(p.msg, jetstream.WithStallWait(publishStall)); p.err != nil {
-		p.landed(q, nil, p.err)
+	if p.msg == nil {
+		p.write = q.tasks.Write(p.record, 0)
+	} else if p.future, p.err = q.js.PublishMsgAsync(p.msg, jetstream.WithStallWait(publishStall)); p.err != nil {
+		p.landed(q, p.err)
 	}
 }
 
 // finish waits for the answer of the stream.
 func (p *publish) finish(ctx context.Context, q *Queue) {
-	if p.future != nil {
+	switch {
+	case p.write != nil:
+		p.awaitWrite(ctx, q)
+	case p.future != nil:
 		select {
-		case ack := <-p.future.Ok():
-			p.landed(q, ack, nil)
+		case <-p.future.Ok():
+			p.landed(q, nil)
 		case err := <-p.future.Err():
-			p.landed(q, nil, err)
+			p.landed(q, err)
 		case <-ctx.Done():
-			p.landed(q, nil, ctx.Err())
+			p.landed(q, ctx.Err())
 		}
 	}
 	p.conclude(ctx, q)
 }
 
-// landed takes the answer of the stream. Where there is none, the task may be
-// stored or not, and is looked for a little later.
-func (p *publish) landed(q *Queue, ack *jetstream.PubAck, err error) {
-	if err == nil && p.later {
-		q.noteLater(p.task)
-	}
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	if err != nil {
-		p.err = writeError(err)
-		switch {
-		case errors.Is(p.err, errFull):
-			p.err = full()
-		case !errors.Is(p.err, errExists) && p.pending():
-			q.addTimer(timer{at: time.Now().Add(doubtWait), doubt: p})
-			return // and nothing is removed unseen until then
-		}
-		q.flights.end(p.flight)
+// awaitWrite waits until the task is in pending, but not for ever: then it is
+// offered whenever that is.
+func (p *publish) awaitWrite(ctx context.Context, q *Queue) {
+	stall := time.NewTimer(publishStall)
+	defer stall.Stop()
+	select {
+	case <-p.write.Done():
+		p.err = p.written(q)
 		return
+	case <-ctx.Done():
+		p.err = ctx.Err()
+	case <-stall.C:
+		p.err = errors.New("there is no answer yet")
 	}
-	q.flights.end(p.flight)
-	q.waiting.add(1, int64(p.msg.Size()))
-	if p.pending() {
-		q.offer(p.task, ack.Sequence, p.msg.Data)
-	}
+	p.err = unavailable("write the queue", p.err)
+	go func() { // until the journal is closed at most
+		<-p.write.Done()
+		if err := p.written(q); err != nil {
+			q.log.Debug("a task was not accepted after all", "task", p.task.ID, "error", err)
+		}
+	}()
 }
 
-// lookAgain looks for a task whose submission got no answer.
-func (p *publish) lookAgain(ctx context.Context, q *Queue) {
-	got, err := q.look(ctx, inPending, bus.TasksStream, p.msg.Subject, p.task.ID)
+// written offers a task that is in pending.
+func (p *publish) written(q *Queue) error {
+	seq, err := p.write.Position()
+	if err != nil {
+		if err = writeError(err); errors.Is(err, bus.ErrFull) {
+			err = full()
+		}
+		return err
+	}
+	q.waiting.add(1, p.size())
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	switch {
-	case err == nil:
-		if _, seen := q.known[got.seq]; !seen && got.seq >= q.tidied {
-			q.waiting.add(1, int64(p.msg.Size()))
-			q.leave(q.lane(p.task), got.seq)
+	q.offer(p.task, seq, p.payload)
+	return nil
+}
+
+// landed takes the answer for a task that goes to parked.
+func (p *publish) landed(q *Queue, err error) {
+	if err != nil {
+		if p.err = writeError(err); errors.Is(p.err, bus.ErrFull) {
+			p.err = full()
 		}
-	case mayfly.KindOf(err) != mayfly.NotFound:
-		q.addTimer(timer{at: time.Now().Add(doubtWait), doubt: p})
 		return
 	}
-	q.flights.end(p.flight)
+	if p.later {
+		q.noteLater(p.task)
+	}
+	q.waiting.add(1, p.size())
 }
 
 // conclude writes the answer. A key that was not there and then was is that of
@@ -403,16 +387,9 @@ func (p *publish) conclude(ctx context.Context, q *Queue) {
 	switch {
 	case p.err == nil:
 		*p.answer = Accepted{Task: p.task, New: true}
-	case errors.Is(p.err, errExists) && p.task.Key != "":
+	case errors.Is(p.err, bus.ErrExists) && p.task.Key != "":
 		p.answer.Task, p.answer.Err = q.findKey(ctx, p.task)
 	default:
 		p.answer.Err = p.err
 	}
-}
-
-// begin notes a write to tasks that is under way.
-func (q *Queue) begin() uint64 {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	return q.flights.begin()
 }

@@ -1,0 +1,60 @@
+package bus
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/nats-io/nats.go/jetstream"
+)
+
+// Errors of writes. What got another error may be stored, or be so later.
+var (
+	ErrExists = errors.New("changed meanwhile")  // the condition does not hold
+	ErrFull   = errors.New("the stream is full") // nothing was stored
+)
+
+// Error codes of JetStream that its client has no names for.
+const (
+	noMessage         = 10037
+	deleteFailed      = 10057
+	streamStoreFailed = 10077
+)
+
+// answered reports whether an error is the server's answer.
+func answered(err error) bool {
+	var api *jetstream.APIError
+	return errors.As(err, &api)
+}
+
+// WriteError makes ErrExists or ErrFull of an error of a publish, if it is one of
+// these.
+func WriteError(err error) error {
+	var api *jetstream.APIError
+	if !errors.As(err, &api) {
+		return err
+	}
+	switch api.ErrorCode {
+	case jetstream.JSErrCodeStreamWrongLastSequence, jetstream.JSErrCodeStreamWrongLastSequenceConstant:
+		return ErrExists
+	case streamStoreFailed:
+		if strings.Contains(api.Description, "maximum") { // not for a failing disk
+			return ErrFull
+		}
+	}
+	return err
+}
+
+// Remove removes a message of a stream; one that is not there is no error.
+func Remove(ctx context.Context, stream jetstream.Stream, seq uint64) error {
+	err := stream.DeleteMsg(ctx, seq)
+	var api *jetstream.APIError
+	if errors.As(err, &api) && (api.ErrorCode == noMessage || api.ErrorCode == deleteFailed && strings.Contains(api.Description, "not found")) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("remove message %d: %w", seq, err)
+	}
+	return nil
+}
