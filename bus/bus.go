@@ -8,11 +8,12 @@
 // stream has been created, because JetStream does not sync its own metadata.
 // An async stream (call history) may lose its last messages to a crash.
 //
-// Syncing many publishes at once instead would be two to six times as fast, the
-// slower the disk the more, and was tried: publish without SyncAlways, then one
-// fdatasync for all. But without SyncAlways the server also replaces a block that
-// it has compacted by a file that is not synced, and some file systems may then
-// be left with an empty one: messages that were acknowledged long ago.
+// One sync after the other bounds what a stream takes, so a Journal has records
+// that are written at the same time share a message. Syncing many messages at
+// once instead was tried: publish without SyncAlways, then one fdatasync for all.
+// But without SyncAlways the server also replaces a block that it has compacted
+// by a file that is not synced, and some file systems may then be left with an
+// empty one: messages that were acknowledged long ago.
 //
 // Some of the disk is kept for what becomes of what is there already: Room says
 // when nothing new is to be begun. Should the disk be full nevertheless, Run

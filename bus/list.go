@@ -23,8 +23,8 @@ const Domain = "mayfly"
 const MaxMessage = 1<<20 + 64<<10
 
 // The names of what there is. Every key starts with the space, and every
-// subject with the root and then the space, so that a space can become a NATS
-// account. (A subject cannot start with the space itself: JetStream refuses a
+// subject but those of journals with the root and then the space, so that a space
+// can become a NATS account. (A subject cannot start with the space itself: JetStream refuses a
 // stream on a leading wildcard, which would overlap with its own subjects.)
 //
 //	name      what    storage                     written by  keys or subjects
@@ -47,9 +47,9 @@ const MaxMessage = 1<<20 + 64<<10
 //
 // All of state is watched, and a watch of a part of a stream costs the server
 // a walk over all its subjects for every message. So releases, which nobody
-// watches, are apart. So are tasks that wait for a time, for other tasks or for a person, which can
-// be long: what is left of tasks that ended is removed from the front of the
-// stream of those that wait their turn, for all at once.
+// watches, are apart. So are tasks that wait for a time, for other tasks or for a
+// person, which can be long: what is left of tasks that ended is removed from the
+// front of the journal of those that wait their turn, for all at once.
 const (
 	StateBucket     = "state"
 	StateStream     = "KV_" + StateBucket // under the bucket

@@ -15,14 +15,15 @@
 //	          Retry  │                 ▼ retries used up  │ Purge
 //	                 └────────────── buried ──────────────┘
 //
-// What Submit returned for is on disk, as one message: it is the task's record,
-// and there is no other. An accepted task gets exactly one outcome, which is
-// created and never overwritten, so an attempt that comes too late loses. At
-// any moment one of five places holds a task, in the streams of package bus:
-// pending, later, held, dead and outcome. A crash between two writes can leave it
-// in two: an outcome beats the rest, a dead letter beats a pending task of no
-// later attempt, pending beats later, and later beats held. Whoever reads a task
-// that was there before Open looks at the other places first.
+// What Submit returned for is on disk, as one record, and there is no other. An
+// accepted task gets exactly one outcome, which is created and never
+// overwritten, so an attempt that comes too late loses. At any moment one of five
+// places holds a task: pending and outcome, which are journals of package bus,
+// later, held and dead, which share a stream. A crash can leave it in two, and
+// what has left pending can come back there: an outcome beats the rest, a dead
+// letter beats a pending task of no later attempt, pending beats later, and later
+// beats held. Whoever reads a task that was there before Open looks at the other
+// places first.
 //
 // A task that comes after others is held until all of those have succeeded. One
 // that ends in another way cancels it, when those that it names before have ended,
@@ -35,18 +36,11 @@
 // grant is not written down: it is held by this process and ends with it, and a
 // task whose container survived is taken over with Adopt before Run.
 //
-// Memory grows by 8 bytes with each task that is queued, beyond what the server
-// keeps for a message: the first few tasks of each workload are held, and the
-// rest is read, by its sequence, when its turn is near. A start looks once, in
-// one pass, where each workload's tasks are. Grants begin while it does; what
-// was not seen yet does not count for their order, and a task submitted
-// meanwhile waits for its end if its workload has older ones. Otherwise there is no consumer, and there is no
-// polling: an idle queue does nothing.
-//
-// Removing a task that has ended from pending is no third write: all that lie
-// before the oldest that has not ended are removed at once, because removing
-// each by itself costs as much as accepting it (2.8k tasks a second instead of
-// 4.8k), and purging a workload's subjects reads all that it has queued.
+// Memory grows by some 50 bytes with each task that is queued: the first few of
+// each workload are held, and the rest is read, by its position, when its turn is
+// near. A start looks once, in one pass, where each workload's tasks are, and
+// grants when it knows; tasks are accepted meanwhile. There is no polling: an
+// idle queue does nothing.
 //
 // What a workload is, and how many of its tasks may run at once, is said by the
 // store: a submission is resolved against it, and limits follow the active
