@@ -6,9 +6,11 @@ package mayfly
 
 import (
 	"crypto/rand"
+	"crypto/sha256"
 	"encoding/base32"
 	"encoding/binary"
 	"regexp"
+	"strings"
 	"time"
 )
 
@@ -245,7 +247,9 @@ func CheckName(what, name string) error {
 		WithHint("use 1 to 63 of a-z, 0-9 and '-', not starting or ending with '-'")
 }
 
-var idEncoding = base32.NewEncoding("0123456789abcdefghjkmnpqrstvwxyz").WithPadding(base32.NoPadding)
+const idAlphabet = "0123456789abcdefghjkmnpqrstvwxyz"
+
+var idEncoding = base32.NewEncoding(idAlphabet).WithPadding(base32.NoPadding)
 
 // NewID returns a new identifier: 20 characters of lower-case base 32 that
 // sort by the millisecond of their making and then by 52 random bits.
@@ -254,4 +258,29 @@ func NewID() string {
 	binary.BigEndian.PutUint64(b[:8], uint64(time.Now().UnixMilli())<<16)
 	rand.Read(b[6:13])
 	return idEncoding.EncodeToString(b[:13])[:20]
+}
+
+// IDTime returns the earliest moment at which NewID can have made an id that
+// begins with prefix, and false when there is no such id.
+func IDTime(prefix string) (time.Time, bool) {
+	const timeChars = 10 // hold 48 bits of milliseconds, and two more
+	var bits int64
+	for i := range timeChars {
+		digit := 0
+		if i < len(prefix) {
+			digit = strings.IndexByte(idAlphabet, prefix[i])
+		}
+		if digit < 0 {
+			return time.Time{}, false
+		}
+		bits = bits<<5 | int64(digit)
+	}
+	return time.UnixMilli(bits >> 2), true
+}
+
+// IDOf returns the identifier that stands for some texts: the same for the same
+// ones. It is a hash, and does not sort by time.
+func IDOf(texts ...string) string {
+	sum := sha256.Sum256([]byte(strings.Join(texts, "\x00")))
+	return idEncoding.EncodeToString(sum[:])[:20]
 }

@@ -55,19 +55,22 @@ func (q *Queue) takeIndex(msg bus.Message) {
 	}
 }
 
-// writeQueue changes a workload's entry of the index.
-func (q *Queue) writeQueue(ctx context.Context, key flowKey, change func(*queueRecord)) error {
+// setPaused changes a workload's entry of the index.
+func (q *Queue) setPaused(ctx context.Context, space, workload string, paused bool) error {
+	if err := checkQueue(space, workload); err != nil {
+		return err
+	}
+	key := flowKey{space, queueName(workload)}
 	q.indexMu.Lock()
 	defer q.indexMu.Unlock()
 	q.mu.Lock()
 	f := q.flow(key)
-	before := queueRecord{f.paused}
+	same := f.paused == paused
 	q.mu.Unlock()
-	rec := before
-	if change(&rec); rec == before {
+	if same {
 		return nil
 	}
-	data, err := json.Marshal(rec)
+	data, err := json.Marshal(queueRecord{paused})
 	if err != nil {
 		return fmt.Errorf("encode queue: %w", err)
 	}
@@ -76,7 +79,7 @@ func (q *Queue) writeQueue(ctx context.Context, key flowKey, change func(*queueR
 	}
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	f.paused = rec.Paused
+	f.paused = paused
 	q.update(f)
 	for _, l := range f.lanes {
 		if l != nil {
@@ -115,13 +118,6 @@ func (q *Queue) Pause(ctx context.Context, space, workload string) error {
 // Resume undoes Pause.
 func (q *Queue) Resume(ctx context.Context, space, workload string) error {
 	return q.setPaused(ctx, space, workload, false)
-}
-
-func (q *Queue) setPaused(ctx context.Context, space, workload string, paused bool) error {
-	if err := checkQueue(space, workload); err != nil {
-		return err
-	}
-	return q.writeQueue(ctx, flowKey{space, queueName(workload)}, func(rec *queueRecord) { rec.Paused = paused })
 }
 
 // Paused reports whether a workload's queue is paused.

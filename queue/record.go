@@ -2,7 +2,6 @@ package queue
 
 import (
 	"crypto/sha256"
-	"encoding/base32"
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
@@ -99,17 +98,11 @@ func parseLabel(p bus.Place) (key flowKey, priority int, ok bool) {
 	return flowKey{space, queue}, priority, ok1 && ok2 && err == nil && priority >= 0 && priority <= mayfly.MaxPriority
 }
 
-var (
-	idPattern  = regexp.MustCompile(`^[0-9a-hj-km-np-tv-z]{20}$`)
-	idEncoding = base32.NewEncoding("0123456789abcdefghjkmnpqrstvwxyz").WithPadding(base32.NoPadding)
-)
+var idPattern = regexp.MustCompile(`^[0-9a-hj-km-np-tv-z]{20}$`)
 
 // keyID is the id of the task with an idempotency key: the same for the same
 // key of a workload in a space.
-func keyID(space, queue, key string) string {
-	sum := sha256.Sum256([]byte(space + "\x00" + queue + "\x00" + key))
-	return idEncoding.EncodeToString(sum[:])[:20]
-}
+func keyID(space, queue, key string) string { return mayfly.IDOf(space, queue, key) }
 
 // digest tells payloads apart.
 func digest(payload []byte) string {

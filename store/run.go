@@ -138,25 +138,17 @@ func (s *Store) findRun(ctx context.Context, filter runFilter, ref string) (bus.
 }
 
 // idTime returns the earliest moment at which an id that begins with ref can
-// have been made: mayfly.NewID puts 48 bits of milliseconds first.
+// have been made.
 func idTime(ref string) (time.Time, error) {
-	const alphabet, timeChars = "0123456789abcdefghjkmnpqrstvwxyz", 10
 	if len(ref) < runMinRef {
 		return time.Time{}, mayfly.Errorf(mayfly.Invalid, "%q is too short for the id of a run", ref).
 			WithHint("give at least %d characters", runMinRef)
 	}
-	var bits int64
-	for i := range timeChars {
-		digit := 0
-		if i < len(ref) {
-			digit = strings.IndexByte(alphabet, ref[i])
-		}
-		if digit < 0 {
-			return time.Time{}, mayfly.Errorf(mayfly.Invalid, "%q is not the id of a run", ref)
-		}
-		bits = bits<<5 | int64(digit)
+	made, ok := mayfly.IDTime(ref)
+	if !ok {
+		return time.Time{}, mayfly.Errorf(mayfly.Invalid, "%q is not the id of a run", ref)
 	}
-	return time.UnixMilli(bits >> 2), nil
+	return made, nil
 }
 
 // Runs returns runs of a space, newest first: of one workload, or of all when
