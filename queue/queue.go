@@ -167,7 +167,7 @@ func Open(ctx context.Context, b *bus.Bus, s *store.Store, opts Options) (*Queue
 	opts.Readers = cmp.Or(opts.Readers, 4)
 	opts.Calls = cmp.Or(opts.Calls, 16)
 	q := &Queue{
-		bus: b, store: s, js: b.JetStream(), log: opts.Log, opts: opts, since: time.Now(),
+		bus: b, store: s, js: b.JetStream(), log: opts.Log, opts: opts, since: time.Now(), most: manyEntries,
 		bySpace: map[string]*space{}, flows: map[flowKey]*flow{}, entries: map[string]*entry{},
 		limits: map[flowKey]limits{}, claimed: map[string]bool{}, minutes: map[minuteKey]bool{}, waiters: bells{}, watchers: bells{}, parents: map[parentKey]bool{}, wakeHeld: make(chan struct{}, 1),
 		calls: newCalls(), secrets: map[string]string{},
