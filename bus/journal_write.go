@@ -178,7 +178,7 @@ func (j *Journal) landed(batch []*Write, seq uint64, err error) {
 		switch at := place(seq, i); {
 		case err != nil:
 			w.end(0, err)
-		case w.again && j.index[w.key] != w.over: // it was freed meanwhile
+		case w.over != 0 && j.index[w.key] != w.over: // what it replaces was freed meanwhile
 			j.empty(seq)
 			w.end(0, ErrExists)
 		case w.again:
@@ -187,10 +187,10 @@ func (j *Journal) landed(batch []*Write, seq uint64, err error) {
 			j.empty(sequenceOf(old))
 			w.end(w.over, nil)
 		default:
-			j.index[w.key] = at
-			if w.over != 0 {
-				j.leave(w.over)
+			if old := j.index[w.key]; old != 0 { // it is what is replaced, or was loaded meanwhile
+				j.leave(old)
 			}
+			j.index[w.key] = at
 			w.end(at, nil)
 		}
 	}
