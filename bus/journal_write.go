@@ -211,46 +211,56 @@ func (j *Journal) publish(batch []*Write, last uint64) (uint64, error) {
 	id := strconv.FormatUint(rand.Uint64(), 36)
 	msg := pack(j.subject, id, batch)
 	msg.Header.Set(jetstream.ExpectedLastSeqHeader, strconv.FormatUint(last, 10))
-	for {
-		ctx, cancel := context.WithTimeout(context.Background(), journalTimeout)
-		ack, err := j.bus.js.PublishMsg(ctx, msg)
-		if err == nil {
-			cancel()
-			return ack.Sequence, nil
-		}
-		if answered(err) {
-			seq, err := j.refused(ctx, err, id)
-			cancel()
+	for said := false; ; said = true {
+		seq, known, err := j.try(msg, id)
+		if known {
 			return seq, err
 		}
-		cancel()
 		j.mu.Lock()
 		closed := j.closed
 		j.mu.Unlock()
 		if closed {
 			return 0, fmt.Errorf("write journal %s: %w", j.name, err)
 		}
-		j.log.Warn("a journal got no answer; it is tried again", "journal", j.name, "error", err)
+		if !said {
+			j.log.Warn("a journal got no answer; it is tried again", "journal", j.name, "error", err)
+		}
 		time.Sleep(journalPause)
 	}
 }
 
-// refused explains an answer that is no acknowledgement.
-func (j *Journal) refused(ctx context.Context, refusal error, id string) (uint64, error) {
-	if refusal = WriteError(refusal); !errors.Is(refusal, ErrExists) {
-		return 0, refusal
+// try writes a message once, and says whether it is known what became of it.
+func (j *Journal) try(msg *nats.Msg, id string) (seq uint64, known bool, err error) {
+	ctx, cancel := context.WithTimeout(context.Background(), journalTimeout)
+	defer cancel()
+	ack, err := j.bus.js.PublishMsg(ctx, msg)
+	if err == nil {
+		return ack.Sequence, true, nil
 	}
+	switch err = WriteError(err); {
+	case errors.Is(err, ErrExists):
+		return j.refused(ctx, id)
+	case errors.Is(err, ErrFull), errors.Is(err, nats.ErrMaxPayload):
+		return 0, true, err
+	}
+	// The engine also answers while it is stopped.
+	return 0, answered(err) && !storeFailed(err), err
+}
+
+// refused is for a message that is not the next.
+func (j *Journal) refused(ctx context.Context, id string) (seq uint64, known bool, err error) {
 	msg, err := j.bus.Last(ctx, j.name, j.subject)
-	if err != nil {
-		return 0, err
+	if err != nil && !errors.Is(err, ErrNoMessage) {
+		return 0, false, err
 	}
-	if have, _, _ := strings.Cut(msg.Header.Get(journalHeader), ","); have == id {
-		return msg.Sequence, nil // the answer to an earlier try was lost
+	if have, _, _ := strings.Cut(msg.Header.Get(journalHeader), ","); err == nil && have == id {
+		return msg.Sequence, true, nil // the answer to an earlier try was lost
 	}
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	j.fenced = true
-	return 0, ErrFenced
+	j.log.Error("a journal was written by somebody else, and is not written any more", "journal", j.name)
+	return 0, true, ErrFenced
 }
 
 // The header of a message is a random id and a directory: of each record the key,

@@ -28,6 +28,12 @@ func answered(err error) bool {
 	return errors.As(err, &api)
 }
 
+// storeFailed reports whether a stream answered that it could not store a message.
+func storeFailed(err error) bool {
+	var api *jetstream.APIError
+	return errors.As(err, &api) && api.ErrorCode == streamStoreFailed
+}
+
 // WriteError makes ErrExists or ErrFull of an error of a publish, if it is one of
 // these.
 func WriteError(err error) error {
