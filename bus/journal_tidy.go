@@ -112,6 +112,7 @@ func (j *Journal) purge(ctx context.Context) error {
 func (j *Journal) begin(front uint64) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
+	front = max(front, j.first) // another Tidy may have come further
 	j.first = front
 	j.gone.drop(front)
 	before := func(f freed) bool { return f.sequence < front }
