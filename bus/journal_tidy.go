@@ -56,7 +56,7 @@ func (j *Journal) runTidy(ctx context.Context) {
 func (j *Journal) left() bool {
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	return len(j.lonely)+len(j.thinned) > 0
+	return len(j.lonely)+len(j.thinned) > 0 && !j.fenced
 }
 
 func (j *Journal) crowded() bool {
@@ -67,9 +67,7 @@ func (j *Journal) crowded() bool {
 
 // Tidy removes what can be removed now.
 func (j *Journal) Tidy(ctx context.Context) error {
-	select {
-	case <-j.loaded:
-	default:
+	if !j.mayTidy() {
 		return nil
 	}
 	ctx, cancel := context.WithTimeout(ctx, tidyBudget)
@@ -77,11 +75,21 @@ func (j *Journal) Tidy(ctx context.Context) error {
 	return errors.Join(j.trim(ctx), j.purge(ctx), j.removeLonely(ctx), j.rewriteThinned(ctx))
 }
 
-// lastTidy leaves little to look at for the next start.
-func (j *Journal) lastTidy() {
+// mayTidy reports whether it is known what is there, and that nobody else uses it.
+func (j *Journal) mayTidy() bool {
 	select {
 	case <-j.loaded:
 	default:
+		return false
+	}
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return !j.fenced
+}
+
+// lastTidy leaves little to look at for the next start.
+func (j *Journal) lastTidy() {
+	if !j.mayTidy() {
 		return
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), tidyLast)
