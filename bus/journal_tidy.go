@@ -235,10 +235,14 @@ func (j *Journal) trim(ctx context.Context) error {
 	j.mu.Lock()
 	front, over := j.first, int64(len(j.index))-j.keep
 	many := over > j.keep/20
-	due := many || time.Since(j.swept) > sweepEvery
-	for ; many && over > 0 && front <= j.last; front++ {
-		over -= max(1, int64(j.tallies[front].live))
+	for many && front <= j.last {
+		if over -= max(1, int64(j.tallies[front].live)); over < 0 {
+			break // some of it are to be kept
+		}
+		front++
 	}
+	many = front > j.first
+	due := many || time.Since(j.swept) > sweepEvery
 	j.mu.Unlock()
 	if !due {
 		return nil
@@ -264,8 +268,9 @@ func (j *Journal) sweep(front uint64) {
 	defer j.mu.Unlock()
 	j.swept = time.Now()
 	for h, pos := range j.index {
-		if sequenceOf(pos) < front {
+		if sequenceOf(j.placeOf(pos)) < front {
 			delete(j.index, h)
+			delete(j.moved, pos)
 		}
 	}
 	for seq := range j.tallies {

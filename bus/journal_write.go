@@ -94,7 +94,7 @@ func (j *Journal) settle(ctx context.Context, key hashed, do func()) error {
 // admit has a write committed if its condition holds.
 func (j *Journal) admit(w *Write) {
 	have := j.index[w.key]
-	if have != 0 && j.keep > 0 && sequenceOf(have) < j.first {
+	if have != 0 && j.keep > 0 && sequenceOf(j.placeOf(have)) < j.first {
 		have = 0 // too old
 	}
 	switch {
