@@ -184,11 +184,12 @@ func (j *Journal) Have(ctx context.Context, keys []string) (map[string]bool, err
 	return there, nil
 }
 
-// backBatch is how many messages Back reads at once.
+// backBatch is how many messages Back reads at once, where they are not large.
 const backBatch = 128
 
 // Back hands records to take, the newest first, those before a position only if
-// that is not 0, until take returns false.
+// that is not 0, until take returns false. It is for a journal of which nothing is
+// freed: what was written again is not where its position says.
 func (j *Journal) Back(ctx context.Context, before uint64, take func(Record) bool) error {
 	j.mu.Lock()
 	first, end := j.first, j.last+1
@@ -196,27 +197,36 @@ func (j *Journal) Back(ctx context.Context, before uint64, take func(Record) boo
 	if before != 0 {
 		end = min(end, sequenceOf(before)+1)
 	}
-	for end > first {
-		start := max(first, end-min(end, backBatch))
-		msgs, _, err := j.bus.Read(ctx, j.name, From{Subject: ">", Sequence: start, Limit: backBatch})
+	for size := uint64(backBatch); end > first; {
+		start := max(first, end-min(end, size))
+		msgs, more, err := j.bus.Read(ctx, j.name, From{Subject: ">", Sequence: start, Limit: int(end - start)})
 		if err != nil {
 			return err
 		}
+		if more && len(msgs) > 0 && msgs[len(msgs)-1].Sequence < end-1 { // they are too large for one answer
+			size = max(1, size/2)
+			continue
+		}
 		for _, msg := range slices.Backward(msgs) {
-			if msg.Sequence >= end {
-				continue
-			}
-			list, err := unpack(msg)
-			if err != nil {
-				j.log.Error("a part of a journal is passed over", "journal", j.name, "error", err)
-			}
-			for _, r := range slices.Backward(list) {
-				if (before == 0 || r.Position < before) && !take(r) {
-					return nil
-				}
+			if msg.Sequence < end && !j.backOne(msg, before, take) {
+				return nil
 			}
 		}
 		end = start
 	}
 	return nil
+}
+
+// backOne hands the records of a message to take.
+func (j *Journal) backOne(msg Message, before uint64, take func(Record) bool) bool {
+	list, err := unpack(msg)
+	if err != nil {
+		j.log.Error("a part of a journal is passed over", "journal", j.name, "error", err)
+	}
+	for _, r := range slices.Backward(list) {
+		if (before == 0 || r.Position < before) && !take(r) {
+			return false
+		}
+	}
+	return true
 }
