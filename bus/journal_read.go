@@ -137,22 +137,25 @@ func (j *Journal) Get(ctx context.Context, positions []uint64) ([]Record, error)
 // Find returns the record of a key, or ErrNoMessage, when all was loaded and
 // nothing of the key is being written.
 func (j *Journal) Find(ctx context.Context, key string) (Record, error) {
-	h, pos := j.hash(key), uint64(0)
-	if err := j.settle(ctx, h, func() { pos = j.index[h] }); err != nil {
-		return Record{}, err
+	h, last := j.hash(key), uint64(0)
+	for {
+		pos := uint64(0)
+		if err := j.settle(ctx, h, func() { pos = j.index[h] }); err != nil {
+			return Record{}, err
+		}
+		if pos == last { // it is where nothing was found
+			j.forget(h, pos)
+			return Record{}, ErrNoMessage
+		}
+		list, err := j.Get(ctx, []uint64{pos})
+		if err != nil {
+			return Record{}, err
+		}
+		if len(list) > 0 {
+			return list[0], nil
+		}
+		last = pos // it may have been replaced before it could be read
 	}
-	if pos == 0 {
-		return Record{}, ErrNoMessage
-	}
-	list, err := j.Get(ctx, []uint64{pos})
-	if err != nil {
-		return Record{}, err
-	}
-	if len(list) == 0 {
-		j.forget(h, pos)
-		return Record{}, ErrNoMessage
-	}
-	return list[0], nil
 }
 
 // forget drops a record from the index that the stream has dropped.
