@@ -56,6 +56,7 @@ func (j *Journal) loadMessage(msg Message, places []Place) []Place {
 	j.read = msg.Sequence
 	if err != nil {
 		j.log.Error("a part of a journal is passed over", "journal", j.name, "error", err)
+		j.gone.add(msg.Sequence, msg.Sequence) // nobody can ever free it
 		return places
 	}
 	if len(list) > 1 {

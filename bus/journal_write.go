@@ -315,7 +315,7 @@ func unpack(msg Message) ([]Record, error) {
 		list[i] = Record{Key: field[0], Label: field[1], Position: place(msg.Sequence, i)}
 		if len(field) == 5 {
 			pos, err := strconv.ParseUint(field[4], 10, 64)
-			if err != nil {
+			if err != nil || pos == 0 || sequenceOf(pos) >= msg.Sequence {
 				return bad()
 			}
 			list[i].Position = pos
