@@ -115,6 +115,7 @@ func sampleTask(ctx context.Context, dir string) (*nats.Msg, jetstream.StreamCon
 	if err != nil {
 		return nil, jetstream.StreamConfig{}, err
 	}
+	raw.Header.Del(jetstream.ExpectedLastSeqHeader) // which one writer knows, and 16 do not
 	return &nats.Msg{Subject: raw.Subject, Header: raw.Header, Data: raw.Data}, info.Config, nil
 }
 
@@ -160,13 +161,11 @@ func (s *bareStream) close() error {
 	return nil
 }
 
-// publishFor has clients publish a message for a while, each time under another
-// last part of its subject, and returns the rate.
+// publishFor has clients publish a message for a while and returns the rate.
 func (s *bareStream) publishFor(ctx context.Context, sample *nats.Msg, long time.Duration) (float64, error) {
-	prefix := sample.Subject[:strings.LastIndexByte(sample.Subject, '.')+1]
 	begun := time.Now()
 	n, err := crowd(ctx, func(ctx context.Context) error {
-		_, err := s.js.PublishMsg(ctx, &nats.Msg{Subject: prefix + mayfly.NewID(), Header: sample.Header, Data: sample.Data})
+		_, err := s.js.PublishMsg(ctx, &nats.Msg{Subject: sample.Subject, Header: sample.Header, Data: sample.Data})
 		return err
 	}, submitClients, long)
 	return float64(n) / time.Since(begun).Seconds(), err
