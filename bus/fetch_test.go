@@ -2,11 +2,13 @@ package bus
 
 import (
 	"bytes"
+	"context"
 	"fmt"
 	"slices"
 	"testing"
 
 	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
 )
 
 // sequences of messages, for comparing.
@@ -40,6 +42,28 @@ func openWithHoles(t *testing.T) *Bus {
 		}
 	}
 	return b
+}
+
+// TestRemove: what is not there is no error.
+func TestRemove(t *testing.T) {
+	b := openWithHoles(t)
+	stream, err := b.JetStream().Stream(t.Context(), ParkedStream)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := stream.Purge(t.Context(), jetstream.WithPurgeSequence(2)); err != nil {
+		t.Fatal(err)
+	}
+	for _, seq := range []uint64{1, 2, 2, 5, 19, 20, 99} {
+		if err := Remove(t.Context(), stream, seq); err != nil {
+			t.Errorf("remove %d: %v", seq, err)
+		}
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if err := Remove(ctx, stream, 4); err == nil {
+		t.Error("removed without an answer")
+	}
 }
 
 func TestGet(t *testing.T) {
