@@ -236,6 +236,10 @@ func (j *Journal) trim(ctx context.Context) error {
 	front, over := j.first, int64(len(j.index))-j.keep
 	many := over > j.keep/20
 	for many && front <= j.last {
+		if next := j.gone.after(front); next > front {
+			front = next
+			continue
+		}
 		if over -= max(1, int64(j.tallies[front].live)); over < 0 {
 			break // some of it are to be kept
 		}
