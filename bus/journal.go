@@ -41,6 +41,7 @@ type Journal struct {
 	mu      sync.Mutex
 	closed  bool
 	index   map[hashed]uint64 // positions of records, by key
+	most    int               // keys that the index had, as Tidy saw it
 	moved   map[uint64]uint64 // places of records that were written again, by position
 	tallies map[uint64]tally  // of messages with many records, by sequence
 	flying  map[hashed]*Write // being written

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"time"
 
@@ -21,6 +22,7 @@ const (
 	tidyLast   = time.Second            // that a stop spends on it
 	tidyBudget = 30 * time.Second
 	sweepEvery = time.Minute // for what the stream has dropped
+	indexMany  = 50_000      // keys beyond which the index is made anew when few are left
 )
 
 // runTidy removes what was freed, some time after it was.
@@ -72,7 +74,18 @@ func (j *Journal) Tidy(ctx context.Context) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, tidyBudget)
 	defer cancel()
-	return errors.Join(j.trim(ctx), j.purge(ctx), j.removeLonely(ctx), j.rewriteThinned(ctx))
+	err := errors.Join(j.trim(ctx), j.purge(ctx), j.removeLonely(ctx), j.rewriteThinned(ctx))
+	j.shrink()
+	return err
+}
+
+// shrink gives back what the index took when it was large: a map never does.
+func (j *Journal) shrink() {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if j.most = max(j.most, len(j.index)); j.most > indexMany && len(j.index) < j.most/8 {
+		j.index, j.most = maps.Collect(maps.All(j.index)), len(j.index)
+	}
 }
 
 // mayTidy reports whether it is known what is there, and that nobody else uses it.
