@@ -201,7 +201,8 @@ func (j *Journal) landed(batch []*Write, seq uint64, err error) {
 
 // How long a message is tried.
 const (
-	journalTimeout = 5 * time.Second // for one answer
+	journalTimeout = 5 * time.Second // by Put
+	journalTry     = time.Second     // for an answer: one that was lost when the engine was stopped never comes
 	journalPause   = 100 * time.Millisecond
 )
 
@@ -231,7 +232,7 @@ func (j *Journal) publish(batch []*Write, last uint64) (uint64, error) {
 
 // try writes a message once, and says whether it is known what became of it.
 func (j *Journal) try(msg *nats.Msg, id string) (seq uint64, known bool, err error) {
-	ctx, cancel := context.WithTimeout(context.Background(), journalTimeout)
+	ctx, cancel := context.WithTimeout(context.Background(), journalTry)
 	defer cancel()
 	ack, err := j.bus.js.PublishMsg(ctx, msg)
 	if err == nil {
