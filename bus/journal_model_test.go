@@ -63,7 +63,7 @@ func TestJournalAgreesWithModel(t *testing.T) {
 				m.reopened(r, m.j.bus)
 			},
 			"crash": func(r *rapid.T) {
-				if rapid.IntRange(0, 2).Draw(r, "now") == 0 {
+				if rapid.IntRange(0, 4).Draw(r, "now") == 0 {
 					m.crash(r)
 				}
 			},
