@@ -86,6 +86,7 @@ type scheduled struct {
 	mu        sync.Mutex // held while it is fired, changed or looked at
 	gone      bool       // it is not in the map any more
 	seq       uint64     // of the definition; 0: there is none
+	removal   uint64     // sequence of the message that says so; 0: there is none
 	ticksSeq  uint64     // of ticks; 0: there are none
 	timetable *schedule.Timetable
 	paused    bool
@@ -141,6 +142,9 @@ func (s *Schedules) load(ctx context.Context) (map[schedule.Name]definition, err
 			name := schedule.Name{Space: token[1], Name: token[3]}
 			if token[2] == "ticks" {
 				states[name] = msg
+				continue
+			}
+			if removed(msg) {
 				continue
 			}
 			e := &scheduled{name: name}

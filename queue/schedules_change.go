@@ -134,7 +134,7 @@ func (s *Schedules) room(more int) error {
 
 // put writes a definition and has it looked at.
 func (s *Schedules) put(ctx context.Context, e *scheduled, next definition) error {
-	msg, err := s.writeDefinition(ctx, next, e.seq)
+	msg, err := s.writeDefinition(ctx, e, next)
 	if errors.Is(err, bus.ErrExists) {
 		return mayfly.Errorf(mayfly.Conflict, "schedule %q was changed meanwhile", next.Name).WithHint("look at it, then try again")
 	}

@@ -408,3 +408,28 @@ func TestAScheduleThatCannotBeReadHarmsNoOther(t *testing.T) {
 		}
 	}
 }
+
+// A schedule that was changed and then removed stays so over a crash, and its
+// name can be used again.
+func TestRemovedSchedulesStayRemoved(t *testing.T) {
+	k := newKeeper(t)
+	ctx := context.Background()
+	k.add(t, func(s *mayfly.Schedule) { s.Name = "other" }) // so that the stream does not begin with it
+	for range 5 {
+		k.add(t, nil)
+		if _, err := k.Pause(ctx, home, "s"); err != nil {
+			t.Fatal(err)
+		}
+		if err := k.Remove(ctx, home, "s"); err != nil {
+			t.Fatal(err)
+		}
+		k.n = k.n.crash(Options{})
+		k.open(t)
+		if list, err := k.List(ctx, home, "", 0); err != nil || len(list) != 1 {
+			t.Fatalf("after the crash there are %d schedules instead of 1, %v", len(list), err)
+		}
+		want(t, k.Remove(ctx, home, "s"), mayfly.NotFound)
+	}
+	k.add(t, nil)
+	k.get(t)
+}

@@ -2,6 +2,7 @@ package queue
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -85,10 +86,11 @@ func decodeTicks(msg bus.Message) (ticks, error) {
 	return t, nil
 }
 
-// read returns a schedule's definition, as it is kept now.
+// read returns a schedule's definition, as it is kept now. Where there is none,
+// the message can be that which says so.
 func (s *Schedules) read(ctx context.Context, name schedule.Name) (def definition, msg bus.Message, err error) {
 	msg, err = s.bus.Last(ctx, bus.SchedulesStream, bus.ScheduleSubject(name.Space, name.Name))
-	if errors.Is(err, bus.ErrNoMessage) {
+	if errors.Is(err, bus.ErrNoMessage) || err == nil && removed(msg) {
 		return def, msg, noSchedule(name.Name)
 	}
 	if err != nil {
@@ -98,13 +100,18 @@ func (s *Schedules) read(ctx context.Context, name schedule.Name) (def definitio
 	return def, msg, err
 }
 
+// removed reports whether a message says that a schedule was removed. It is kept:
+// were the last definition itself removed, a crash could bring back the one that
+// it had replaced.
+func removed(msg bus.Message) bool { return len(msg.Data) == 0 }
+
 // refresh brings a schedule in memory up to what is kept, which another process
 // may have changed, and reports whether it was. One that is not kept has no
 // definition from then on. The caller holds its mutex.
 func (s *Schedules) refresh(ctx context.Context, e *scheduled) (def definition, changed bool, err error) {
 	def, msg, err := s.read(ctx, e.name)
 	if mayfly.KindOf(err) == mayfly.NotFound {
-		e.seq = 0
+		e.seq, e.removal = 0, msg.Sequence
 	}
 	if err != nil {
 		return def, true, err
@@ -125,9 +132,10 @@ func (s *Schedules) refresh(ctx context.Context, e *scheduled) (def definition, 
 	return def, changed, nil
 }
 
-// writeDefinition stores a definition where the last one had the sequence seq.
-func (s *Schedules) writeDefinition(ctx context.Context, def definition, seq uint64) (bus.Message, error) {
-	return s.store(ctx, bus.ScheduleSubject(def.Space, def.Name), def, seq)
+// writeDefinition stores a definition in place of the last one, or of the message
+// that says that it was removed.
+func (s *Schedules) writeDefinition(ctx context.Context, e *scheduled, def definition) (bus.Message, error) {
+	return s.store(ctx, bus.ScheduleSubject(def.Space, def.Name), def, cmp.Or(e.seq, e.removal))
 }
 
 // writeTicks stores how far a schedule has come. bus.ErrExists means that another
@@ -161,10 +169,11 @@ func (s *Schedules) store(ctx context.Context, subject string, value any, seq ui
 // nothing.
 func (s *Schedules) erase(ctx context.Context, name schedule.Name) error {
 	stream, err := s.js.Stream(ctx, bus.SchedulesStream)
-	for _, subject := range []string{bus.ScheduleSubject(name.Space, name.Name), bus.TicksSubject(name.Space, name.Name)} {
-		if err == nil {
-			err = stream.Purge(ctx, jetstream.WithPurgeSubject(subject))
-		}
+	if err == nil {
+		_, err = s.js.PublishMsg(ctx, &nats.Msg{Subject: bus.ScheduleSubject(name.Space, name.Name)})
+	}
+	if err == nil {
+		err = stream.Purge(ctx, jetstream.WithPurgeSubject(bus.TicksSubject(name.Space, name.Name)))
 	}
 	if err != nil {
 		return unavailable("remove schedule "+name.Name, err)
