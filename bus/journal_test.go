@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"runtime"
 	"slices"
+	"sync"
+	"sync/atomic"
 	"testing"
 
 	"github.com/nats-io/nats.go"
@@ -438,4 +440,48 @@ func TestJournalWaitsForLoad(t *testing.T) {
 	if err := <-got; !errors.Is(err, ErrExists) {
 		t.Errorf("put what was there before: %v", err)
 	}
+}
+
+// TestJournalLoadedWhileWritten: Load finds what is being written anew.
+func TestJournalLoadedWhileWritten(t *testing.T) {
+	before := newJournal(t)
+	pos := share(t, before, "a", "b")
+	before.Close()
+	j, err := before.bus.OpenJournal(t.Context(), TasksStream, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer j.Close()
+	var w *Write
+	paused(j, func() {
+		w = j.Write(record("a"), 0)
+		load(t, j)
+	})
+	<-w.Done()
+	if got, err := w.Position(); err != nil || got <= pos[1] || !j.Live("a", got) {
+		t.Errorf("written at %x: %v", got, err)
+	}
+	wantThere(t, j, "b", "a")
+}
+
+// TestJournalFindsWhatIsReplaced: a record is there however often it is replaced.
+func TestJournalFindsWhatIsReplaced(t *testing.T) {
+	j := newJournal(t)
+	pos := put(t, j, "a", 0)
+	var done sync.WaitGroup
+	var stop atomic.Bool
+	done.Go(func() {
+		for !stop.Load() {
+			if _, err := j.Find(context.Background(), "a"); err != nil {
+				t.Errorf("find: %v", err)
+				return
+			}
+		}
+	})
+	for range 300 {
+		pos = put(t, j, "a", pos)
+	}
+	stop.Store(true)
+	done.Wait()
+	wantThere(t, j, "a")
 }
