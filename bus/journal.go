@@ -99,7 +99,7 @@ func sequenceOf(place uint64) uint64 { return place >> placeBits }
 
 // OpenJournal opens the journal of a stream of the list. What is there is found
 // when Load has been called until its end. With keep above 0 the oldest records go
-// when there are more, about a twentieth late.
+// when there are more, about a twentieth late, and never a part of a message.
 func (b *Bus) OpenJournal(ctx context.Context, stream string, keep int64) (*Journal, error) {
 	handle, err := b.js.Stream(ctx, stream)
 	if err != nil {
