@@ -24,12 +24,14 @@ func aged(j *Journal) {
 	}
 }
 
-// tidy does all that there is to do, however long ago it was freed.
+// tidy does all that there is to do, however long ago it was freed, while nothing
+// else is at work.
 func tidy(t interface {
 	Helper()
 	Fatal(...any)
 }, j *Journal) {
 	t.Helper()
+	still(j)
 	for {
 		aged(j)
 		if err := j.Tidy(context.Background()); err != nil {
@@ -41,7 +43,7 @@ func tidy(t interface {
 	}
 }
 
-// still ends the goroutine that tidies a new journal.
+// still ends the goroutine that tidies.
 func still(j *Journal) {
 	j.stop()
 	j.done.Wait()
