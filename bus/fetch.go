@@ -49,7 +49,8 @@ func (b *Bus) Get(ctx context.Context, stream string, sequences []uint64) ([]Mes
 func (b *Bus) LastOf(ctx context.Context, stream string, subjects []string) ([]Message, error) {
 	var all []Message
 	for len(subjects) > 0 {
-		msgs, more, err := b.lastOf(ctx, stream, subjects)
+		// As many as the server sends in one answer.
+		msgs, more, err := b.batch(ctx, stream, getRequest{MultiLast: subjects, MaxBytes: readMaxBytes}, len(subjects))
 		if err != nil {
 			return nil, err
 		}
@@ -82,10 +83,9 @@ func matches(wild, subject string) bool {
 	return true
 }
 
-// lastOf returns as many as the server sends in one answer.
-func (b *Bus) lastOf(ctx context.Context, stream string, subjects []string) (msgs []Message, more bool, err error) {
-	req := []getRequest{{MultiLast: subjects, MaxBytes: readMaxBytes}}
-	err = b.ask(ctx, stream, len(subjects)+1, req, func(reply *nats.Msg) (done bool, err error) {
+// batch asks for many messages, at most so many, and reports whether more follow.
+func (b *Bus) batch(ctx context.Context, stream string, req getRequest, most int) (msgs []Message, more bool, err error) {
+	err = b.ask(ctx, stream, most+1, []getRequest{req}, func(reply *nats.Msg) (done bool, err error) {
 		msg, end, err := parseReply(reply)
 		switch {
 		case errors.Is(err, ErrNoMessage):

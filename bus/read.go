@@ -90,41 +90,7 @@ func (b *Bus) Read(ctx context.Context, stream string, from From) (msgs []Messag
 		t := from.Time.UTC()
 		req.StartTime = &t
 	}
-	body, err := json.Marshal(req)
-	if err != nil {
-		return nil, false, fmt.Errorf("encode request: %w", err)
-	}
-	ctx, cancel := context.WithTimeout(ctx, readTimeout)
-	defer cancel()
-	replies := make(chan *nats.Msg, req.Batch+1) // SubscribeSync would make one of 512 kB
-	sub, err := b.conn.ChanSubscribe(b.conn.NewRespInbox(), replies)
-	if err != nil {
-		return nil, false, fmt.Errorf("read stream %s: %w", stream, err)
-	}
-	defer sub.Unsubscribe()
-	if err := b.conn.PublishRequest(directSubject(stream), sub.Subject, body); err != nil {
-		return nil, false, fmt.Errorf("read stream %s: %w", stream, err)
-	}
-	for {
-		var reply *nats.Msg
-		select {
-		case reply = <-replies:
-		case <-ctx.Done():
-			return nil, false, fmt.Errorf("read stream %s: %w", stream, ctx.Err())
-		}
-		msg, end, err := parseReply(reply)
-		if errors.Is(err, ErrNoMessage) {
-			return msgs, false, nil
-		}
-		if err != nil {
-			return nil, false, fmt.Errorf("read stream %s: %w", stream, err)
-		}
-		if end {
-			pending, _ := strconv.Atoi(reply.Header.Get("Nats-Num-Pending"))
-			return msgs, pending > 0, nil
-		}
-		msgs = append(msgs, msg)
-	}
+	return b.batch(ctx, stream, req, req.Batch)
 }
 
 func directSubject(stream string) string { return "$JS.API.DIRECT.GET." + stream }
