@@ -164,8 +164,8 @@ func (j *Journal) Live(key string, position uint64) bool {
 	return j.index[j.hash(key)] == position
 }
 
-// Free gives up the record of a key, if it is at that position. Where it is now is
-// reused some time later.
+// Free gives up the record of a key, if it is at that position, and what is being
+// written over it. Where it is now is reused some time later.
 func (j *Journal) Free(key string, position uint64) {
 	j.mu.Lock()
 	defer j.mu.Unlock()

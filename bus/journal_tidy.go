@@ -138,6 +138,9 @@ func (j *Journal) begin(front uint64) {
 	j.gone.drop(front)
 	before := func(f freed) bool { return f.sequence < front }
 	j.lonely, j.thinned = slices.DeleteFunc(j.lonely, before), slices.DeleteFunc(j.thinned, before)
+	if len(j.lonely) == 0 {
+		j.lonely = nil // it may have been long
+	}
 }
 
 // removeLonely removes, one by one and for a short time, what has no record since
