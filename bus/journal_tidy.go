@@ -18,7 +18,7 @@ const (
 	tidyShare  = 20                     // rounds take at most one part in so many of the time, unless there is
 	tidyMany   = 10_000                 // to remove
 	tidyWait   = 2 * time.Second        // until a message behind one with records is removed by itself
-	thinWait   = time.Minute            // until what is left in a message is written again, where it is more than half
+	thinWait   = 10 * time.Second       // until what is left in a message is written again, where it is more than half
 	tidyLast   = time.Second            // that a stop spends on it
 	tidyBudget = 30 * time.Second
 	sweepEvery = time.Minute // for what the stream has dropped

@@ -61,19 +61,9 @@ func (q *Queue) revive(ctx context.Context, task mayfly.Task, dead found) (mayfl
 	if err != nil {
 		return task, err
 	}
-	old, err := q.findPending(ctx, task.Space, task.ID, "*") // of its last attempt, as a crash can leave it
-	if err != nil && mayfly.KindOf(err) != mayfly.NotFound {
+	seq, err := q.putOver(ctx, rec, task)
+	if err != nil {
 		return task, err
-	}
-	seq := old.seq
-	if old.task.Attempt < task.Attempt {
-		seq, err = q.tasks.Put(ctx, rec, old.seq)
-		switch {
-		case errors.Is(err, bus.ErrFull):
-			return task, full()
-		case err != nil:
-			return task, writeError(err)
-		}
 	}
 	err = q.unpark(ctx, dead.seq)
 	q.mu.Lock()
@@ -81,6 +71,30 @@ func (q *Queue) revive(ctx context.Context, task mayfly.Task, dead found) (mayfl
 	q.offer(task, seq, dead.data)
 	q.changed(task)
 	return task, err
+}
+
+// putOver writes a task to pending, where a crash can have left its last attempt,
+// which a reader may free at this moment.
+func (q *Queue) putOver(ctx context.Context, rec bus.Record, task mayfly.Task) (uint64, error) {
+	for {
+		old, err := q.findPending(ctx, task.Space, task.ID, "*")
+		switch {
+		case err != nil && mayfly.KindOf(err) != mayfly.NotFound:
+			return 0, err
+		case old.task.Attempt >= task.Attempt:
+			return old.seq, nil // an earlier call gave up
+		}
+		seq, err := q.tasks.Put(ctx, rec, old.seq)
+		switch {
+		case errors.Is(err, bus.ErrExists):
+		case errors.Is(err, bus.ErrFull):
+			return 0, full()
+		case err != nil:
+			return 0, writeError(err)
+		default:
+			return seq, nil
+		}
+	}
 }
 
 // Purge ends a buried task: its last attempt's failure is its outcome.

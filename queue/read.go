@@ -163,8 +163,9 @@ func (q *Queue) settleAll(ctx context.Context, list []bus.Record) (map[uint64]ma
 func (q *Queue) freed(rec bus.Record) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	if q.entries[rec.Key] == nil {
+	if q.entries[rec.Key] == nil && q.tasks.Live(rec.Key, rec.Position) {
 		q.tasks.Free(rec.Key, rec.Position)
+		q.waiting.add(-1, 0)
 	}
 }
 

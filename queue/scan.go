@@ -75,6 +75,7 @@ func (q *Queue) scanSome(ctx context.Context, most int) error {
 	}
 	q.scanning = false
 	close(q.scanned)
+	q.waiting.add(int64(q.tasks.Len()-len(q.arrivals)), 0)
 	for _, a := range q.arrivals {
 		q.leave(a.lane, a.seq)
 	}
@@ -88,7 +89,6 @@ func (q *Queue) scanSome(ctx context.Context, most int) error {
 func (q *Queue) takeScan(list []bus.Place) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	q.waiting.add(int64(len(list)), 0)
 	for _, p := range list {
 		key, priority, ok := parseLabel(p)
 		if !ok {
