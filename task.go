@@ -55,6 +55,7 @@ type Submission struct {
 	Payload []byte `json:"payload,omitempty"` // 1 MB at most
 	// PayloadRef names a payload that was uploaded before, instead of Payload.
 	PayloadRef string            `json:"payloadRef,omitempty"`
+	Request    *Request          `json:"request,omitempty"`  // with Workload; POST / if nil
 	Priority   int               `json:"priority,omitempty"` // 0 to 9, 9 first
 	NotBefore  time.Time         `json:"notBefore,omitzero"` // now if zero
 	Timeout    time.Duration     `json:"timeout,omitempty"`  // of one attempt, ns; 0: the workload's, or one hour
@@ -64,6 +65,13 @@ type Submission struct {
 	Labels     map[string]string `json:"labels,omitempty"`   //
 	Callback   string            `json:"callback,omitempty"` // URL that is told of the end
 	After      []string          `json:"after,omitempty"`    // ids of tasks that must have succeeded
+}
+
+// Request is what a function gets of the HTTP request that a task was, beside the
+// body. The method is POST.
+type Request struct {
+	Target string            `json:"target"`           // path and query
+	Header map[string]string `json:"header,omitempty"` // by canonical name
 }
 
 // Attempt is one execution of a task. A task that waits has none for the
@@ -104,6 +112,7 @@ type Task struct {
 	LimitKey  string            `json:"limitKey,omitempty"` // what its workload's KeyLimit found in the payload
 	Digest    string            `json:"digest,omitempty"`   // of the payload, when there is a key or it is large
 	Size      int               `json:"size,omitempty"`     // of the payload, bytes
+	Request   *Request          `json:"request,omitempty"`
 
 	Attempt  int       `json:"attempt"`            // the number of the one that runs, or comes, or was the last
 	Retried  int       `json:"retried,omitempty"`  // retries used of Retries.Max

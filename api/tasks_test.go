@@ -295,7 +295,8 @@ func TestFullQueue(t *testing.T) {
 func TestWebhooks(t *testing.T) {
 	up, _ := serveTasks(t, queue.Options{})
 	body := "any bytes \xff at all"
-	status, header, text := post(t, up.tcp+"/v1/workloads/w/tasks/webhook?priority=7&delay=2h&timeout=30s&retries=2&label=a=b&label=c=d=e&callback=http://x/y&space=other", body, nil)
+	status, header, text := post(t, up.tcp+"/v1/workloads/w/tasks/webhook?priority=7&delay=2h&timeout=30s&retries=2&label=a=b&label=c=d=e&callback=http://x/y&space=other", body,
+		http.Header{"X-Event": {"push"}, "Cookie": {"a=b"}, "X-Api-Key": {"secret"}})
 	var made client.AcceptedTask
 	if err := json.Unmarshal([]byte(text), &made); err != nil || status != 202 || !made.Created || header.Get("X-Mayfly-Run") != made.ID {
 		t.Fatalf("got %d %s", status, text)
@@ -305,6 +306,9 @@ func TestWebhooks(t *testing.T) {
 	if err != nil || task.Workload != "w" || task.Priority != 7 || task.Timeout != 30*time.Second || task.Retries.Max != 2 ||
 		task.Labels["a"] != "b" || task.Labels["c"] != "d=e" || task.Callback != "http://x/y" || time.Until(task.NotBefore) < time.Hour {
 		t.Errorf("got %+v, %v", task, err)
+	}
+	if r := task.Request; r == nil || r.Target != "/" || r.Header["X-Event"] != "push" || r.Header["Cookie"]+r.Header["X-Api-Key"] != "" {
+		t.Errorf("of the request is kept %+v", r)
 	}
 	if payload, err := c.TaskPayload(t.Context(), made.ID); err != nil || string(payload) != body {
 		t.Errorf("got %q, %v", payload, err)

@@ -11,6 +11,7 @@ import (
 	"github.com/danielgtaylor/huma/v2"
 
 	"github.com/mayfly-run/mayfly"
+	"github.com/mayfly-run/mayfly/queue"
 	client "github.com/mayfly-run/mayfly/sdk/go"
 )
 
@@ -35,7 +36,7 @@ func (r *router) taskWebhook() {
 		{Name: headerWebhook, In: "header", Schema: text, Description: "the key, where there is no other"},
 	}
 	o := operation{id: "task-webhook", route: "POST /v1/workloads/{name}/tasks/webhook", summary: "Submit a task whose payload is the body",
-		detail: "For senders whose requests are what they are. Content types are of no meaning.",
+		detail: "For senders whose requests are what they are. A function gets the body, and of the headers Content-*, Webhook-*, Ce-* and X-*.",
 		body: &huma.RequestBody{Content: map[string]*huma.MediaType{
 			"application/octet-stream": {Schema: &huma.Schema{Type: huma.TypeString, Format: "binary"}},
 		}}}
@@ -64,6 +65,7 @@ func (r *router) webhook(w http.ResponseWriter, req *http.Request) (answer clien
 		return answer, err
 	}
 	sub.Workload = req.PathValue("name")
+	sub.Request = queue.RequestOf("/", req.Header)
 	for _, header := range []string{client.HeaderIdempotency, headerWebhook} {
 		if sub.Key == "" {
 			sub.Key = req.Header.Get(header)

@@ -225,6 +225,24 @@ func TestHandlerTasks(t *testing.T) {
 	})
 }
 
+// TestTasksThatWereRequests: a function gets the path, the query and the headers of
+// the content.
+func TestTasksThatWereRequests(t *testing.T) {
+	n := start(t)
+	n.deploy(mayfly.Workload{Name: "web"})
+	n.deploy(mayfly.Workload{Name: "kept", Isolation: mayfly.IsolationInstance})
+	n.deploy(mayfly.Workload{Name: "cgi", Protocol: mayfly.CGI, Process: mayfly.Process{
+		Command: []string{"sh", "-c", `printf 'Content-Type: text/plain\r\n\r\n'; printf "%s " "$REQUEST_METHOD" "$REQUEST_URI" "$CONTENT_TYPE" "$HTTP_CE_ID"; cat`}}})
+	sub := mayfly.Submission{Payload: []byte("x"), Request: &mayfly.Request{
+		Target: "/request?a=b%20c", Header: map[string]string{"Content-Type": "text/csv", "Ce-Id": "7"}}}
+	var cases []taskEnd
+	for _, name := range []string{"web", "kept", "cgi"} {
+		sub.Workload = name
+		cases = append(cases, taskEnd{name, sub, mayfly.TaskSucceeded, 0, "POST /request?a=b%20c text/csv 7 x", ""})
+	}
+	n.ends(t, cases)
+}
+
 // TestTasksOutliveTheDaemon: what runs goes on when the daemon is killed, is
 // adopted, and has its whole result, and is not run again.
 func TestTasksOutliveTheDaemon(t *testing.T) {

@@ -7,6 +7,8 @@ import (
 	"net/http"
 	"os"
 	"time"
+
+	"github.com/mayfly-run/mayfly/queue"
 )
 
 // slowest is the rate at which a handler's loader takes a payload at least, in
@@ -55,7 +57,7 @@ func (a *attempt) post(ctx context.Context) (*http.Request, time.Duration, error
 	if a.payload != nil {
 		body = a.payload
 	}
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://function/", body)
+	req, err := queue.NewRequest(ctx, "function", &a.grant.Task, body)
 	if err != nil {
 		return nil, 0, err
 	}

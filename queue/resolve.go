@@ -44,7 +44,7 @@ func newTask(sub mayfly.Submission) (mayfly.Task, error) {
 		State: mayfly.TaskQueued, Priority: sub.Priority, Accepted: now(), NotBefore: sub.NotBefore.UTC(),
 		Timeout: sub.Timeout, Memory: sub.Memory, Retries: sub.Retries,
 		Key: sub.Key, Labels: sub.Labels, Callback: sub.Callback, After: sub.After,
-		Size: len(sub.Payload), Attempt: 1,
+		Size: len(sub.Payload), Request: sub.Request, Attempt: 1,
 	}
 	if sub.Key != "" {
 		task.ID = keyID(task.Space, queueOf(task), sub.Key)
@@ -162,6 +162,8 @@ func checkSubmission(sub mayfly.Submission) error {
 		return invalid("a task needs either a workload or an image")
 	case sub.Image == "" && (len(sub.Argv) > 0 || len(sub.Env) > 0):
 		return invalid("arguments and environment are for tasks of an image")
+	case sub.Image != "" && sub.Request != nil:
+		return invalid("a request is for tasks of a workload")
 	case sub.Release < 0 || sub.Image != "" && sub.Release != 0:
 		return invalid("release %d cannot be that of a task", sub.Release)
 	case len(sub.Payload) > 0 && sub.PayloadRef != "":
@@ -186,6 +188,9 @@ func checkSubmission(sub mayfly.Submission) error {
 		}
 	}
 	if err := checkProgram(sub); err != nil {
+		return err
+	}
+	if err := checkRequest(sub.Request); err != nil {
 		return err
 	}
 	if err := checkRetries(sub.Retries); err != nil {

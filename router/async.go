@@ -31,8 +31,8 @@ type Submitter interface {
 // respondAsync is the preference (RFC 7240) of a client that does not wait.
 const respondAsync = "respond-async"
 
-// prefersAsync reports whether a request is to become a task. The payload of a
-// task is all that its function gets, in a POST, so no other request is one.
+// prefersAsync reports whether a request is to become a task, which its function
+// gets as a POST: no other request is one.
 func (r *Router) prefersAsync(req *http.Request) bool {
 	if r.opts.Tasks == nil || req.Method != http.MethodPost {
 		return false
@@ -48,7 +48,7 @@ func (r *Router) prefersAsync(req *http.Request) bool {
 	return false
 }
 
-// submit answers a request with the id of a task that has its body.
+// submit answers a request with the id of the task that it becomes.
 func (r *Router) submit(w http.ResponseWriter, req *http.Request, wl *mayfly.Workload, memory int64) {
 	body := newRequestBody(w, req.Body)
 	defer body.leave()
@@ -86,6 +86,7 @@ func (r *Router) accept(req *http.Request, body *requestBody, wl *mayfly.Workloa
 	defer context.AfterFunc(ctx, body.interrupt)()
 	body.limit(most)
 	sub := mayfly.Submission{Space: wl.Space, Workload: wl.Name, Memory: memory, Key: req.Header.Get(client.HeaderIdempotency)}
+	sub.Request = queue.RequestOf(req.URL.RequestURI(), req.Header)
 	err = r.takePayload(ctx, body, &sub)
 	switch {
 	case ctx.Err() != nil:

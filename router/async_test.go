@@ -7,6 +7,7 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"reflect"
 	"strings"
 	"testing"
 
@@ -68,11 +69,13 @@ func TestRequestsBecomeTasks(t *testing.T) {
 	defer srv.Close()
 	send := func(body io.Reader) (*http.Response, string) {
 		t.Helper()
-		req, err := http.NewRequest(http.MethodPost, srv.URL, body)
+		req, err := http.NewRequest(http.MethodPost, srv.URL+"/a?b=c", body)
 		if err != nil {
 			t.Fatal(err)
 		}
 		req.Header.Set(client.HeaderIdempotency, "k")
+		req.Header.Set("Content-Type", "text/csv")
+		req.Header.Set("Authorization", "Bearer secret")
 		resp, err := srv.Client().Do(req)
 		if err != nil {
 			t.Fatal(err)
@@ -93,7 +96,8 @@ func TestRequestsBecomeTasks(t *testing.T) {
 		}
 	}
 	want := mayfly.Submission{Space: "s", Workload: "f", Payload: []byte("0123456789"), Memory: 7, Key: "k"}
-	if len(queue.got) != 3 || fmt.Sprint(queue.got[0]) != fmt.Sprint(want) {
+	want.Request = &mayfly.Request{Target: "/a?b=c", Header: map[string]string{"Content-Type": "text/csv", "User-Agent": "Go-http-client/1.1"}}
+	if len(queue.got) != 3 || !reflect.DeepEqual(queue.got[0], want) {
 		t.Errorf("got %+v", queue.got)
 	}
 	for name, body := range map[string]io.Reader{"of known size": strings.NewReader("0123456789x"), "of any size": io.MultiReader(strings.NewReader("0123456789x"))} {

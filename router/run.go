@@ -29,6 +29,7 @@ type run struct {
 	payload  []byte                // of a task, or
 	large    *os.File              // the same, when it is large
 	size     int64                 // of either, bytes
+	request  *mayfly.Request       // that the task was; nil: none
 	results  map[string][]byte     // of the tasks that it came after
 	started  func(instance string) // told when there is a container; or nil
 	body     *requestBody

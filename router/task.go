@@ -51,7 +51,7 @@ func (r *Router) ServeTask(ctx context.Context, rel *mayfly.Release, g *queue.Gr
 	if rel.Workload.Protocol == mayfly.HTTP || rel.Workload.Protocol == mayfly.Handler {
 		status, err = r.perform(ctx, x, func() (int, error) { return x.ask(ctx, w) })
 	} else {
-		status, err = r.performTask(ctx, x, w, payload)
+		status, err = r.performTask(ctx, x, w, &g.Task, payload)
 	}
 	res := mayfly.Result{Instance: x.record.Instance, Output: w.kept.Bytes()}
 	if err == nil {
@@ -77,7 +77,7 @@ func (r *Router) taskRun(rel *mayfly.Release, g *queue.Grant) *run {
 	}
 	return &run{
 		router: r, release: rel, memory: memory, attempt: g.Attempt.Number,
-		payload: g.Payload, size: int64(g.Task.Size), results: g.Results,
+		payload: g.Payload, size: int64(g.Task.Size), request: g.Task.Request, results: g.Results,
 		accepted: g.Attempt.Granted, deadline: g.Deadline,
 		record: mayfly.Run{
 			ID: g.Task.ID, Space: rel.Workload.Space, Workload: rel.Workload.Name, Release: rel.Number,
@@ -87,8 +87,8 @@ func (r *Router) taskRun(rel *mayfly.Release, g *queue.Grant) *run {
 }
 
 // performTask performs a task by a program that is started for its request.
-func (r *Router) performTask(ctx context.Context, x *run, w *taskAnswer, payload io.ReadCloser) (int, error) {
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://"+x.record.Workload+"/", payload)
+func (r *Router) performTask(ctx context.Context, x *run, w *taskAnswer, task *mayfly.Task, payload io.ReadCloser) (int, error) {
+	req, err := queue.NewRequest(ctx, x.record.Workload, task, payload)
 	if err != nil {
 		return 0, err
 	}
@@ -191,7 +191,14 @@ func (x *run) head(length int64) []byte {
 	const usual = 256 // bytes of a head, or more
 	h := make([]byte, 0, usual+min(len(x.payload), oneWrite))
 	line := func(name, value string) { h = append(append(append(append(h, name...), ": "...), value...), "\r\n"...) }
-	h = append(h, "POST / HTTP/1.1\r\n"...)
+	if r := x.request; r != nil {
+		h = append(append(append(h, "POST "...), r.Target...), " HTTP/1.1\r\n"...)
+		for name, value := range r.Header {
+			line(name, value)
+		}
+	} else {
+		h = append(h, "POST / HTTP/1.1\r\n"...)
+	}
 	line("Host", x.record.Workload)
 	line("Content-Length", strconv.FormatInt(length, 10))
 	x.identity().Headers(line)

@@ -38,6 +38,10 @@ func main() {
 	}
 	http.HandleFunc("/{$}", echo) // what a task asks for
 	http.HandleFunc("/echo", echo)
+	http.HandleFunc("/request", func(w http.ResponseWriter, r *http.Request) {
+		fmt.Fprint(w, r.Method, " ", r.URL.RequestURI(), " ", r.Header.Get("Content-Type"), " ", r.Header.Get("Ce-Id"), " ")
+		echo(w, r)
+	})
 	http.HandleFunc("/ticks", ticks)
 	http.HandleFunc("/upgrade", upgrade)
 	http.HandleFunc("/touch", touch)
