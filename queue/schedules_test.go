@@ -224,6 +224,9 @@ func TestQueuedTicksFollowEachOther(t *testing.T) {
 	for range 3 {
 		k.run(t)
 	}
+	for k.get(t).Waiting > 0 { // that the last one was fired is written down after its task
+		time.Sleep(time.Millisecond)
+	}
 	stop()
 	<-ended
 	k.check(t, "1:succeeded 2:succeeded 3:succeeded")
