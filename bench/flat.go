@@ -116,6 +116,10 @@ func (b *bench) flatRow(ctx context.Context, queued, workloads int) (FlatRow, er
 	if q, err = openQueue(ctx, dir); err != nil {
 		return row, err
 	}
+	// It takes tasks at once, and grants them when it knows what is there.
+	if _, err := q.List(ctx, queue.Filter{Space: mayfly.DefaultSpace, Limit: 1}); err != nil {
+		return row, errors.Join(err, q.close())
+	}
 	row.Open = round3(time.Since(begun).Seconds())
 	if now := heapSize(); now > heap {
 		row.Memory = round1(float64(now-heap) / float64(queued))

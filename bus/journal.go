@@ -37,6 +37,7 @@ type Journal struct {
 	stop    context.CancelFunc
 	done    sync.WaitGroup
 	wake    chan struct{} // there is something to remove
+	packs   packs
 
 	mu      sync.Mutex
 	closed  bool

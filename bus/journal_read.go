@@ -89,39 +89,14 @@ func (j *Journal) Loaded() <-chan struct{} { return j.loaded }
 func (j *Journal) Get(ctx context.Context, positions []uint64) ([]Record, error) {
 	var all []Record
 	for len(positions) > 0 {
-		at := make(map[uint64]uint64, len(positions)) // position by place
-		var sequences []uint64
-		j.mu.Lock()
-		for _, pos := range positions {
-			here := j.placeOf(pos)
-			at[here] = pos
-			sequences = append(sequences, sequenceOf(here))
-		}
-		j.mu.Unlock()
-		slices.Sort(sequences)
-		msgs, err := j.bus.Get(ctx, j.name, slices.Compact(sequences))
-		if err != nil {
+		g := j.gather(positions)
+		if err := j.fetch(ctx, g); err != nil {
 			return nil, err
 		}
-		for _, msg := range msgs {
-			list, err := unpack(msg)
-			if err != nil {
-				return nil, fmt.Errorf("read journal %s: %w", j.name, err)
-			}
-			for i, r := range list {
-				here := place(msg.Sequence, i)
-				if at[here] == r.Position && r.Position != 0 {
-					delete(at, here)
-					if len(list) > 1 { // so that one does not keep the others in memory
-						r.Head, r.Data = bytes.Clone(r.Head), bytes.Clone(r.Data)
-					}
-					all = append(all, r)
-				}
-			}
-		}
+		all = append(all, g.found...)
 		positions = positions[:0:0]
 		j.mu.Lock()
-		for here, pos := range at { // it was written again before it could be read
+		for here, pos := range g.at { // it was written again before it could be read
 			if j.placeOf(pos) != here {
 				positions = append(positions, pos)
 			}
@@ -133,6 +108,72 @@ func (j *Journal) Get(ctx context.Context, positions []uint64) ([]Record, error)
 	j.mu.Unlock()
 	slices.SortFunc(all, func(x, y Record) int { return cmp.Compare(x.Position, y.Position) })
 	return all, nil
+}
+
+// gathering is records that are wanted.
+type gathering struct {
+	at    map[uint64]uint64   // positions that were not found yet, by place
+	in    map[uint64][]uint64 // their places, by sequence
+	found []Record
+}
+
+func (j *Journal) gather(positions []uint64) *gathering {
+	g := &gathering{at: make(map[uint64]uint64, len(positions)), in: map[uint64][]uint64{}}
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	for _, pos := range positions {
+		here := j.placeOf(pos)
+		g.at[here] = pos
+		g.in[sequenceOf(here)] = append(g.in[sequenceOf(here)], here)
+	}
+	return g
+}
+
+// pick takes what is wanted of a message.
+func (g *gathering) pick(seq uint64, list []Record) {
+	for _, here := range g.in[seq] {
+		i := int(here & (1<<placeBits - 1))
+		if pos, open := g.at[here]; !open || i >= len(list) || list[i].Position != pos {
+			continue
+		}
+		delete(g.at, here)
+		r := list[i]
+		if len(list) > 1 { // so that one does not keep the others in memory
+			r.Head, r.Data = bytes.Clone(r.Head), bytes.Clone(r.Data)
+		}
+		g.found = append(g.found, r)
+	}
+}
+
+// fetch reads the messages that something is wanted of.
+func (j *Journal) fetch(ctx context.Context, g *gathering) error {
+	var missing []uint64
+	for seq := range g.in {
+		if list := j.packs.get(seq); list != nil {
+			g.pick(seq, list)
+		} else {
+			missing = append(missing, seq)
+		}
+	}
+	if len(missing) == 0 {
+		return nil
+	}
+	slices.Sort(missing)
+	msgs, err := j.bus.Get(ctx, j.name, missing)
+	if err != nil {
+		return err
+	}
+	for _, msg := range msgs {
+		list, err := unpack(msg)
+		if err != nil {
+			return fmt.Errorf("read journal %s: %w", j.name, err)
+		}
+		if len(list) > 1 && j.keep == 0 { // what the stream drops by itself is not remembered
+			j.packs.put(msg.Sequence, list, len(msg.Data))
+		}
+		g.pick(msg.Sequence, list)
+	}
+	return nil
 }
 
 // Find returns the record of a key, or ErrNoMessage, when all was loaded and

@@ -12,6 +12,7 @@ const (
 	windowFew    = 2                // entries of any lane
 	windowPaused = 64               // of one whose queue is paused
 	windowRead   = 512              // that are read on to
+	windowLeast  = 8                // the same, with very many workloads
 	manyEntries  = 40_000           // over all lanes; each takes up to half of what is left
 	maxHeld      = 4 << 10          // bytes of a payload that is held
 	maxAllHeld   = 64 << 20         // bytes of all of them

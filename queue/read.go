@@ -76,7 +76,7 @@ func (q *Queue) takeWishes(most int) []wish {
 		l := q.toRead[0]
 		q.toRead[0] = nil
 		q.toRead = q.toRead[1:]
-		l.ahead = min(q.limit(l), windowRead, max(windowFew, 2*l.ahead))
+		l.ahead = min(q.limit(l), q.readAhead(), max(windowFew, 2*l.ahead))
 		w := wish{l, slices.Clone(l.unread.first(min(max(1, l.urgent, l.ahead-len(l.window)), most-n)))}
 		l.urgent = 0
 		list = append(list, w)
@@ -84,6 +84,11 @@ func (q *Queue) takeWishes(most int) []wish {
 	}
 	return list
 }
+
+// readAhead is to how many entries a lane is read on: so few where there are many
+// workloads, whose tasks share messages, that these are remembered until the
+// others are read on too.
+func (q *Queue) readAhead() int { return max(windowLeast, windowRead*16/max(16, len(q.flows))) }
 
 // readAll grants wishes. It returns how many bytes that took.
 func (q *Queue) readAll(ctx context.Context, wishes []wish) (size int, err error) {
