@@ -26,10 +26,7 @@ func (l *serverLog) Errorf(format string, v ...any) {
 	text := fmt.Sprintf(format, v...)
 	l.log.Error(text)
 	if refusedWrite(text) {
-		select {
-		case l.broken <- struct{}{}:
-		default:
-		}
+		wakeUp(l.broken)
 	}
 }
 

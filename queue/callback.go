@@ -186,15 +186,10 @@ func (q *Queue) loadCallbacks(ctx context.Context) {
 	for more := true; more; {
 		msgs, next, err := q.bus.Read(ctx, bus.CallbacksStream, from)
 		if err != nil {
-			if ctx.Err() == nil {
-				q.log.Error("callbacks cannot be read; it is tried again", "error", err)
-			}
-			select {
-			case <-time.After(retryRead):
-				continue
-			case <-ctx.Done():
+			if !q.tryAgain(ctx, "what callbacks are to be made", err) {
 				return
 			}
+			continue
 		}
 		q.mu.Lock()
 		for _, msg := range msgs {

@@ -87,10 +87,8 @@ func (q *Queue) putOver(ctx context.Context, rec bus.Record, task mayfly.Task) (
 		seq, err := q.tasks.Put(ctx, rec, old.seq)
 		switch {
 		case errors.Is(err, bus.ErrExists):
-		case errors.Is(err, bus.ErrFull):
-			return 0, full()
 		case err != nil:
-			return 0, writeError(err)
+			return 0, fullError(err)
 		default:
 			return seq, nil
 		}

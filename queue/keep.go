@@ -1,12 +1,10 @@
 package queue
 
 import (
-	"cmp"
 	"context"
 	"time"
 
 	"github.com/mayfly-run/mayfly"
-	"github.com/mayfly-run/mayfly/bus"
 )
 
 // leastAge is the least time for which outcomes may be kept. A key is known for
@@ -15,7 +13,7 @@ const leastAge = time.Second
 
 // keep has outcomes kept as the options say.
 func (q *Queue) keep(ctx context.Context) error {
-	age, count := cmp.Or(q.opts.KeepAge, bus.OutcomesMaxAge), cmp.Or(q.opts.KeepCount, bus.OutcomesMax)
+	age, count := q.opts.KeepAge, q.opts.KeepCount
 	if age < leastAge || count < 1 {
 		return mayfly.Errorf(mayfly.Invalid, "outcomes cannot be kept for %s, nor %d of them", age, count).
 			WithHint("keep them for %s at least, and 1 at least", leastAge)

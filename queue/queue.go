@@ -166,6 +166,7 @@ func Open(ctx context.Context, b *bus.Bus, s *store.Store, opts Options) (*Queue
 	opts.MaxPayload = cmp.Or(opts.MaxPayload, 256<<20)
 	opts.Readers = cmp.Or(opts.Readers, 4)
 	opts.Calls = cmp.Or(opts.Calls, 16)
+	opts.KeepAge, opts.KeepCount = cmp.Or(opts.KeepAge, bus.OutcomesMaxAge), cmp.Or(opts.KeepCount, bus.OutcomesMax)
 	q := &Queue{
 		bus: b, store: s, js: b.JetStream(), log: opts.Log, opts: opts, since: time.Now(), most: manyEntries,
 		bySpace: map[string]*space{}, flows: map[flowKey]*flow{}, entries: map[string]*entry{},
@@ -203,7 +204,7 @@ func (q *Queue) load(ctx context.Context) error {
 	if q.tasks, err = q.bus.OpenJournal(ctx, bus.TasksStream, 0); err != nil {
 		return unavailable("open the queue", err)
 	}
-	if q.outcomes, err = q.bus.OpenJournal(ctx, bus.OutcomesStream, cmp.Or(q.opts.KeepCount, bus.OutcomesMax)); err != nil {
+	if q.outcomes, err = q.bus.OpenJournal(ctx, bus.OutcomesStream, q.opts.KeepCount); err != nil {
 		return unavailable("open the queue", err)
 	}
 	if q.parked, err = q.js.Stream(ctx, bus.ParkedStream); err != nil {
@@ -312,6 +313,14 @@ func writeError(err error) error {
 		return errClosed
 	}
 	return unavailable("write the queue", err)
+}
+
+// fullError is writeError for what can be tried again when there is room.
+func fullError(err error) error {
+	if err = writeError(err); errors.Is(err, bus.ErrFull) {
+		return full()
+	}
+	return err
 }
 
 // unavailable wraps an error of the engine; what did not answer may do so later.

@@ -22,7 +22,7 @@ type arrival struct {
 func (q *Queue) scan(ctx context.Context) {
 	for {
 		err := q.scanSome(ctx, -1)
-		if err == nil || !q.tryAgain(ctx, err) {
+		if err == nil || !q.tryAgain(ctx, "the queue", err) {
 			return
 		}
 	}
@@ -32,16 +32,16 @@ func (q *Queue) scan(ctx context.Context) {
 func (q *Queue) loadOutcomes(ctx context.Context) {
 	for {
 		err := q.outcomes.Load(ctx, func([]bus.Place) bool { return true })
-		if err == nil || !q.tryAgain(ctx, err) {
+		if err == nil || !q.tryAgain(ctx, "the queue", err) {
 			return
 		}
 	}
 }
 
 // tryAgain waits before a stream that could not be read is read again.
-func (q *Queue) tryAgain(ctx context.Context, err error) bool {
+func (q *Queue) tryAgain(ctx context.Context, what string, err error) bool {
 	if ctx.Err() == nil {
-		q.log.Error("the queue cannot be read; it is tried again", "error", err)
+		q.log.Error(what+" cannot be read; it is tried again", "error", err)
 	}
 	select {
 	case <-time.After(retryRead):

@@ -355,10 +355,7 @@ func (p *publish) awaitWrite(ctx context.Context, q *Queue) {
 func (p *publish) written(q *Queue) error {
 	seq, err := p.write.Position()
 	if err != nil {
-		if err = writeError(err); errors.Is(err, bus.ErrFull) {
-			err = full()
-		}
-		return err
+		return fullError(err)
 	}
 	q.waiting.add(1, p.size())
 	q.mu.Lock()
@@ -370,9 +367,7 @@ func (p *publish) written(q *Queue) error {
 // landed takes the answer for a task that goes to parked.
 func (p *publish) landed(q *Queue, err error) {
 	if err != nil {
-		if p.err = writeError(err); errors.Is(p.err, bus.ErrFull) {
-			p.err = full()
-		}
+		p.err = fullError(err)
 		return
 	}
 	if p.later {
