@@ -9,7 +9,7 @@ PREFIX  ?= /usr/local
 DESTDIR ?=
 UNITDIR ?= /etc/systemd/system
 
-TESTTIMEOUT ?= 20m
+TESTTIMEOUT ?= 50m
 TESTFLAGS   ?=
 PKGS        ?= ./...
 FUZZTIME    ?= 10s

@@ -3,6 +3,7 @@ package mayfly
 import (
 	"errors"
 	"fmt"
+	"time"
 )
 
 // Kind says what sort of failure an error is, so that every layer above can
@@ -57,6 +58,8 @@ type Error struct {
 	Text string // what is wrong, with its place; no trailing period
 	Hint string // what to do; empty when Text says it all
 	Err  error  // the cause, or nil
+
+	After time.Duration // Busy: when trying again is expected to help; 0: nobody knows
 }
 
 func (e *Error) Error() string {
@@ -89,6 +92,22 @@ func Errorf(kind Kind, format string, args ...any) *Error {
 func (e *Error) WithHint(format string, args ...any) *Error {
 	e.Hint = fmt.Sprintf(format, args...)
 	return e
+}
+
+// WithRetry sets when trying again is expected to help and returns the error.
+func (e *Error) WithRetry(after time.Duration) *Error {
+	e.After = after
+	return e
+}
+
+// RetryAfter is what the outermost Error in err's chain says of when trying
+// again is expected to help, in whole seconds, as HTTP has it: from 1 to 300.
+func RetryAfter(err error) int {
+	var e *Error
+	if !errors.As(err, &e) {
+		return 1
+	}
+	return int(min(max((e.After+time.Second-1)/time.Second, 1), 300))
 }
 
 // KindOf returns the kind of the outermost Error in err's chain, and Internal

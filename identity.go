@@ -9,6 +9,14 @@ type Identity struct {
 	Instance string `json:"instance"`
 	Workload string `json:"workload,omitempty"` // empty for `mayfly run`
 	Release  int    `json:"release,omitempty"`
+	App      string `json:"app,omitempty"`
+	Replica  int    `json:"replica,omitempty"` // of a service; 0 else
+	Sidecar  string `json:"sidecar,omitempty"`
+
+	Labels   map[string]string `json:"labels,omitempty"`
+	Address  string            `json:"address,omitempty"`  // in the container's network
+	External string            `json:"external,omitempty"` // of the node, as others reach its published ports
+	Ports    []Port            `json:"ports,omitempty"`    // published, each with its port on the node
 
 	// Of the run that the container serves just now; zero while that is none.
 	Run      string `json:"run,omitempty"`

@@ -21,11 +21,11 @@ const module = "github.com/mayfly-run/mayfly"
 // is not named takes the rank of its nearest parent that is.
 var ranks = map[string]int{
 	".": 0, "sdk": 0, "sdk/go": 0,
-	"bus": 1, "place": 1, "image": 1, "network": 1, "volume": 1, "schedule": 1,
+	"bus": 1, "place": 1, "image": 1, "network": 1, "volume": 1, "secret": 1, "schedule": 1, "cesql": 1, "probe": 1, "tree": 1, "scale": 1,
 	"container/wire": 1, "container/setup": 1, "container/seccomp": 1, "container/cgroup": 1,
 	"store": 2, "container": 2, "manifest": 2,
 	"queue": 3, "build": 3, "discovery": 3,
-	"event": 4, "router": 4, "reconcile": 4, "node": 4,
+	"event": 4, "router": 4, "reconcile": 4, "node": 4, "explain": 4,
 	"api":       5,
 	"dockerapi": 6, "web": 6,
 	"cmd": 7, "e2e": 7, "bench": 7, "examples": 7,
@@ -39,6 +39,8 @@ var rootMay = map[string][]string{"sdk/go": {"."}}
 var only = map[string][]string{
 	".":                 {},
 	"schedule":          {module},
+	"cesql":             {module},
+	"scale":             {module},
 	"container/wire":    {},
 	"container/setup":   {"golang.org/x/sys/unix"},
 	"container/seccomp": {"golang.org/x/sys/", "github.com/opencontainers/runtime-spec/"},
@@ -54,7 +56,7 @@ var never = map[string][]string{
 }
 
 // testOnly are packages that only test code and the end-to-end tests import.
-var testOnly = []string{"container/containertest"}
+var testOnly = []string{"bus/bustest", "container/containertest"}
 
 // vagueNames say nothing about what a package holds.
 var vagueNames = []string{"util", "utils", "common", "helper", "helpers", "types", "pkg", "internal", "misc", "shared"}

@@ -72,22 +72,18 @@ type Process struct {
 	User       string            `json:"user,omitempty"` // user[:group], names or numbers
 }
 
-// Route sends the web requests that it matches to a workload.
-type Route struct {
-	Host string `json:"host,omitempty"` // any if empty
-	Path string `json:"path"`           // prefix, by whole segments
-}
-
 // Workload is a named spec: what to run and what makes it run. Which of Image,
 // or Stack with Code, is set says where the root comes from.
 type Workload struct {
 	Space string `json:"space"`
 	Name  string `json:"name"`
 
-	Image   string `json:"image,omitempty"`   // name or digest
-	Stack   string `json:"stack,omitempty"`   // base image with a language in it
-	Code    string `json:"code,omitempty"`    // digest of the uploaded code tar
-	Handler string `json:"handler,omitempty"` // file.function, protocol handler only
+	Image   string     `json:"image,omitempty"`   // name or digest
+	Stack   string     `json:"stack,omitempty"`   // base image with a language in it
+	Base    *StackSpec `json:"base,omitempty"`    // what Stack is made of; nil: it comes with Mayfly
+	Code    string     `json:"code,omitempty"`    // digest of the uploaded code tar
+	Build   *Build     `json:"build,omitempty"`   // what is done to the code first; nil: nothing
+	Handler string     `json:"handler,omitempty"` // file.function, protocol handler only
 
 	Process
 	Resources
@@ -95,9 +91,19 @@ type Workload struct {
 	ReadOnly bool    `json:"readOnly,omitempty"` // the root cannot be written to
 	Network  string  `json:"network,omitempty"`  // "bridge" if empty, "none" or "host"
 
+	App      string            `json:"app,omitempty"` // the manifest's name; plain names of services are known inside it
+	Labels   map[string]string `json:"labels,omitempty"`
+	Provides []Provide         `json:"provides,omitempty"`
+	Requires []Require         `json:"requires,omitempty"`
+	Volumes  []VolumeMount     `json:"volumes,omitempty"`
+	Secrets  []SecretMount     `json:"secrets,omitempty"`
+	Configs  []ConfigMount     `json:"configs,omitempty"`
+	Service  *Service          `json:"service,omitempty"` // nil: a function
+
 	Protocol    Protocol      `json:"protocol,omitempty"`
 	Isolation   Isolation     `json:"isolation,omitempty"`
 	Concurrency int           `json:"concurrency,omitempty"` // runs at once over all nodes; 0: no limit
+	Scale       Scale         `json:"scale,omitzero"`
 	Rate        Rate          `json:"rate,omitzero"`
 	Key         KeyLimit      `json:"key,omitzero"`
 	Retries     Retries       `json:"retries,omitzero"`  // of its tasks, where a submission says nothing
@@ -105,6 +111,12 @@ type Workload struct {
 	MaxBody     int64         `json:"maxBody,omitempty"` // bytes of a request's body
 	Routes      []Route       `json:"routes,omitempty"`
 	Schedules   []Schedule    `json:"schedules,omitempty"` // of its tasks; whose they are, and which workload, follows
+
+	// Detected are those of stack, start, protocol, isolation and build that were
+	// found out from the code and not said. The next push finds them out again.
+	Detected []string `json:"detected,omitempty"`
+
+	Events []EventMapping `json:"events,omitempty"` // that run it; whose they are follows
 }
 
 // Release is an immutable revision of a workload. A run pins the release that
@@ -166,13 +178,19 @@ type Instance struct {
 	Created   time.Time         `json:"created"`
 	Started   time.Time         `json:"started,omitzero"`
 	Exit      *Exit             `json:"exit,omitempty"` // nil until State is Exited
+	App       string            `json:"app,omitempty"`
+	Replica   int               `json:"replica,omitempty"`  // of a service: 1, 2, 3...
+	Sidecar   string            `json:"sidecar,omitempty"`  // its name, where it is one
+	Beside    string            `json:"beside,omitempty"`   // the instance whose sidecar it is
+	Assigned  string            `json:"assigned,omitempty"` // the assignment that it is for, by id
 	Address   string            `json:"address,omitempty"`
 	Ports     []Port            `json:"ports,omitempty"`
 	Labels    map[string]string `json:"labels,omitempty"`
 	Resources Resources         `json:"resources"`
 	Timeout   time.Duration     `json:"timeout,omitempty"` // ns from Started; 0: none
 
-	AutoRemove bool `json:"autoRemove,omitempty"` // it is forgotten when it has ended
+	AutoRemove bool   `json:"autoRemove,omitempty"` // it is forgotten when it has ended
+	StopSignal string `json:"stopSignal,omitempty"` // SIGTERM if empty
 }
 
 // InstanceSpec asks for one container of an image, outside any workload.
@@ -183,6 +201,7 @@ type InstanceSpec struct {
 	Process
 	Resources
 	Mounts     []Mount           `json:"mounts,omitempty"`
+	Volumes    []VolumeMount     `json:"volumes,omitempty"`
 	Ports      []Port            `json:"ports,omitempty"`
 	ReadOnly   bool              `json:"readOnly,omitempty"`
 	Network    string            `json:"network,omitempty"` // "bridge" if empty, "none" or "host"
@@ -191,6 +210,15 @@ type InstanceSpec struct {
 	Stdin      bool              `json:"stdin,omitempty"`      // somebody will attach and write to it
 	Timeout    time.Duration     `json:"timeout,omitempty"`    // ns from start; 0: none
 	AutoRemove bool              `json:"autoRemove,omitempty"` // forget it when it has ended
+}
+
+// ExecSpec asks for one more program in a running instance.
+type ExecSpec struct {
+	Command []string          `json:"command"`           // the program and its arguments
+	Env     map[string]string `json:"env,omitempty"`     // over the instance's
+	WorkDir string            `json:"workDir,omitempty"` // the instance's if empty; a relative one begins there
+	User    string            `json:"user,omitempty"`    // user[:group]; the instance's if empty
+	Stdin   bool              `json:"stdin,omitempty"`   // somebody will write to it
 }
 
 // Stats is what an instance uses now.
@@ -209,6 +237,8 @@ type LogEntry struct {
 	Time   time.Time `json:"time"`
 	Stream string    `json:"stream"` // "stdout" or "stderr"
 	Data   []byte    `json:"data"`
+
+	Process string `json:"process,omitempty"` // its name, where a container runs several
 }
 
 // LogOptions choose what of a log is given.
@@ -232,6 +262,7 @@ type Run struct {
 	Sandbox  time.Duration `json:"sandbox"`          // until a sandbox was in hand, ns
 	Handler  time.Duration `json:"handler"`          // from hand-over to the end, ns
 	Status   int           `json:"status,omitempty"` // HTTP status, where there is one
+	Moved    int           `json:"moved,omitempty"`  // times that its instance ended before it had answered, and another one got it
 	Exit     *Exit         `json:"exit,omitempty"`   // nil while it runs
 }
 

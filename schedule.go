@@ -13,7 +13,7 @@ const (
 	OverlapReplace Overlap = "replace" // the earlier ones are cancelled
 )
 
-// Schedule makes a task at each of its ticks. Exactly one of Cron, Every and At
+// Schedule makes a task at each of its ticks, or emits an event. Exactly one of Cron, Every and At
 // is set.
 type Schedule struct {
 	Space string     `json:"space,omitempty"`
@@ -33,6 +33,9 @@ type Schedule struct {
 	Overlap Overlap       `json:"overlap,omitempty"` // OverlapSkip if empty
 	Paused  bool          `json:"paused,omitempty"`  // ticks pass without a task, and are not caught up
 	Created time.Time     `json:"created,omitzero"`  // or changed in what says when
+	// Emit is the event that each tick emits, in place of a task. Its ID and Time
+	// follow from the tick; a Source that is empty is the schedule's.
+	Emit *Event `json:"emit,omitempty"`
 	// Manifest names the workload whose manifest says it, which alone changes
 	// and removes it. Empty when it was added by itself.
 	Manifest string `json:"manifest,omitempty"`

@@ -65,6 +65,10 @@ type Submission struct {
 	Labels     map[string]string `json:"labels,omitempty"`   //
 	Callback   string            `json:"callback,omitempty"` // URL that is told of the end
 	After      []string          `json:"after,omitempty"`    // ids of tasks that must have succeeded
+
+	// Limit lets so many tasks run at once that have its Field, which is any
+	// text, in place of the workload's KeyLimit. The platform alone says it.
+	Limit KeyLimit `json:"-"`
 }
 
 // Request is what a function gets of the HTTP request that a task was, beside the
@@ -110,6 +114,7 @@ type Task struct {
 	Callback  string            `json:"callback,omitempty"`
 	After     []string          `json:"after,omitempty"`
 	LimitKey  string            `json:"limitKey,omitempty"` // what its workload's KeyLimit found in the payload
+	LimitMax  int               `json:"limitMax,omitempty"` // how many of LimitKey run at once, where its workload does not say
 	Digest    string            `json:"digest,omitempty"`   // of the payload, when there is a key or it is large
 	Size      int               `json:"size,omitempty"`     // of the payload, bytes
 	Request   *Request          `json:"request,omitempty"`
@@ -121,6 +126,15 @@ type Task struct {
 	Detail   string    `json:"detail,omitempty"`   // why it ended, where no attempt says so
 	Progress *Progress `json:"progress,omitempty"` // what its program said last
 	Cut      bool      `json:"cut,omitempty"`      // the result was longer than what is kept
+}
+
+// TaskWait is what holds a queued task back whose time has come. The zero value:
+// nothing but those before it, and room on a node.
+type TaskWait struct {
+	Paused              bool // its workload is
+	Running, Most       int  // tasks of its workload that run, and that may; Most 0: no limit
+	KeyRunning, KeyMost int  // the same of those that have its LimitKey
+	Rate                bool // as many have started as may for now
 }
 
 // Progress is how far a program says that it is.
@@ -149,4 +163,8 @@ type Result struct {
 	Exit     Exit   `json:"exit"`
 	Output   []byte `json:"output,omitempty"`   // what the program wrote to stdout, or the handler's value
 	Instance string `json:"instance,omitempty"` // the container that ran it
+
+	// Header has what an answer over HTTP said of its body: Content-Type, and the
+	// attributes of an event.
+	Header map[string][]string `json:"-"`
 }

@@ -37,6 +37,7 @@ import (
 // Bounds of what a client may send and how slowly.
 const (
 	maxJSON      = 1 << 20
+	maxPlan      = 16 << 20      // what asks for a plan
 	maxCode      = 1<<30 + 1<<28 // package build takes 1 GiB of files; a tar is longer
 	maxImport    = 64 << 30
 	maxTasks     = 64 << 20 // what submits tasks
@@ -55,6 +56,7 @@ type Options struct {
 	Version  string       // as `mayfly version` shows it
 	Node     string       // name of this node, for version
 	Driver   string       // name of the container driver, for version
+	URL      string       // where routes are served, for version; empty: nowhere
 	Group    string       // group that may use the socket, if there is one; "mayfly" if empty
 	MaxCode  int64        // bytes of an uploaded code tar; 1.25 GiB if zero
 	MaxTasks int64        // bytes of a request that submits tasks; 64 MiB if zero

@@ -21,6 +21,7 @@ import (
 	"github.com/mayfly-run/mayfly"
 	"github.com/mayfly-run/mayfly/api"
 	client "github.com/mayfly-run/mayfly/sdk/go"
+	"github.com/mayfly-run/mayfly/tree"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -39,6 +40,8 @@ type stub struct {
 	kill   func(syscall.Signal) error
 	wait   func(context.Context) (mayfly.Instance, error)
 	attach func(ctx context.Context, stdin io.Reader, stdout, stderr io.Writer, ready func()) error
+	exec   func(ctx context.Context, ref string, spec mayfly.ExecSpec, stdin io.Reader, stdout io.Writer, ready func()) (mayfly.Exit, error)
+	files  *files
 	logs   func(ctx context.Context, opts mayfly.LogOptions, each func(mayfly.LogEntry) error) error
 	deploy func(mayfly.Workload, func(string)) (mayfly.Release, error)
 	call   http.HandlerFunc
@@ -67,6 +70,16 @@ func (s *stub) KillInstance(_ context.Context, _, _ string, signal syscall.Signa
 func (s *stub) WaitInstance(ctx context.Context, _, _ string) (mayfly.Instance, error) {
 	return s.wait(ctx)
 }
+func (s *stub) ReadFiles(ctx context.Context, space, ref, path string, w io.Writer) error {
+	return s.files.ReadFiles(ctx, space, ref, path, w)
+}
+func (s *stub) WriteFiles(ctx context.Context, space, ref, path string, r io.Reader, o client.CopyOptions) (tree.Report, error) {
+	return s.files.WriteFiles(ctx, space, ref, path, r, o)
+}
+func (s *stub) ExecInstance(ctx context.Context, _, ref string, spec mayfly.ExecSpec, stdin io.Reader, stdout, stderr io.Writer, ready func()) (mayfly.Exit, error) {
+	return s.exec(ctx, ref, spec, stdin, stdout, ready)
+}
+
 func (s *stub) AttachInstance(ctx context.Context, _, _ string, stdin io.Reader, stdout, stderr io.Writer, ready func()) error {
 	return s.attach(ctx, stdin, stdout, stderr, ready)
 }
@@ -75,6 +88,26 @@ func (s *stub) InstanceLogs(ctx context.Context, _, _ string, opts mayfly.LogOpt
 }
 func (s *stub) Deploy(_ context.Context, w mayfly.Workload, progress func(string)) (mayfly.Release, error) {
 	return s.deploy(w, progress)
+}
+func (s *stub) WorkloadReleases(_ context.Context, space, name string) ([]mayfly.ServiceRelease, error) {
+	return []mayfly.ServiceRelease{{Release: mayfly.Release{Number: 2, Workload: mayfly.Workload{Space: space, Name: name}}, Wanted: true}}, nil
+}
+
+func (s *stub) RollbackWorkload(_ context.Context, space, name string, release int, progress func(string)) (mayfly.Release, error) {
+	progress("back")
+	return mayfly.Release{Number: release, Workload: mayfly.Workload{Space: space, Name: name}}, nil
+}
+
+func (s *stub) DiffReleases(_ context.Context, space, name string, from, to int) (mayfly.ReleaseDiff, error) {
+	return mayfly.ReleaseDiff{From: from, To: to, Settings: []mayfly.SettingDiff{}, Files: []mayfly.FileDiff{}}, nil
+}
+
+func (s *stub) Plan(_ context.Context, space, app string, list []mayfly.Workload) (mayfly.Plan, error) {
+	plan := mayfly.Plan{Others: []string{app}}
+	for _, w := range list {
+		plan.Workloads = append(plan.Workloads, mayfly.Planned{Name: w.Space + "/" + w.Name, Change: mayfly.PlanNone})
+	}
+	return plan, nil
 }
 func (s *stub) ServeCall(w http.ResponseWriter, r *http.Request, to client.Callee) {
 	w.Header().Set("X-Called", to.Space+"/"+to.Workload)
@@ -89,6 +122,13 @@ func (s *stub) ListRuns(_ context.Context, _, _ string, limit int, before string
 	}
 	return some, nil
 }
+func (s *stub) FindCode(_ context.Context, digest string) error {
+	if digest == "sha256:there" {
+		return nil
+	}
+	return mayfly.Errorf(mayfly.NotFound, "the code %s was not uploaded", digest)
+}
+
 func (s *stub) PutCode(_ context.Context, r io.Reader) (string, error) { return s.code(r) }
 func (s *stub) GetImage(_ context.Context, name string) (client.Image, error) {
 	return s.image(name)
@@ -502,6 +542,12 @@ func TestUploads(t *testing.T) {
 	got, err := up.client.PutCode(t.Context(), io.LimitReader(zeros{}, 5<<20))
 	if err != nil || got != fmt.Sprint("sha256:", 5<<20) {
 		t.Errorf("got %s, %v", got, err)
+	}
+	if has, err := up.client.HasCode(t.Context(), "sha256:there"); !has || err != nil {
+		t.Errorf("code that is there: %v, %v", has, err)
+	}
+	if has, err := up.client.HasCode(t.Context(), "sha256:gone"); has || err != nil {
+		t.Errorf("code that is not there: %v, %v", has, err)
 	}
 	_, err = up.client.PutCode(t.Context(), io.LimitReader(zeros{}, 8<<20+1))
 	if mayfly.KindOf(err) != mayfly.TooLarge {

@@ -17,13 +17,19 @@ import (
 
 const upgradeAnswer = "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: " + client.AttachProtocol + "\r\n\r\n"
 
-// attachment is one attach request on its way to become a connection.
+// attachment is one request to carry a program's streams, on its way to become
+// a connection.
 type attachment struct {
-	instances Instances
-	space, id string
-	stdin     bool
+	what  string // for the log
+	stdin bool
 
-	ready    chan struct{} // closed when the service is attached
+	// carry copies the streams until the program's output has ended, and calls
+	// ready once it has begun. Meanwhile result waits for what the last frame
+	// says.
+	carry  func(ctx context.Context, stdin io.Reader, stdout, stderr io.Writer, ready func()) error
+	result func(ctx context.Context) (any, error)
+
+	ready    chan struct{} // closed when the streams are carried
 	upgraded chan struct{} // closed when out is set
 
 	mu  sync.Mutex // over out: stdout and stderr write at once
@@ -31,14 +37,24 @@ type attachment struct {
 }
 
 type waited struct {
-	instance mayfly.Instance
-	err      error
+	value any
+	err   error
 }
 
-// serveAttach upgrades the connection once the service is attached, so that
-// every failure before that has the status of its kind.
+// prepareFunc fills in an attachment from the request, in a space.
+type prepareFunc func(w http.ResponseWriter, req *http.Request, a *attachment, space string) error
+
 func (r *router) serveAttach(w http.ResponseWriter, req *http.Request) {
-	a, err := r.checkAttach(req)
+	r.serveUpgrade(w, req, r.attachTo)
+}
+func (r *router) serveExec(w http.ResponseWriter, req *http.Request) {
+	r.serveUpgrade(w, req, r.execIn)
+}
+
+// serveUpgrade upgrades the connection once the streams are carried, so that
+// every failure before that has the status of its kind.
+func (r *router) serveUpgrade(w http.ResponseWriter, req *http.Request, prepare prepareFunc) {
+	a, err := r.checkUpgrade(w, req, prepare)
 	if err != nil {
 		r.fail(w, req, err)
 		return
@@ -73,6 +89,8 @@ func (r *router) serveAttach(w http.ResponseWriter, req *http.Request) {
 	if !a.upgrade(conn) {
 		return
 	}
+	// Who does not read must not hold up the end.
+	defer context.AfterFunc(ctx, func() { _ = conn.SetWriteDeadline(time.Now().Add(lingerTime)) })()
 	received := make(chan struct{})
 	group.Go(func() {
 		defer close(received)
@@ -97,31 +115,62 @@ func linger(conn net.Conn, received <-chan struct{}) {
 	<-received
 }
 
-func (r *router) checkAttach(req *http.Request) (*attachment, error) {
-	a := &attachment{instances: r.services.Instances, ready: make(chan struct{}), upgraded: make(chan struct{})}
-	if err := need(a.instances, "instances"); err != nil {
+func (r *router) checkUpgrade(w http.ResponseWriter, req *http.Request, prepare prepareFunc) (*attachment, error) {
+	a := &attachment{ready: make(chan struct{}), upgraded: make(chan struct{})}
+	if err := need(r.services.Instances, "instances"); err != nil {
 		return nil, err
 	}
 	if !strings.EqualFold(req.Header.Get("Upgrade"), client.AttachProtocol) || !strings.EqualFold(req.Header.Get("Connection"), "Upgrade") {
 		return nil, mayfly.Errorf(mayfly.Invalid, "attaching takes an upgraded connection").
 			WithHint("send Connection: Upgrade and Upgrade: %s", client.AttachProtocol)
 	}
-	query := req.URL.Query()
-	if a.space = query.Get("space"); a.space == "" {
-		a.space = mayfly.DefaultSpace
+	space := req.URL.Query().Get("space")
+	if space == "" {
+		space = mayfly.DefaultSpace
 	}
-	if err := mayfly.CheckName("space", a.space); err != nil {
+	if err := mayfly.CheckName("space", space); err != nil {
 		return nil, err
 	}
-	if text := query.Get("stdin"); text != "" {
-		var err error
+	return a, prepare(w, req, a, space)
+}
+
+// attachTo carries the streams of an instance's own program.
+func (r *router) attachTo(_ http.ResponseWriter, req *http.Request, a *attachment, space string) (err error) {
+	if text := req.URL.Query().Get("stdin"); text != "" {
 		if a.stdin, err = strconv.ParseBool(text); err != nil {
-			return nil, mayfly.Errorf(mayfly.Invalid, "query.stdin: %q is neither true nor false", text)
+			return mayfly.Errorf(mayfly.Invalid, "query.stdin: %q is neither true nor false", text)
 		}
 	}
-	i, err := a.instances.GetInstance(req.Context(), a.space, req.PathValue("ref"))
-	a.id = i.ID
-	return a, err
+	instances := r.services.Instances
+	i, err := instances.GetInstance(req.Context(), space, req.PathValue("ref"))
+	a.what = "attach " + i.ID
+	a.carry = func(ctx context.Context, stdin io.Reader, stdout, stderr io.Writer, ready func()) error {
+		return instances.AttachInstance(ctx, space, i.ID, stdin, stdout, stderr, ready)
+	}
+	a.result = func(ctx context.Context) (any, error) { return instances.WaitInstance(ctx, space, i.ID) }
+	return err
+}
+
+// execIn carries the streams of one more program.
+func (r *router) execIn(w http.ResponseWriter, req *http.Request, a *attachment, space string) error {
+	body := newBody(w, req, maxJSON)
+	data, err := io.ReadAll(body)
+	if err != nil {
+		return err
+	}
+	var spec mayfly.ExecSpec
+	if err := json.Unmarshal(data, &spec); err != nil {
+		return mayfly.Errorf(mayfly.Invalid, "the body is not what an exec takes: %w", err)
+	}
+	ref, exit := req.PathValue("ref"), make(chan mayfly.Exit, 1)
+	a.what, a.stdin = "exec in "+ref, spec.Stdin
+	a.carry = func(ctx context.Context, stdin io.Reader, stdout, stderr io.Writer, ready func()) error {
+		e, err := r.services.Instances.ExecInstance(ctx, space, ref, spec, stdin, stdout, stderr, ready)
+		exit <- e
+		return err
+	}
+	a.result = func(context.Context) (any, error) { return <-exit, nil }
+	return nil
 }
 
 // start attaches, and begins to wait for the end: before the program is
@@ -135,12 +184,11 @@ func (a *attachment) start(ctx context.Context, group *sync.WaitGroup, input io.
 	var once sync.Once
 	ready := func() { once.Do(func() { close(a.ready) }) }
 	group.Go(func() {
-		attached <- a.instances.AttachInstance(ctx, a.space, a.id, stdin,
-			a.stream(ctx, client.FrameStdout), a.stream(ctx, client.FrameStderr), ready)
+		attached <- a.carry(ctx, stdin, a.stream(ctx, client.FrameStdout), a.stream(ctx, client.FrameStderr), ready)
 	})
 	group.Go(func() {
-		i, err := a.instances.WaitInstance(ctx, a.space, a.id)
-		ended <- waited{i, err}
+		value, err := a.result(ctx)
+		ended <- waited{value, err}
 	})
 	return attached, ended
 }
@@ -206,10 +254,10 @@ func (a *attachment) finish(s *Server, err error, ended chan waited) {
 	kind := byte(client.FrameExit)
 	if err == nil {
 		end := <-ended
-		last, err = end.instance, end.err
+		last, err = end.value, end.err
 	}
 	if err != nil {
-		last, kind = s.problem(err, "attach "+a.id).Problem, client.FrameError
+		last, kind = s.problem(err, a.what).Problem, client.FrameError
 	}
 	p, err := json.Marshal(last)
 	if err != nil || len(p) > client.MaxFrame {

@@ -29,9 +29,10 @@ func (r *router) serveDown(w http.ResponseWriter, req *http.Request) {
 		r.fail(w, req, err)
 		return
 	}
+	r.opts.Log.Info("it is taken down, with every container, because somebody asked for that", "client", req.RemoteAddr)
 	r.hold(conn)
 	_ = conn.SetDeadline(time.Time{})
-	out := &stream{w: conn, flush: func() error { return nil }, begin: func() { _, _ = io.WriteString(conn, downAnswer) }}
+	out := &stream{w: conn, form: asLine, flush: func() error { return nil }, begin: func() { _, _ = io.WriteString(conn, downAnswer) }}
 	_, err = out.whileAlive(ctx, func(ctx context.Context, out *stream) (any, error) {
 		return nil, r.services.Machine.StopAll(ctx, out.say)
 	})

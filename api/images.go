@@ -108,23 +108,32 @@ func (r *router) imageKeeping() {
 func (r *router) stacks() {
 	service := r.services.Stacks
 	r = needing(r, service, "stacks")
-	answerWith(r, operation{id: "list-stacks", route: "GET /v1/stacks", summary: "List the stacks that can be built"},
+	answerWith(r, operation{id: "list-stacks", route: "GET /v1/stacks", summary: "List the stacks that can be built",
+		detail: "Those that come with Mayfly, and those that workloads of the space describe."},
 		func(ctx context.Context, in *struct {
 			InSpace
 			InPage
 		}) (client.Page[client.Stack], error) {
-			items, err := service.ListStacks(ctx)
+			items, err := service.ListStacks(ctx, in.Space)
 			return page(items, in.InPage, false, func(s client.Stack) string { return s.Name }), err
 		})
 	answerWith(r, operation{id: "get-stack", route: "GET /v1/stacks/{name}", summary: "Get a stack"},
 		func(ctx context.Context, in *WorkloadRef) (client.Stack, error) {
-			return service.GetStack(ctx, in.Name)
+			return service.GetStack(ctx, in.Space, in.Name)
+		})
+	streamed(r, operation{id: "make-stack", route: "POST /v1/stacks", summary: "Build a stack that a manifest describes, unless it is there",
+		detail: "A deploy does that by itself, for one stack after the other."},
+		func(ctx context.Context, in *struct {
+			InSpace
+			Body client.NewStack
+		}, out *stream) (client.Stack, error) {
+			return service.MakeStack(ctx, in.Body, out.report)
 		})
 	streamed(r, operation{id: "build-stack", route: "POST /v1/stacks/{name}/build", summary: "Build a stack, unless it is up to date"},
 		func(ctx context.Context, in *struct {
 			WorkloadRef
 			Fresh bool `query:"fresh" doc:"build it in any case"`
 		}, out *stream) (client.Stack, error) {
-			return service.BuildStack(ctx, in.Name, in.Fresh, out.report)
+			return service.BuildStack(ctx, in.Space, in.Name, in.Fresh, out.report)
 		})
 }

@@ -2,6 +2,7 @@ package api
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"io"
 	"net/http"
@@ -51,7 +52,12 @@ func (s *Server) ServeInside(w http.ResponseWriter, r *http.Request, who mayfly.
 		}
 		w.WriteHeader(http.StatusNoContent)
 		return
-	case insideSubmit:
+	case insideEndpoint:
+		if err := s.ownEndpoint(w, inner, who); err != nil {
+			s.fail(w, r, err)
+		}
+		return
+	case insideSubmit, insideEmit:
 		size := r.ContentLength
 		if size < 0 {
 			size = maxInside
@@ -107,8 +113,8 @@ func (r *router) inside() {
 		r.fail(w, req, mayfly.Errorf(mayfly.Denied, "only a program in a container can ask for %s, at its own socket", req.URL.Path))
 	}
 	self := operation{id: "self", route: "GET /v1/self", summary: "Who asks, from inside a container",
-		detail: "At /run/mayfly/api.sock in a container this API is there in part: /v1/self, what submits, reads and cancels tasks, and calls of " +
-			"functions, all in the container's own space."}
+		detail: "At /run/mayfly/api.sock in a container this API is there in part: /v1/self, what submits, reads and cancels tasks, emits events, calls of " +
+			"functions, /v1/endpoints and /v1/watch, loads, and the scale of services that let it, all in the container's own space."}
 	r.raw(self, []string{http.MethodGet}, space, map[string]*huma.Response{"200": {
 		Description: "the container, and the run that it serves just now",
 		Content:     map[string]*huma.MediaType{"application/json": {Schema: r.schema(reflect.TypeFor[mayfly.Identity]())}},
@@ -118,6 +124,19 @@ func (r *router) inside() {
 			"application/json": {Schema: r.schema(reflect.TypeFor[client.ProgressRequest]())},
 		}}}
 	r.raw(progress, []string{http.MethodPut}, space, map[string]*huma.Response{"204": {Description: "noted"}}, outside)
+	add := operation{id: "self-add-endpoint", route: "POST /v1/self/endpoints", summary: "Add a further endpoint of the container that asks",
+		detail: "It is at the container's own address, and withdrawn with its end. Without checks and a TTL, its port must take connections.",
+		body: &huma.RequestBody{Required: true, Content: map[string]*huma.MediaType{
+			"application/json": {Schema: r.schema(reflect.TypeFor[client.EndpointRequest]())},
+		}}}
+	r.raw(add, []string{http.MethodPost}, space, map[string]*huma.Response{"201": {
+		Description: "added", Content: map[string]*huma.MediaType{"application/json": {Schema: r.schema(reflect.TypeFor[mayfly.EndpointStatus]())}},
+	}}, outside)
+	one := append([]*huma.Param{{Name: "name", In: "path", Required: true, Schema: &huma.Schema{Type: huma.TypeString}}}, space...)
+	remove := operation{id: "self-remove-endpoint", route: "DELETE /v1/self/endpoints/{name}", summary: "Take it back"}
+	r.raw(remove, []string{http.MethodDelete}, one, map[string]*huma.Response{"204": {Description: "taken back"}}, outside)
+	beat := operation{id: "self-endpoint-heartbeat", route: "POST /v1/self/endpoints/{name}/heartbeat", summary: "Say that it is there"}
+	r.raw(beat, []string{http.MethodPost}, one, map[string]*huma.Response{"204": {Description: "noted"}}, outside)
 }
 
 // insideOperation is a kind of operation that may be asked for from inside.
@@ -132,6 +151,11 @@ const (
 	insideTask // reads or cancels tasks
 	insideWait // until one has ended
 	insideCall
+	insideRead     // of endpoints
+	insideEndpoint // of its own
+	insideScale    // of a service that lets it
+	insideLoad
+	insideEmit // events
 )
 
 var insideRef = regexp.MustCompile(`^[0-9A-Za-z-]{1,64}$`)
@@ -147,11 +171,17 @@ func insideKind(method, path string) insideOperation {
 	if part[0] == "workloads" && len(part) >= 3 && part[2] == "call" && insideRef.MatchString(part[1]) {
 		return insideCall
 	}
+	if len(part) == 3 && insideRef.MatchString(part[1]) && (part[0] == "services" || part[0] == "workloads") {
+		part[1] = "NAME"
+	}
 	if len(part) > 1 && part[0] == "tasks" {
 		if !insideRef.MatchString(part[1]) {
 			return insideNothing
 		}
 		part[1] = "ID"
+	}
+	if len(part) > 2 && part[0] == "self" && part[1] == "endpoints" && insideRef.MatchString(part[2]) {
+		part[2] = "ID"
 	}
 	switch method + " " + strings.Join(part, "/") {
 	case "GET self":
@@ -160,10 +190,20 @@ func insideKind(method, path string) insideOperation {
 		return insideProgress
 	case "POST tasks":
 		return insideSubmit
+	case "POST events":
+		return insideEmit
 	case "POST payloads":
 		return insidePayload
 	case "GET tasks/ID/wait", "GET tasks/ID/watch":
 		return insideWait
+	case "PUT services/NAME/scale":
+		return insideScale
+	case "GET workloads/NAME/load":
+		return insideLoad
+	case "GET endpoints", "GET watch":
+		return insideRead
+	case "POST self/endpoints", "DELETE self/endpoints/ID", "POST self/endpoints/ID/heartbeat":
+		return insideEndpoint
 	case "GET tasks", "GET tasks/ID", "GET tasks/ID/result", "POST tasks/ID/cancel":
 		return insideTask
 	}
@@ -174,10 +214,10 @@ func insideKind(method, path string) insideOperation {
 func scope(r *http.Request, who mayfly.Identity, kind insideOperation) (*http.Request, error) {
 	if kind == insideNothing {
 		return nil, mayfly.Errorf(mayfly.Denied, "a program in a container may not ask for %s %s", r.Method, r.URL.Path).
-			WithHint("it may submit, read and cancel tasks, call functions, and ask for /v1/self")
+			WithHint("it may submit, read and cancel tasks, emit events, call functions, ask for and watch endpoints, add some of its own, ask for loads and for /v1/self, and scale services that let it")
 	}
 	spaces := r.Header.Values(client.HeaderSpace)
-	inner := r.Clone(r.Context())
+	inner := r.Clone(context.WithValue(r.Context(), askedInside{}, who))
 	if kind != insideCall { // whose query is the function's
 		query, err := url.ParseQuery(r.URL.RawQuery)
 		if err != nil {
@@ -194,6 +234,17 @@ func scope(r *http.Request, who mayfly.Identity, kind insideOperation) (*http.Re
 	}
 	inner.Header.Set(client.HeaderSpace, who.Space)
 	return inner, nil
+}
+
+// askedInside is the key of a context that a request from inside has.
+type askedInside struct{}
+
+func fromInside(ctx context.Context) bool { return ctx.Value(askedInside{}) != nil }
+
+// insideOf is who asks, where that is a program in a container.
+func insideOf(ctx context.Context) (who mayfly.Identity, inside bool) {
+	who, inside = ctx.Value(askedInside{}).(mayfly.Identity)
+	return who, inside
 }
 
 // shortBody is a body with a bound of its own.

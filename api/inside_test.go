@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"reflect"
 	"strings"
 	"testing"
 
@@ -227,7 +228,7 @@ func TestInsideKnowsWhoAsks(t *testing.T) {
 	_, srv := serveInside(t, blog)
 	status, text := ask(t, srv, "GET", "/v1/self", "")
 	var who mayfly.Identity
-	if err := json.Unmarshal([]byte(text), &who); err != nil || status != 200 || who != blog {
+	if err := json.Unmarshal([]byte(text), &who); err != nil || status != 200 || !reflect.DeepEqual(who, blog) {
 		t.Errorf("%d %s", status, text)
 	}
 	idle := mayfly.Identity{Node: "n", Space: "blog", Instance: "i"}

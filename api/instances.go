@@ -3,6 +3,8 @@ package api
 import (
 	"context"
 	"net/http"
+	"reflect"
+	"slices"
 	"syscall"
 	"time"
 
@@ -17,7 +19,7 @@ const maxGrace = 24 * time.Hour
 // InstanceRef is the part of an operation's input that names an instance.
 type InstanceRef struct {
 	InSpace
-	Ref string `path:"ref" maxLength:"64" doc:"an id, the beginning of one that fits no other, or a name"`
+	Ref string `path:"ref" maxLength:"80" doc:"an id, the beginning of one that fits no other, or a name"`
 }
 
 // LogQuery is the part of an operation's input that chooses what of a log is given.
@@ -148,9 +150,19 @@ func (r *router) instanceStreams() {
 			"four bytes of length, big endian, at most 65536, and the bytes. Streams: 0 stdin (an empty frame ends it), 1 stdout, 2 stderr, " +
 			"3 the ended instance as JSON, 4 a problem as JSON; 3 or 4 is the last. Attach before starting, and nothing is missed."}
 	text := &huma.Schema{Type: huma.TypeString}
-	r.raw(attach, []string{http.MethodPost}, []*huma.Param{
+	named := []*huma.Param{
 		{Name: "ref", In: "path", Required: true, Schema: text},
 		{Name: "space", In: "query", Schema: text},
-		{Name: "stdin", In: "query", Schema: &huma.Schema{Type: huma.TypeBoolean}, Description: "hold the program's input"},
-	}, map[string]*huma.Response{"101": {Description: "frames from here on"}}, r.serveAttach)
+	}
+	upgraded := map[string]*huma.Response{"101": {Description: "frames from here on"}}
+	r.raw(attach, []string{http.MethodPost}, append(slices.Clone(named),
+		&huma.Param{Name: "stdin", In: "query", Schema: &huma.Schema{Type: huma.TypeBoolean}, Description: "hold the program's input"},
+	), upgraded, r.serveAttach)
+	r.raw(operation{id: "exec-instance", route: "POST /v1/instances/{ref}/exec", summary: "Run one more program in a running instance",
+		detail: "Upgrades as attach does, and the frames are the same, but that frame 3 is how the program ended (Exit). " +
+			"ref may be SERVICE or SERVICE/REPLICA too. When the connection ends first, the program is sent SIGHUP and then SIGKILL.",
+		body: &huma.RequestBody{Required: true, Content: map[string]*huma.MediaType{
+			"application/json": {Schema: r.schema(reflect.TypeFor[mayfly.ExecSpec]())},
+		}},
+	}, []string{http.MethodPost}, named, upgraded, r.serveExec)
 }

@@ -43,7 +43,7 @@ func (s *Server) fail(w http.ResponseWriter, r *http.Request, err error) {
 	p := s.problem(err, r.Method+" "+r.URL.Path)
 	w.Header().Set("Content-Type", client.ContentProblem)
 	if p.Kind == mayfly.Busy && w.Header().Get("Retry-After") == "" {
-		w.Header().Set("Retry-After", "1")
+		w.Header().Set("Retry-After", strconv.Itoa(mayfly.RetryAfter(err)))
 	}
 	w.WriteHeader(p.Status)
 	json.NewEncoder(w).Encode(p.Problem)

@@ -1,6 +1,7 @@
 package api
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"io"
@@ -140,6 +141,7 @@ type operation struct {
 	detail  string
 	status  int               // 200 if zero, or 204 without an answer
 	upload  int64             // most bytes of a body that is no JSON
+	json    int64             // most bytes of one that is; maxJSON if zero
 	body    *huma.RequestBody // of a raw operation
 }
 
@@ -147,7 +149,7 @@ func (o operation) huma(r *router) huma.Operation {
 	method, path, _ := strings.Cut(o.route, " ")
 	op := huma.Operation{
 		OperationID: o.id, Method: method, Path: path, Summary: o.summary, Description: o.detail,
-		DefaultStatus: o.status, MaxBodyBytes: maxJSON,
+		DefaultStatus: o.status, MaxBodyBytes: cmp.Or(o.json, maxJSON),
 		BodyReadTimeout: -1, // ours, which ends with the body; huma's would end the answer
 		Responses:       map[string]*huma.Response{"default": r.problemResponse()},
 	}
@@ -239,7 +241,10 @@ func streamed[I, O any](r *router, o operation, handle func(context.Context, *I,
 	}
 	op.Responses["200"] = &huma.Response{
 		Description: text,
-		Content:     map[string]*huma.MediaType{client.ContentStream: {Schema: r.schema(reflect.TypeFor[client.Message]())}},
+		Content: map[string]*huma.MediaType{
+			client.ContentStream: {Schema: r.schema(reflect.TypeFor[client.Message]())},
+			client.ContentEvents: {Schema: &huma.Schema{Type: huma.TypeString, Description: "each field of a message is an event of its name"}},
+		},
 	}
 	huma.Register(r.huma, op, func(_ context.Context, in *I) (*huma.StreamResponse, error) {
 		return &huma.StreamResponse{Body: func(c huma.Context) {

@@ -37,15 +37,27 @@ func (s *Server) routes() (http.Handler, error) {
 	r := &router{Server: s, mux: mux, huma: huma.NewAPI(config, adapter{mux})}
 
 	r.instances()
+	r.files()
 	r.images()
 	r.stacks()
 	r.workloads()
 	r.runs()
 	r.tasks()
 	r.schedules()
+	r.events()
+	r.webRoutes()
+	r.supervised()
+	r.load()
+	r.volumes()
+	r.secrets()
+	r.configs()
+	r.news()
+	r.endpoints()
+	r.explained()
 	r.inside()
 	r.machine()
 	schemas := r.huma.OpenAPI().Components.Schemas.Map()
+	schemas["Event"] = eventSchema()
 	delete(schemas, "ErrorModel") // huma's own; ours is Problem
 	delete(schemas, "ErrorDetail")
 	spec, err := json.Marshal(r.huma.OpenAPI())
@@ -162,7 +174,7 @@ func need[S comparable](service S, what string) error {
 func (r *router) machine() {
 	answerWith(r, operation{id: "version", route: "GET /v1/version", summary: "Who answers"},
 		func(context.Context, *InSpace) (client.Version, error) {
-			return client.Version{Version: r.opts.Version, API: version, Node: r.opts.Node, Driver: r.opts.Driver}, nil
+			return client.Version{Version: r.opts.Version, API: version, Node: r.opts.Node, Driver: r.opts.Driver, URL: r.opts.URL}, nil
 		})
 	down := operation{id: "down", route: "POST /v1/down", summary: "Stop every container, then the daemon",
 		detail: "The stream ends with its result, but the connection stays open until the daemon's process has ended, so that its end can be awaited."}

@@ -24,6 +24,7 @@ type Instances interface {
 	InstanceReader
 	InstanceEnder
 	InstanceStreams
+	InstanceFiles
 }
 
 // InstanceMaker makes instances and starts them.
@@ -73,6 +74,12 @@ type InstanceStreams interface {
 	// for a created instance. It does not wait for stdin to end.
 	AttachInstance(ctx context.Context, space, ref string, stdin io.Reader, stdout, stderr io.Writer, ready func()) error
 
+	// ExecInstance runs one more program in a running instance, with its streams
+	// as in AttachInstance, and returns how it ended; one that cannot be executed
+	// is no error. It calls ready once it runs. When ctx ends the program is made
+	// to end too. A ref may be SERVICE or SERVICE/REPLICA as well.
+	ExecInstance(ctx context.Context, space, ref string, spec mayfly.ExecSpec, stdin io.Reader, stdout, stderr io.Writer, ready func()) (mayfly.Exit, error)
+
 	// InstanceLogs gives each entry to each, in order, and stops at its error.
 	InstanceLogs(ctx context.Context, space, ref string, opts mayfly.LogOptions, each func(mayfly.LogEntry) error) error
 }
@@ -91,14 +98,33 @@ type Deployer interface {
 	// release before stays active. Code is the digest of an uploaded tar.
 	Deploy(ctx context.Context, w mayfly.Workload, progress func(string)) (mayfly.Release, error)
 
+	// Plan says what Deploy would do with each of a space's workloads, which are
+	// of one app, and changes nothing. It may change what it is given.
+	Plan(ctx context.Context, space, app string, list []mayfly.Workload) (mayfly.Plan, error)
+
 	// ListWorkloads returns the active releases in any order.
 	ListWorkloads(ctx context.Context, space string) ([]mayfly.Release, error)
 	GetWorkload(ctx context.Context, space, name string) (mayfly.Release, error)
 	DeleteWorkload(ctx context.Context, space, name string) error
 
+	// WorkloadReleases returns the releases that still exist, newest first.
+	WorkloadReleases(ctx context.Context, space, name string) ([]mayfly.ServiceRelease, error)
+
+	// RollbackWorkload makes another release the active one; 0: the one before. Of
+	// a function it returns when one sandbox of it is ready.
+	RollbackWorkload(ctx context.Context, space, name string, release int, progress func(string)) (mayfly.Release, error)
+
+	// DiffReleases says what differs between two releases. A to of 0 is the active
+	// one, a from of 0 the one before it.
+	DiffReleases(ctx context.Context, space, name string, from, to int) (mayfly.ReleaseDiff, error)
+
 	// PutCode stores a code tar and returns its digest. The server has bounded
 	// its size already.
 	PutCode(ctx context.Context, tar io.Reader) (digest string, err error)
+
+	// FindCode returns nil when the tar of a digest is there, and a NotFound
+	// error when it has to be put.
+	FindCode(ctx context.Context, digest string) error
 }
 
 // Caller runs functions.
@@ -264,12 +290,17 @@ type ImageKeeper interface {
 
 // Stacks are base images with a language in them. The build package gives them.
 type Stacks interface {
-	ListStacks(ctx context.Context) ([]client.Stack, error)
-	GetStack(ctx context.Context, name string) (client.Stack, error)
+	// ListStacks and GetStack give those that come with Mayfly, and those that
+	// workloads of the space describe.
+	ListStacks(ctx context.Context, space string) ([]client.Stack, error)
+	GetStack(ctx context.Context, space, name string) (client.Stack, error)
+
+	// MakeStack builds a stack that a manifest describes, unless it is there.
+	MakeStack(ctx context.Context, spec client.NewStack, report func(client.Progress)) (client.Stack, error)
 
 	// BuildStack builds a stack unless what it is made of has not changed, or
 	// with fresh in any case.
-	BuildStack(ctx context.Context, name string, fresh bool, report func(client.Progress)) (client.Stack, error)
+	BuildStack(ctx context.Context, space, name string, fresh bool, report func(client.Progress)) (client.Stack, error)
 }
 
 // Machine is the node as a whole.
@@ -289,13 +320,23 @@ type Places interface {
 // Services is everything that the server serves. A nil field answers its
 // operations with Unavailable.
 type Services struct {
-	Instances Instances
-	Workloads Workloads
-	Tasks     Tasks
-	Schedules Schedules
-	Logs      Logs   // of tasks
-	Places    Places // where tasks run; none is lent if nil
-	Images    Images
-	Stacks    Stacks
-	Machine   Machine
+	Instances  Instances
+	Workloads  Workloads
+	Tasks      Tasks
+	Schedules  Schedules
+	Events     Events
+	Routes     Routes
+	Endpoints  Endpoints
+	Logs       Logs   // of tasks
+	Places     Places // where tasks run; none is lent if nil
+	Images     Images
+	Stacks     Stacks
+	Machine    Machine
+	Supervised Supervised
+	Loads      Loads
+	News       News
+	Explainer  Explainer
+	Volumes    Volumes
+	Secrets    Secrets
+	Configs    Configs
 }

@@ -4,8 +4,11 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"net/http"
+	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -44,14 +47,60 @@ func because(ctx context.Context, err error) error {
 	return err
 }
 
-// stream writes messages, a line each. It is safe for concurrent use.
+// stream writes messages, a line each, or as server-sent events. It is safe for
+// concurrent use.
 type stream struct {
 	mu    sync.Mutex
 	w     io.Writer
 	flush func() error
 	begin func() // before the first message
+	form  func(client.Message) ([]byte, error)
 	begun bool
 	ended bool
+}
+
+// asLine is a message as a line of JSON.
+func asLine(m client.Message) ([]byte, error) {
+	line, err := json.Marshal(m)
+	return append(line, '\n'), err
+}
+
+// asEvent is a message as a server-sent event, whose name says which of the
+// message's fields its data is. A sign of life is a comment.
+func asEvent(m client.Message) ([]byte, error) {
+	var name string
+	var value any
+	switch {
+	case m.Progress != nil:
+		name, value = "progress", m.Progress
+	case m.Log != nil:
+		name, value = "log", m.Log
+	case m.Task != nil:
+		name, value = "task", m.Task
+	case m.Service != nil:
+		name, value = "service", m.Service
+	case m.News != nil:
+		name, value = "news", m.News
+	case m.Event != nil:
+		name, value = "event", m.Event
+	case m.Dropped > 0:
+		name, value = "dropped", m.Dropped
+	case m.Result != nil:
+		name, value = "result", m.Result
+	case m.Error != nil:
+		name, value = "error", m.Error
+	default:
+		return []byte(":\n\n"), nil
+	}
+	data, err := json.Marshal(value) // without a line break
+	return fmt.Appendf(nil, "event: %s\ndata: %s\n\n", name, data), err
+}
+
+// wantsEvents reports whether a request asks for server-sent events.
+func wantsEvents(r *http.Request) bool {
+	return slices.ContainsFunc(r.Header.Values("Accept"), func(v string) bool {
+		return strings.Contains(v, client.ContentEvents)
+	})
 }
 
 // serveStream answers with what handle sends and then what it returns. An
@@ -59,8 +108,12 @@ type stream struct {
 func (s *Server) serveStream(w http.ResponseWriter, r *http.Request, handle func(context.Context, *stream) (any, error)) {
 	ctx, stop := s.untilClosing(r.Context())
 	defer stop()
-	out := &stream{w: w, flush: http.NewResponseController(w).Flush, begin: func() {
-		w.Header().Set("Content-Type", client.ContentStream)
+	content, form := client.ContentStream, asLine
+	if wantsEvents(r) {
+		content, form = client.ContentEvents, asEvent
+	}
+	out := &stream{w: w, form: form, flush: http.NewResponseController(w).Flush, begin: func() {
+		w.Header().Set("Content-Type", content)
 		w.Header().Set("Cache-Control", "no-store")
 		w.WriteHeader(http.StatusOK)
 	}}
@@ -131,11 +184,11 @@ func (o *stream) write(m client.Message) error {
 		o.begun = true
 		o.begin()
 	}
-	line, err := json.Marshal(m)
+	text, err := o.form(m)
 	if err != nil {
 		return err
 	}
-	if _, err := o.w.Write(append(line, '\n')); err != nil {
+	if _, err := o.w.Write(text); err != nil {
 		return err
 	}
 	return o.flush()

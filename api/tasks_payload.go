@@ -121,10 +121,9 @@ func (r *router) refuse(w http.ResponseWriter, req *http.Request, err error) {
 	// Errors mean that the connection knows no such thing: a test's recorder,
 	// or HTTP/2, which needs none of it.
 	_ = control.EnableFullDuplex()
+	// net/http must not look for the next request behind what is left of this one.
+	w.Header().Set("Connection", "close")
 	r.fail(w, req, err)
-	if mayfly.KindOf(err) != mayfly.TooLarge && mayfly.KindOf(err) != mayfly.Busy {
-		return
-	}
 	if control.Flush() == nil && control.SetReadDeadline(time.Now().Add(refusedTime)) == nil {
 		io.CopyN(io.Discard, req.Body, refusedBytes)
 		_ = control.SetReadDeadline(time.Time{})

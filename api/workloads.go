@@ -34,6 +34,11 @@ type deployInput struct {
 	Body mayfly.Workload
 }
 
+type planInput struct {
+	InSpace
+	Body client.PlanRequest
+}
+
 func (r *router) workloads() {
 	service := r.services.Workloads
 	r = needing(r, service, "workloads")
@@ -41,6 +46,11 @@ func (r *router) workloads() {
 		detail: "Ends when one sandbox of it is ready, or with a problem that has the log. The release before stays active until then."},
 		func(ctx context.Context, in *deployInput, out *stream) (mayfly.Release, error) {
 			return r.deploy(ctx, in, out)
+		})
+	answerWith(r, operation{id: "plan", route: "POST /v1/plan", summary: "Say what a deploy of workloads would do", json: maxPlan,
+		detail: "Nothing is changed. One question tells which of an app's workloads need not be deployed, because they are the same."},
+		func(ctx context.Context, in *planInput) (mayfly.Plan, error) {
+			return r.plan(ctx, in)
 		})
 	answerWith(r, operation{id: "list-workloads", route: "GET /v1/workloads", summary: "List workloads by name"},
 		func(ctx context.Context, in *struct {
@@ -58,6 +68,7 @@ func (r *router) workloads() {
 		func(ctx context.Context, in *WorkloadRef) error {
 			return service.DeleteWorkload(ctx, in.Space, in.Name)
 		})
+	r.releases(service)
 	answerWith(r, operation{id: "put-code", route: "POST /v1/code", summary: "Upload a code tar", upload: r.opts.MaxCode, status: http.StatusCreated,
 		detail: "The digest goes into a workload as code. The same tar gives the same digest."},
 		func(ctx context.Context, in *struct {
@@ -70,7 +81,43 @@ func (r *router) workloads() {
 			}
 			return client.Code{Digest: digest}, nil
 		})
+	done(r, operation{id: "find-code", route: "HEAD /v1/code/{digest}", summary: "Ask whether a code tar is there", detail: "If not, upload it."},
+		func(ctx context.Context, in *struct {
+			InSpace
+			Digest string `path:"digest" maxLength:"128" doc:"SHA-256 of the tar, as sha256:..."`
+		}) error {
+			return service.FindCode(ctx, in.Digest)
+		})
 	r.documentCall()
+}
+
+// releases registers what is done with the releases of a workload.
+func (r *router) releases(service Workloads) {
+	answerWith(r, operation{id: "list-releases", route: "GET /v1/workloads/{name}/releases", summary: "List the releases of a workload, newest first"},
+		func(ctx context.Context, in *WorkloadRef) (client.Page[mayfly.ServiceRelease], error) {
+			items, err := service.WorkloadReleases(ctx, in.Space, in.Name)
+			if items == nil {
+				items = []mayfly.ServiceRelease{}
+			}
+			return client.Page[mayfly.ServiceRelease]{Items: items}, err
+		})
+	streamed(r, operation{id: "rollback", route: "POST /v1/workloads/{name}/rollback", summary: "Go back to another release of a workload",
+		detail: "Of a function it ends when one sandbox of the release is ready; the present one stays active until then. Of a service it ends when that is wanted."},
+		func(ctx context.Context, in *struct {
+			WorkloadRef
+			Body client.RollbackRequest
+		}, out *stream) (mayfly.Release, error) {
+			return service.RollbackWorkload(ctx, in.Space, in.Name, in.Body.Release, out.say)
+		})
+	answerWith(r, operation{id: "diff-releases", route: "GET /v1/workloads/{name}/diff", summary: "Say what differs between two releases of a workload",
+		detail: "Settings by name, and files of the code by name."},
+		func(ctx context.Context, in *struct {
+			WorkloadRef
+			From int `query:"from" minimum:"0" doc:"a release; 0: the one before the other"`
+			To   int `query:"to" minimum:"0" doc:"a release; 0: the active one"`
+		}) (mayfly.ReleaseDiff, error) {
+			return service.DiffReleases(ctx, in.Space, in.Name, in.From, in.To)
+		})
 }
 
 func (r *router) deploy(ctx context.Context, in *deployInput, out *stream) (made mayfly.Release, err error) {
@@ -87,6 +134,19 @@ func (r *router) deploy(ctx context.Context, in *deployInput, out *stream) (made
 	return once(ctx, r.answers, "deploy", w.Space, in.Key, w, func() (mayfly.Release, error) {
 		return r.services.Workloads.Deploy(ctx, w, out.say)
 	})
+}
+
+func (r *router) plan(ctx context.Context, in *planInput) (plan mayfly.Plan, err error) {
+	for i := range in.Body.Workloads {
+		w := &in.Body.Workloads[i]
+		if w.Space, err = sameSpace(w.Space, in.Space); err != nil {
+			return plan, err
+		}
+		if err := mayfly.CheckName("workload", w.Name); err != nil {
+			return plan, err
+		}
+	}
+	return r.services.Workloads.Plan(ctx, in.Space, in.Body.App, in.Body.Workloads)
 }
 
 // documentCall describes what callsFirst serves.

@@ -54,6 +54,18 @@ func TestQuick(t *testing.T) {
 	if r.tasksOf(mayflyTasks) == 0 || r.Enqueue == nil || len(r.First) != 2 || len(r.Limits) != 4 || len(r.Flat) == 0 || r.Node == nil || r.Idle == nil {
 		t.Errorf("a part about tasks is missing: %s", text)
 	}
+	if e := r.Events; e == nil || e.Runs == 0 || e.Lost+e.Twice > 0 || e.Most > e.Limit {
+		t.Errorf("events: %+v", e)
+	}
+	if len(r.Told) != 3 || len(r.View) != 3 || len(r.Names) != 3 || len(r.Deploys) != 4 || r.ServicesIdle == nil {
+		t.Errorf("a part about services is missing: %s", text)
+	}
+	if r.route(routeService) == nil || r.route(routeFunction) == nil || len(r.Tables) != 2 {
+		t.Errorf("the part about routes is missing: %s", text)
+	}
+	if len(r.Push) != 3*len(present()[1:]) {
+		t.Errorf("the part about pushes is missing: %s", text)
+	}
 	left, err := filepath.Glob(os.Getenv("TMPDIR") + "/*")
 	if err != nil || len(left) != 0 {
 		t.Errorf("left over: %v, %v", left, err)

@@ -59,9 +59,22 @@ func (b *bench) openPodman(ctx context.Context) (*rival, error) {
 	return &rival{slow: true, argv: func(p program, _ string) []string { return engineRun(run, p) }}, nil
 }
 
-// openDocker starts a dockerd of its own, in a network namespace of its own,
-// so that its rules of iptables stay away from the machine's.
 func (b *bench) openDocker(ctx context.Context) (*rival, error) {
+	engine, err := b.dockerd(ctx)
+	if err != nil {
+		return nil, err
+	}
+	run := append(engine[:len(engine):len(engine)], "run", "--rm")
+	return &rival{slow: true, argv: func(p program, _ string) []string { return engineRun(run, p) }}, nil
+}
+
+// dockerd starts one of its own, once, in a network namespace of its own, so that
+// its rules of iptables stay away from the machine's, and returns the beginning of
+// its command lines.
+func (b *bench) dockerd(ctx context.Context) ([]string, error) {
+	if b.docker != nil {
+		return b.docker, nil
+	}
 	cli, err := exec.LookPath("docker")
 	if err != nil {
 		return nil, err
@@ -105,8 +118,8 @@ func (b *bench) openDocker(ctx context.Context) (*rival, error) {
 	if err := b.importImages(ctx, engine); err != nil {
 		return nil, err
 	}
-	run := append(engine[:len(engine):len(engine)], "run", "--rm")
-	return &rival{slow: true, argv: func(p program, _ string) []string { return engineRun(run, p) }}, nil
+	b.docker, b.dockerPID = engine, cmd.Process.Pid
+	return engine, nil
 }
 
 func dockerReady(ctx context.Context, engine []string, ended <-chan struct{}) error {

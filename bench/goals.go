@@ -35,7 +35,12 @@ func (r *Results) judge() {
 	if l := r.Leftovers; l != nil {
 		r.atMost("left over after "+strconv.Itoa(l.Runs)+" runs", float64(l.left()), 0, "things")
 	}
+	r.judgeScale()
+	r.judgePush()
 	r.judgeQueue()
+	r.judgeServices()
+	r.judgeEvents()
+	r.judgeRoutes()
 }
 
 func (r *Results) judgeLatency() {

@@ -32,7 +32,7 @@ func (b *bench) latency(ctx context.Context) error {
 			return err
 		}
 		b.say("latency: %s", p.name)
-		if err := b.rounds(ctx, all); err != nil {
+		if err := b.rounds(ctx, all, pick(b, 200, 3), pick(b, 6, 3)); err != nil {
 			return err
 		}
 		for _, c := range all {
@@ -106,12 +106,12 @@ func (b *bench) prepare(ctx context.Context, d *daemon, p program, reused bool) 
 }
 
 // rounds times every contender in turn. The first rounds do not count.
-func (b *bench) rounds(ctx context.Context, all []*contender) error {
-	warm, count := pick(b, 3, 1), pick(b, 200, 3)
+func (b *bench) rounds(ctx context.Context, all []*contender, count, every int) error {
+	warm := pick(b, 3, 1)
 	for i := range warm + count {
 		for j := range all {
 			c := all[(i+j)%len(all)]
-			if c.slow && i%pick(b, 6, 3) != 0 {
+			if c.slow && i%every != 0 {
 				continue
 			}
 			if err := c.settle(ctx); err != nil {

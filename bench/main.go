@@ -40,7 +40,7 @@ func main() {
 	var readme bool
 	flag.BoolVar(&o.quick, "quick", false, "a smoke test: few samples, figures that mean nothing")
 	flag.BoolVar(&o.long, "long", false, "a million tasks too, where there are 100,000 at most")
-	flag.StringVar(&o.only, "only", "", "parts to run, with commas between: "+strings.Join(partNames(), ", ")+"; queue: all from tasks on")
+	flag.StringVar(&o.only, "only", "", "parts to run, with commas between: "+strings.Join(partNames(), ", ")+"; queue: from tasks to idle; services: from told to orchestrators")
 	flag.StringVar(&o.binary, "mayfly", "bin/mayfly", "the program to measure")
 	flag.StringVar(&o.out, "o", "", "where the results go (default bench/results.json when every part is run in full)")
 	flag.BoolVar(&readme, "readme", false, "only write bench/results.json into README.md")
@@ -70,9 +70,13 @@ type bench struct {
 	material material
 	rooms    *rooms
 	rivals   []*rival
-	queue    *daemon // of the parts about tasks; nil until one needs it
-	results  *Results
-	closers  []func()
+	queue    *daemon  // of the parts about tasks; nil until one needs it
+	services *daemon  // of the parts about services; likewise
+	docker   []string // command line of the client of a dockerd of our own; likewise
+
+	dockerPID int // of that dockerd
+	results   *Results
+	closers   []func()
 }
 
 // part is one chapter of the results.
@@ -88,15 +92,28 @@ func parts() []part {
 		{"rate", (*bench).rate, true},
 		{"load", (*bench).load, false},
 		{"burst", (*bench).burst, false},
+		{"scale", (*bench).scale, false},
+		{"push", (*bench).pushes, false},
 		{"memory", (*bench).memory, false},
 		{"leftovers", (*bench).leftovers, false},
 		{"tasks", (*bench).tasks, false},
 		{"enqueue", (*bench).enqueue, false},
 		{"first", (*bench).first, false},
 		{"limits", (*bench).limits, false},
+		{"events", (*bench).events, false},
 		{"flat", (*bench).flat, false},
 		{"idle", (*bench).idle, false},
+		{"told", (*bench).told, false},
+		{"view", (*bench).view, false},
+		{"names", (*bench).dnsNames, false},
+		{"deploys", (*bench).deploys, false},
+		{"orchestrators", (*bench).orchestrators, false},
+		{"routes", (*bench).webRoutes, false},
 	}
+}
+
+func partAt(name string) int {
+	return slices.IndexFunc(parts(), func(p part) bool { return p.name == name })
 }
 
 func partNames() []string {
@@ -114,7 +131,9 @@ func chosen(only string) ([]part, error) {
 	case "":
 		return all, nil
 	case "queue":
-		return all[slices.IndexFunc(all, func(p part) bool { return p.name == "tasks" }):], nil
+		return all[partAt("tasks"):partAt("told")], nil
+	case "services":
+		return all[partAt("told"):partAt("routes")], nil
 	}
 	var some []part
 	for name := range strings.SplitSeq(only, ",") {

@@ -91,7 +91,7 @@ func (d *daemon) sandboxes() int {
 			continue
 		}
 		for _, e := range entries {
-			if e.IsDir() {
+			if e.IsDir() && e.Name()[0] != '.' { // that is no sandbox
 				n++
 			}
 		}

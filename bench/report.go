@@ -36,7 +36,11 @@ func (r *Results) table(w io.Writer) error {
 		fmt.Fprintf(t, "%s arrivals\t%.1f\t%.2f\t%.2f\t%d\t\n", l.Arrivals, l.PerSecond, l.P50, l.P99, l.Failed)
 	}
 	r.rest(t)
+	r.scaleTable(t)
+	r.pushTable(t)
 	r.taskTables(t)
+	r.serviceTables(t)
+	r.routeTables(t)
 	fmt.Fprint(t, "\ngoal\tvalue\tbound\tunit\tmet\t\n")
 	for _, g := range r.Goals {
 		fmt.Fprintf(t, "%s\t%.3f\t%.3f\t%s\t%v\t\n", g.Text, g.Value, g.Bound, g.Unit, g.Met)
@@ -134,11 +138,16 @@ func (r *Results) markdown() string {
 		}
 		b.WriteString("\n")
 	}
+	r.markdownRates(&b)
+	r.markdownPush(&b)
+	r.markdownRoutes(&b)
+	r.markdownDemand(&b)
+	r.markdownServices(&b)
 	r.markdownGoals(&b)
 	return b.String()
 }
 
-func (r *Results) markdownGoals(b *strings.Builder) {
+func (r *Results) markdownRates(b *strings.Builder) {
 	b.WriteString("\nFresh containers of the static program per second:\n\n| clients | 1 | 4 | 16 | CPU ms each |\n|---|---:|---:|---:|---:|\n")
 	for _, what := range []string{"fork+exec", "crun run", "runc run", freshRate} {
 		if r.highest(what) > 0 {
@@ -150,6 +159,9 @@ func (r *Results) markdownGoals(b *strings.Builder) {
 				what, r.perSecond(what, 1), r.perSecond(what, 4), r.perSecond(what, mostRooms), cpu)
 		}
 	}
+}
+
+func (r *Results) markdownGoals(b *strings.Builder) {
 	b.WriteString("\n| what it is to reach | bound | measured | |\n|---|---:|---:|---|\n")
 	for _, g := range r.Goals {
 		met := "yes"

@@ -26,6 +26,8 @@ type Results struct {
 	Rate      []RateRow         `json:"rate,omitempty"`
 	Load      []LoadRow         `json:"load,omitempty"`
 	Burst     *BurstRow         `json:"burst,omitempty"`
+	Scale     *ScaleRows        `json:"scale,omitempty"`
+	Push      []LatencyRow      `json:"push,omitempty"` // from a command to the first answer; its program is the language
 	Memory    *MemoryRow        `json:"memory,omitempty"`
 	Leftovers *LeftoverRow      `json:"leftovers,omitempty"`
 	Tasks     []TasksRow        `json:"tasks,omitempty"`
@@ -35,8 +37,17 @@ type Results struct {
 	Flat      []FlatRow         `json:"flat,omitempty"`
 	Node      *NodeRow          `json:"fullNode,omitempty"`
 	Idle      *IdleRow          `json:"idle,omitempty"`
-	Goals     []Goal            `json:"goals"`
-	Notes     []string          `json:"notes,omitempty"`
+	Told      []ToldRow         `json:"told,omitempty"`
+	View      []ViewRow         `json:"view,omitempty"`
+	Names     []NamesRow        `json:"names,omitempty"`
+	Deploys   []DeployRow       `json:"deploys,omitempty"`
+	Routes    []RouteRow        `json:"routes,omitempty"`
+	Tables    []TableRow        `json:"routeTables,omitempty"`
+
+	ServicesIdle *ServicesIdleRow `json:"servicesIdle,omitempty"`
+	Events       *EventsRow       `json:"events,omitempty"`
+	Goals        []Goal           `json:"goals"`
+	Notes        []string         `json:"notes,omitempty"`
 }
 
 // Machine is where the figures come from.

@@ -32,6 +32,10 @@ func (r *Results) taskTables(t io.Writer) {
 	for _, l := range r.Limits {
 		fmt.Fprintf(t, "%s\t%.0f\t%.3f\t\n", l.What, l.InAll, l.CPU)
 	}
+	if e := r.Events; e != nil {
+		fmt.Fprintf(t, "\nevent accepted to handler started: p50 %.2f ms, p99 %.2f ms; sent to started: %.2f, %.2f\n%d events at once: accepted %.0f/s, handled %.0f/s, %d at once of %d, %d lost, %d twice\n",
+			e.P50, e.P99, e.SentP50, e.SentP99, e.Burst, e.Accepted, e.Handled, e.Most, e.Limit, e.Lost, e.Twice)
+	}
 	if len(r.Flat) > 0 {
 		fmt.Fprint(t, "\nqueued\tworkloads\tper second\tCPU ms each\tbytes of heap each\topen s\tclose s\t\n")
 	}

@@ -9,7 +9,6 @@ import (
 	"maps"
 	"os"
 	"path"
-	"slices"
 	"strings"
 
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -20,9 +19,10 @@ import (
 
 // CodeSpec says what image to make of code.
 type CodeSpec struct {
-	Name    string // that the image gets
-	Handler string // FILE.FUNCTION; empty unless the protocol is handler
-	TempDir string // for the layer while it is made; os.TempDir if empty
+	Name    string  // that the image gets
+	Handler string  // FILE.FUNCTION; empty unless the protocol is handler
+	Built   *Recipe // what the code was made by; nil: it is as somebody wrote it
+	TempDir string  // for the layer while it is made; os.TempDir if empty
 }
 
 // Code makes an image of a stack and a tar of code: one layer with the code
@@ -42,7 +42,10 @@ func Code(ctx context.Context, store *image.Store, stack image.Image, code io.Re
 	if err := os.Remove(layer.Name()); err != nil {
 		return image.Image{}, mayfly.Errorf(mayfly.Internal, "make code layer: %w", err)
 	}
-	l := layerWriter{w: tar.NewWriter(layer), seen: map[string]bool{}, dirs: map[string]bool{}, left: MaxCode}
+	l := layerWriter{w: tar.NewWriter(layer), seen: map[string]bool{}, dirs: map[string]bool{}, left: MaxCode, most: maxCodeEntries}
+	if spec.Built != nil {
+		l.left, l.most = MaxBuilt, maxBuiltEntries
+	}
 	if err := l.code(ctx, code); err != nil {
 		return image.Image{}, err
 	}
@@ -66,6 +69,9 @@ func Code(ctx context.Context, store *image.Store, stack image.Image, code io.Re
 	return store.AddLayer(ctx, stack.Digest, spec.Name, image.Layer{Tar: layer}, func(c *ocispec.ImageConfig) {
 		c.WorkingDir = AppDir
 		c.Labels = withLabels(c, map[string]string{LabelCode: "true"})
+		if spec.Built != nil {
+			c.Env = spec.Built.environment(c.Env)
+		}
 		if command != nil {
 			c.Entrypoint, c.Cmd = nil, command
 		}
@@ -79,6 +85,7 @@ type layerWriter struct {
 	dirs    map[string]bool
 	left    int64
 	entries int
+	most    int // entries
 }
 
 func (l *layerWriter) code(ctx context.Context, code io.Reader) error {
@@ -97,8 +104,8 @@ func (l *layerWriter) code(ctx context.Context, code io.Reader) error {
 		if err != nil {
 			return mayfly.Errorf(mayfly.Invalid, "the code is not a tar: %w", err)
 		}
-		if l.entries++; l.entries > maxCodeEntries {
-			return mayfly.Errorf(mayfly.TooLarge, "the code has more than %d files", maxCodeEntries)
+		if l.entries++; l.entries > l.most {
+			return mayfly.Errorf(mayfly.TooLarge, "the code has more than %d files", l.most)
 		}
 		if err := l.entry(h, r); err != nil {
 			return err
@@ -116,7 +123,7 @@ func (l *layerWriter) entry(h *tar.Header, r io.Reader) error {
 	}
 	for _, part := range strings.Split(name, "/") {
 		if strings.HasPrefix(part, ".wh.") { // would delete from the stack, as a layer's whiteout
-			return mayfly.Errorf(mayfly.Invalid, "code: the name %q is reserved", short(h.Name)).WithHint("rename it")
+			return mayfly.Errorf(mayfly.Invalid, "code: the name %q is reserved", short(name)).WithHint("rename it")
 		}
 	}
 	if h.Typeflag == tar.TypeDir {
@@ -166,7 +173,7 @@ func (l *layerWriter) dir(name string) error {
 
 func (l *layerWriter) file(name string, h *tar.Header, r io.Reader) error {
 	if l.left -= h.Size; l.left < 0 {
-		return mayfly.Errorf(mayfly.TooLarge, "the code holds more than %d bytes", int64(MaxCode)).
+		return mayfly.Errorf(mayfly.TooLarge, "the code is too large: it may hold %d bytes, or %d with what it was built with", int64(MaxCode), int64(MaxBuilt)).
 			WithHint("leave files out with a %s file, or bring an image", IgnoreFile)
 	}
 	out := header(inApp(name), tar.TypeReg, fileMode(h.Mode))
@@ -189,33 +196,19 @@ func (l *layerWriter) link(name, target string, kind byte) error {
 // loader adds a language's loader, and the client of the API beside it. The
 // folders above them may be the stack's as well, and stay as they are there.
 func (l *layerWriter) loader(lang language) error {
-	files := map[string][]byte{lang.at: lang.loader}
+	files := map[string]string{lang.at: string(lang.loader)}
 	err := fs.WalkDir(lang.sdk, ".", func(name string, d fs.DirEntry, err error) error {
 		if err != nil || d.IsDir() {
 			return err
 		}
-		files[path.Join(lang.sdkAt, name)], err = fs.ReadFile(lang.sdk, name)
+		text, err := fs.ReadFile(lang.sdk, name)
+		files[path.Join(lang.sdkAt, name)] = string(text)
 		return err
 	})
 	if err != nil {
 		return err
 	}
-	made := map[string]bool{".": true}
-	for _, name := range slices.Sorted(maps.Keys(files)) {
-		at := strings.TrimPrefix(name, "/")
-		if err := l.above(at, made); err != nil {
-			return err
-		}
-		h := header(at, tar.TypeReg, 0o644)
-		h.Size = int64(len(files[name]))
-		if err := l.w.WriteHeader(h); err != nil {
-			return err
-		}
-		if _, err := l.w.Write(files[name]); err != nil {
-			return err
-		}
-	}
-	return nil
+	return writeFiles(l.w, files)
 }
 
 // above writes the folders above a file that were not made yet.

@@ -53,6 +53,12 @@ func (s *Stacks) buildDebian(ctx context.Context, d Description, r release, hash
 	ctx, cancel := context.WithTimeoutCause(ctx, s.opts.Timeout,
 		mayfly.Errorf(mayfly.TimedOut, "building stack %s took longer than %s", d.Name, s.opts.Timeout))
 	defer cancel()
+	select {
+	case s.room <- struct{}{}:
+		defer func() { <-s.room }()
+	case <-ctx.Done():
+		return image.Image{}, context.Cause(ctx)
+	}
 	s.swept.Do(s.sweep)
 	temp, err := os.MkdirTemp(s.opts.TempDir, "mayfly-stack-")
 	if err != nil {
@@ -71,7 +77,7 @@ func (s *Stacks) buildDebian(ctx context.Context, d Description, r release, hash
 		pw.CloseWithError(err) // io.EOF for nil
 		done <- err
 	}()
-	base, importErr := s.store.Import(ctx, StackImage(d.Name), pr)
+	base, importErr := s.store.Import(ctx, d.image, pr)
 	pr.CloseWithError(errors.New("the import has ended"))
 	if err := <-done; err != nil && ctx.Err() == nil {
 		return image.Image{}, err // the cause; the import saw it as an unreadable tar
@@ -100,6 +106,15 @@ func (s *Stacks) sweep() {
 	}
 }
 
+// No manuals, but the licences. Told by --dpkgopt, mmdebstrap would filter each of
+// the first packages with a program of its own, which took longer than all else.
+const (
+	leaveOut = `cd "$1/etc/dpkg/dpkg.cfg.d" && { printf 'path-exclude=/usr/share/%s/*\n' man info locale doc; ` +
+		`echo 'path-include=/usr/share/doc/*/copyright'; } >mayfly`
+	removeDocs = `cd "$1/usr/share" && rm -rf man/* info/* locale/* ../../etc/alternatives/*.gz && ` +
+		`find doc -type f ! -name copyright -delete && find doc -type l -delete && find doc -mindepth 1 -type d -empty -delete`
+)
+
 // mmdebstrap writes the tar of a root to out. The program and all that it
 // starts is killed with ctx, and what it mounts is gone with it.
 func mmdebstrap(ctx context.Context, d Description, r release, temp string, out, progress io.Writer) error {
@@ -111,6 +126,9 @@ func mmdebstrap(ctx context.Context, d Description, r release, temp string, out,
 	if err != nil {
 		return mayfly.Errorf(mayfly.Internal, "build stack %s: %w", d.Name, err)
 	}
+	if sources, err = withSuites(sources, r.Codename, d.Suites); err != nil {
+		return mayfly.Errorf(mayfly.Internal, "build stack %s: %w", d.Name, err)
+	}
 	variant := d.Variant
 	if variant == "" {
 		variant = "essential"
@@ -118,11 +136,12 @@ func mmdebstrap(ctx context.Context, d Description, r release, temp string, out,
 	args := []string{
 		"--dpkgopt=force-unsafe-io", // what is written is read at once, and never needed after a power loss
 		"--mode=root", "--format=tar", "--variant=" + variant, "--skip=output/dev",
-		"--dpkgopt=path-exclude=/usr/share/man/*", "--dpkgopt=path-exclude=/usr/share/info/*",
-		"--dpkgopt=path-exclude=/usr/share/locale/*", "--dpkgopt=path-exclude=/usr/share/doc/*",
-		"--dpkgopt=path-include=/usr/share/doc/*/copyright",
+		"--extract-hook=" + leaveOut, "--customize-hook=" + removeDocs,
 		// Copies of this machine's, which are not the container's business.
 		`--customize-hook=: >"$1/etc/hostname"; : >"$1/etc/hosts"; : >"$1/etc/resolv.conf"`,
+	}
+	for _, command := range d.Prepare {
+		args = append(args, `--customize-hook=chroot "$1" /bin/sh -ec `+quote(command))
 	}
 	if len(d.Packages) > 0 {
 		args = append(args, "--include="+strings.Join(d.Packages, ","))
@@ -136,8 +155,9 @@ func mmdebstrap(ctx context.Context, d Description, r release, temp string, out,
 	cmd.Stdout = out
 	said := lineWriter{to: progress}
 	cmd.Stderr = &said
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL, Unshareflags: syscall.CLONE_NEWNS}
-	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
+	// Whatever it starts ends with it, also when the daemon is killed: the kernel
+	// ends a process namespace with its first process.
+	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWPID, Pdeathsig: syscall.SIGKILL, Unshareflags: syscall.CLONE_NEWNS}
 	cmd.WaitDelay = 10 * time.Second
 	// The kernel sends Pdeathsig when the thread ends that started the program,
 	// so that thread is kept.
@@ -228,10 +248,13 @@ func (w *lineWriter) Write(p []byte) (int, error) {
 	}
 }
 
-// reason is the first of the last lines that is marked as an error, or the
-// last line, or what the system said.
+// reason is the first of the last lines that is marked as an error, with what
+// dpkg said before it, or the last line, or what the system said.
 func (w *lineWriter) reason(err error) string {
-	for _, line := range w.last {
+	for i, line := range w.last {
+		if strings.HasPrefix(line, "dpkg: error") && i+1 < len(w.last) {
+			return short(line) + " " + short(w.last[i+1])
+		}
 		if text, ok := strings.CutPrefix(line, "E: "); ok {
 			return short(text)
 		}

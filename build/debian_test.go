@@ -121,8 +121,8 @@ func TestMmdebstrapFails(t *testing.T) {
 			started <- data
 			cancel()
 		}()
-		// A child of the child, in the same process group, outlives neither.
-		err := run(ctx, t, "/bin/sleep 1000 &\necho $! > "+fifo+"\nwait", Options{})
+		// A child of the child outlives neither, in a session of its own.
+		err := run(ctx, t, "/usr/bin/setsid /bin/sh -c 'read -r pid rest </proc/self/stat; echo $pid > "+fifo+"; exec /bin/sleep 1000' &\nwait", Options{})
 		if err != context.Canceled {
 			t.Errorf("got %v", err)
 		}
@@ -204,7 +204,10 @@ func TestBuildDebian(t *testing.T) {
 			t.Errorf("%s is this machine's: %q, %v", name, data, err)
 		}
 	}
-	for _, name := range []string{"dev/null", "usr/share/man/man1"} {
+	if _, err := os.Stat(filepath.Join(base, "usr/share/doc/apt/copyright")); err != nil {
+		t.Error(err)
+	}
+	for _, name := range []string{"dev/null", "usr/share/man/man1", "usr/share/doc/apt/README.md.gz", "usr/share/doc/apt/changelog.Debian.gz"} {
 		for _, dir := range layers {
 			if _, err := os.Lstat(filepath.Join(dir, name)); err == nil {
 				t.Errorf("%s is in the image", name)
@@ -227,11 +230,11 @@ func TestStacks(t *testing.T) {
 			t.Errorf("%+v", s)
 		}
 	}
-	if diff := cmp.Diff([]string{"debian", "go", "host", "node", "python"}, names); diff != "" {
+	if diff := cmp.Diff(strings.Fields("bash debian elixir ffmpeg go host java lua mono node perl php python r ruby static tcl"), names); diff != "" {
 		t.Error(diff)
 	}
 	_, err = stacks.Ensure(t.Context(), "cobol", nil)
-	want := `no stack "cobol"; there are debian, go, host, node, python; or import an image and name it stack/cobol`
+	want := `no stack "cobol"; there are bash, debian, elixir, ffmpeg, go, host, java, lua, mono, node, perl, php, python, r, ruby, static, tcl; or import an image and name it stack/cobol`
 	if err == nil || err.Error() != want || mayfly.KindOf(err) != mayfly.NotFound {
 		t.Errorf("got %v", err)
 	}

@@ -11,6 +11,7 @@ import (
 	"path"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/mayfly-run/mayfly"
 	"github.com/mayfly-run/mayfly/image"
@@ -54,25 +55,59 @@ func HostMounts(labels map[string]string) []string {
 // hostDir is the only directory of the machine that the host stack shows.
 const hostDir = "/usr"
 
-// buildHost makes the stack "host". It costs milliseconds, so the layer is made
-// each time, and its hash tells whether the machine's files have changed.
-func (s *Stacks) buildHost(ctx context.Context, d Description, progress io.Writer) (image.Image, error) {
+// buildHost makes the stack "host" unless the machine was looked at just now.
+func (s *Stacks) buildHost(ctx context.Context, d Description, progress io.Writer, fresh bool) (image.Image, error) {
+	if !fresh {
+		if img, ok := s.seenHost(ctx, d); ok {
+			return img, nil
+		}
+	}
+	img, err := s.lookAtHost(ctx, d, progress)
+	if err == nil {
+		s.mu.Lock()
+		s.host.digest, s.host.at = img.Digest, time.Now()
+		s.mu.Unlock()
+	}
+	return img, err
+}
+
+// seenHost returns the stack's image if the machine was looked at just now.
+func (s *Stacks) seenHost(ctx context.Context, d Description) (image.Image, bool) {
+	s.mu.Lock()
+	seen := s.host
+	s.mu.Unlock()
+	if time.Since(seen.at) >= hostFresh {
+		return image.Image{}, false
+	}
+	img, err := s.store.Get(ctx, d.image)
+	return img, err == nil && img.Digest == seen.digest
+}
+
+// hashHost makes the layer of the machine as it is now, and the hash that stands
+// for it.
+func hashHost(d *Description) (hash string, layer []byte, err error) {
 	d.Loaders = hostInterpreters("/")
-	layer, err := hostLayer("/")
+	if layer, err = hostLayer("/"); err != nil {
+		return "", nil, err
+	}
+	hash, err = hashOf(*d, layer)
+	return hash, layer, err
+}
+
+// lookAtHost makes the layer, and its hash tells whether the machine's files have
+// changed.
+func (s *Stacks) lookAtHost(ctx context.Context, d Description, progress io.Writer) (image.Image, error) {
+	hash, layer, err := hashHost(&d)
 	if err != nil {
 		return image.Image{}, err
 	}
-	hash, err := hashOf(d, layer)
-	if err != nil {
-		return image.Image{}, err
-	}
-	if img, ok, err := s.current(ctx, d.Name, hash); err != nil || ok {
+	if img, ok, err := s.current(ctx, d, hash); err != nil || ok {
 		return img, err
 	}
 	if _, err := io.WriteString(progress, "building stack host of this machine's /usr\n"); err != nil {
 		return image.Image{}, mayfly.Errorf(mayfly.Internal, "build stack host: %w", err)
 	}
-	root, err := s.store.Import(ctx, StackImage(d.Name), bytes.NewReader(layer))
+	root, err := s.store.Import(ctx, d.image, bytes.NewReader(layer))
 	if err != nil {
 		return image.Image{}, err
 	}

@@ -39,7 +39,7 @@ def handle(event, context):
     if what == "false": return False
     if what == "context":
         return {"run": context.run, "attempt": context.attempt, "deadline": context.deadline, "workload": context.workload,
-                "space": context.space, "remaining": context.remaining()}
+                "space": context.space, "cloudevent": context.cloudevent, "remaining": context.remaining()}
     if what == "raise": return fail(event)
     if what == "odd": raise Odd()
     if what == "exit": sys.exit(3)
@@ -228,11 +228,11 @@ func TestLoaderContract(t *testing.T) {
 			"TypeError: a function cannot be returned as JSON")},
 		{"context", map[string]string{"X-Mayfly-Run": "r1", "X-Mayfly-Attempt": "2", "X-Mayfly-Deadline": "1500", "X-Mayfly-Workload": "w", "X-Mayfly-Space": "s"},
 			do("context"), map[string]answer{
-				"python": {200, jsonKind, `{"run": "r1", "attempt": 2, "deadline": 1.5, "workload": "w", "space": "s", "remaining": 0.0}`, ""},
-				"node":   {200, jsonKind, `{"run":"r1","attempt":2,"deadline":1500,"workload":"w","space":"s","remaining":0}`, ""}}},
+				"python": {200, jsonKind, `{"run": "r1", "attempt": 2, "deadline": 1.5, "workload": "w", "space": "s", "cloudevent": null, "remaining": 0.0}`, ""},
+				"node":   {200, jsonKind, `{"run":"r1","attempt":2,"deadline":1500,"workload":"w","space":"s","cloudevent":null,"remaining":0}`, ""}}},
 		{"context of nothing", nil, do("context"), map[string]answer{
-			"python": {200, jsonKind, `{"run": "", "attempt": 1, "deadline": null, "workload": "", "space": "", "remaining": null}`, ""},
-			"node":   {200, jsonKind, `{"run":"","attempt":1,"deadline":null,"workload":"","space":"","remaining":null}`, ""}}},
+			"python": {200, jsonKind, `{"run": "", "attempt": 1, "deadline": null, "workload": "", "space": "", "cloudevent": null, "remaining": null}`, ""},
+			"node":   {200, jsonKind, `{"run":"","attempt":1,"deadline":null,"workload":"","space":"","cloudevent":null,"remaining":null}`, ""}}},
 		{"context that is wrong", map[string]string{"X-Mayfly-Attempt": "two"}, do("context"),
 			map[string]answer{"": {400, text, "an X-Mayfly header is not a number", ""}}},
 	}

@@ -35,6 +35,12 @@ type Description struct {
 	Packages    []string          `yaml:"packages" json:"packages,omitempty"` // of Debian
 	Env         map[string]string `yaml:"env" json:"env,omitempty"`           // of what runs in it
 	Loaders     map[string]string `yaml:"loaders" json:"loaders,omitempty"`   // language to the path of its interpreter
+	Suites      []string          `yaml:"suites" json:"suites,omitempty"`     // of the release beside its own, such as backports
+	Files       map[string]string `yaml:"files" json:"files,omitempty"`       // small ones, by absolute path
+	Prepare     []string          `yaml:"prepare" json:"prepare,omitempty"`   // shell commands that are run in the root when it is made
+	Build       []string          `yaml:"build" json:"-"`                     // further packages where code is made ready for the stack
+
+	image string // name of its image in the store
 }
 
 // Stack is a description and what was made of it.
@@ -43,11 +49,19 @@ type Stack struct {
 	Image string `json:"image,omitempty"` // digest; empty until it is built
 }
 
+// hostFresh is how long the machine's own files are taken for what they were, so
+// that a deploy of many workloads reads them once.
+const hostFresh = 5 * time.Second
+
 // Options tune Stacks. The zero value is fit for production.
 type Options struct {
 	TempDir string        // for roots while they are made, of this process alone, with some GB; os.TempDir if empty
 	Timeout time.Duration // of one build; 20 minutes if zero
 }
+
+// maxBuilds is how many roots are made of packages at once. A build keeps most
+// of two cores busy, and a good deal of disk.
+const maxBuilds = 2
 
 // Stacks makes stacks and keeps them in a store of images, each under the name
 // that StackImage gives. Its methods may be called at once from many
@@ -55,10 +69,15 @@ type Options struct {
 type Stacks struct {
 	store *image.Store
 	opts  Options
-	swept sync.Once // TempDir of what a killed process left
+	swept sync.Once     // TempDir of what a killed process left
+	room  chan struct{} // a token for each build under way
 
 	mu   sync.Mutex
-	busy map[string]chan struct{} // by name of the stack; holds a token while it is built
+	busy map[string]chan struct{} // by name of the image; holds a token while it is built
+	host struct {                 // what the machine's own files made when they were last looked at
+		digest string
+		at     time.Time
+	}
 }
 
 // NewStacks returns the stacks over a store.
@@ -66,10 +85,10 @@ func NewStacks(store *image.Store, opts Options) *Stacks {
 	if opts.Timeout == 0 {
 		opts.Timeout = 20 * time.Minute
 	}
-	return &Stacks{store: store, opts: opts, busy: map[string]chan struct{}{}}
+	return &Stacks{store: store, opts: opts, room: make(chan struct{}, maxBuilds), busy: map[string]chan struct{}{}}
 }
 
-// lock waits until nobody builds the stack, and returns what lets the next one.
+// lock waits until nobody makes the image, and returns what lets the next one.
 func (s *Stacks) lock(ctx context.Context, name string) (unlock func(), err error) {
 	s.mu.Lock()
 	turn, ok := s.busy[name]
@@ -112,8 +131,12 @@ func (s *Stacks) Show(ctx context.Context, name string) (Stack, error) {
 	if err != nil {
 		return Stack{}, err
 	}
+	return s.show(ctx, d)
+}
+
+func (s *Stacks) show(ctx context.Context, d Description) (Stack, error) {
 	stack := Stack{Description: d}
-	img, err := s.store.Get(ctx, StackImage(name))
+	img, err := s.store.Get(ctx, d.image)
 	switch {
 	case err == nil:
 		stack.Image = img.Digest
@@ -137,7 +160,7 @@ func describe(name string) (Description, error) {
 	if err := yaml.UnmarshalWithOptions(data, &d, yaml.Strict()); err != nil {
 		return Description{}, mayfly.Errorf(mayfly.Internal, "read description of stack %s: %w", name, err)
 	}
-	d.Name = name
+	d.Name, d.image = name, StackImage(name)
 	return d, nil
 }
 
@@ -167,11 +190,6 @@ func (s *Stacks) Ensure(ctx context.Context, name string, progress io.Writer) (i
 	if err != nil {
 		return image.Image{}, err
 	}
-	unlock, err := s.lock(ctx, name)
-	if err != nil {
-		return image.Image{}, err
-	}
-	defer unlock()
 	return s.build(ctx, d, progress, false)
 }
 
@@ -182,11 +200,6 @@ func (s *Stacks) Build(ctx context.Context, name string, progress io.Writer) (im
 	if err != nil {
 		return image.Image{}, err
 	}
-	unlock, err := s.lock(ctx, name)
-	if err != nil {
-		return image.Image{}, err
-	}
-	defer unlock()
 	return s.build(ctx, d, progress, true)
 }
 
@@ -194,8 +207,13 @@ func (s *Stacks) build(ctx context.Context, d Description, progress io.Writer, f
 	if progress == nil {
 		progress = io.Discard
 	}
+	unlock, err := s.lock(ctx, d.image)
+	if err != nil {
+		return image.Image{}, err
+	}
+	defer unlock()
 	if d.Host {
-		return s.buildHost(ctx, d, progress)
+		return s.buildHost(ctx, d, progress, fresh)
 	}
 	release, err := readRelease("/usr/lib/os-release")
 	if err != nil {
@@ -206,7 +224,7 @@ func (s *Stacks) build(ctx context.Context, d Description, progress io.Writer, f
 		return image.Image{}, err
 	}
 	if !fresh {
-		if img, ok, err := s.current(ctx, d.Name, hash); err != nil || ok {
+		if img, ok, err := s.current(ctx, d, hash); err != nil || ok {
 			return img, err
 		}
 	}
@@ -214,8 +232,8 @@ func (s *Stacks) build(ctx context.Context, d Description, progress io.Writer, f
 }
 
 // current returns the stack's image when it was made of what has this hash.
-func (s *Stacks) current(ctx context.Context, name, hash string) (image.Image, bool, error) {
-	img, err := s.store.Get(ctx, StackImage(name))
+func (s *Stacks) current(ctx context.Context, d Description, hash string) (image.Image, bool, error) {
+	img, err := s.store.Get(ctx, d.image)
 	if mayfly.KindOf(err) == mayfly.NotFound {
 		return image.Image{}, false, nil
 	}
@@ -236,10 +254,34 @@ func (s *Stacks) finish(ctx context.Context, d Description, root image.Image, ha
 			return image.Image{}, mayfly.Errorf(mayfly.Internal, "build stack %s: %w", d.Name, err)
 		}
 	}
+	if err := writeFiles(w, d.Files); err != nil {
+		return image.Image{}, mayfly.Errorf(mayfly.Internal, "build stack %s: %w", d.Name, err)
+	}
 	if err := w.Close(); err != nil {
 		return image.Image{}, mayfly.Errorf(mayfly.Internal, "build stack %s: %w", d.Name, err)
 	}
-	return s.store.AddLayer(ctx, root.Digest, StackImage(d.Name), image.Layer{Tar: &layer}, configure(d, hash))
+	return s.store.AddLayer(ctx, root.Digest, d.image, image.Layer{Tar: &layer}, configure(d, hash))
+}
+
+// writeFiles adds small files to a layer, sorted, with the folders above them.
+func writeFiles(w *tar.Writer, files map[string]string) error {
+	l := layerWriter{w: w}
+	made := map[string]bool{".": true}
+	for _, name := range slices.Sorted(maps.Keys(files)) {
+		at := strings.TrimPrefix(name, "/")
+		if err := l.above(at, made); err != nil {
+			return err
+		}
+		h := header(at, tar.TypeReg, 0o644)
+		h.Size = int64(len(files[name]))
+		if err := w.WriteHeader(h); err != nil {
+			return err
+		}
+		if _, err := io.WriteString(w, files[name]); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // configure returns the change of an image's configuration that makes it the
@@ -254,12 +296,17 @@ func configure(d Description, hash string) func(*ocispec.ImageConfig) {
 			c.Labels[LabelHostMounts] = hostDir
 		}
 		c.WorkingDir = "/"
-		c.Env = []string{"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}
+		c.Env = nil
+		if d.Env["PATH"] == "" {
+			c.Env = []string{"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}
+		}
 		for _, k := range slices.Sorted(maps.Keys(d.Env)) {
 			c.Env = append(c.Env, k+"="+d.Env[k])
 		}
 	}
 }
+
+func sortedKeys(m map[string]string) []string { return slices.Sorted(maps.Keys(m)) }
 
 // hashOf stands for what a stack is made of. JSON sorts the keys of maps.
 func hashOf(parts ...any) (string, error) {

@@ -12,9 +12,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/moby/patternmatcher"
-	"github.com/moby/patternmatcher/ignorefile"
-
 	"github.com/mayfly-run/mayfly"
 )
 
@@ -22,27 +19,37 @@ import (
 const (
 	MaxCode        = 256 << 20 // bytes, all files together
 	maxCodeEntries = 100_000
+
+	MaxBuilt        = 1 << 30 // bytes, with what was fetched for it
+	maxBuiltEntries = 400_000
 )
 
-// IgnoreFile lists, in the syntax of .dockerignore, what Tar leaves out.
-const IgnoreFile = ".mayflyignore"
+// Tar is Pack for code that is not built.
+func Tar(ctx context.Context, w io.Writer, dir string) error {
+	_, err := Pack(ctx, w, dir, nil)
+	return err
+}
 
-// Tar writes the files of dir to w as a tar: the same files always give the
-// same bytes, whoever owns them and whenever they were written. The folder .git
-// is left out, as is what an IgnoreFile in dir lists. Of a file's mode only
-// whether it can be executed is kept.
+// Pack writes the files of dir to w as a tar: the same files always give the
+// same bytes, whoever owns them and whenever they were written. Of a file's mode
+// only whether it can be executed is kept.
+//
+// What an IgnoreFile in dir lists is left out; where there is none, what files
+// .gitignore in dir and beneath list, and what is made anew where it runs: what
+// Python compiled, its virtual environments, and node_modules where the build, nil
+// for none, installs it. Folders of version control are left out in any case.
 //
 // Symbolic links must be relative and stay within dir; sockets and devices are
 // refused. Errors that a user can mend are of kind Invalid or TooLarge.
-func Tar(ctx context.Context, w io.Writer, dir string) error {
+func Pack(ctx context.Context, w io.Writer, dir string, b *mayfly.Build) (LeftOut, error) {
 	root, err := os.OpenRoot(dir)
 	if err != nil {
-		return mayfly.Errorf(mayfly.Invalid, "open code folder: %w", err)
+		return LeftOut{}, codeFolder(dir, err)
 	}
 	defer root.Close()
-	ignore, err := readIgnore(root)
+	ignore, err := readIgnore(root.FS(), b)
 	if err != nil {
-		return err
+		return LeftOut{}, err
 	}
 	t := tarrer{root: root, dir: dir, w: tar.NewWriter(w), left: MaxCode}
 	err = fs.WalkDir(root.FS(), ".", func(name string, entry fs.DirEntry, err error) error {
@@ -59,9 +66,9 @@ func Tar(ctx context.Context, w io.Writer, dir string) error {
 		return t.add(name, entry)
 	})
 	if err != nil {
-		return wrap(err, "pack %s", dir)
+		return *ignore.left, wrap(err, "pack %s", dir)
 	}
-	return wrap(t.w.Close(), "pack %s", dir)
+	return *ignore.left, wrap(t.w.Close(), "pack %s", dir)
 }
 
 // wrap adds what was done to an error, unless the error is one that speaks for
@@ -72,6 +79,14 @@ func wrap(err error, format string, args ...any) error {
 		return err
 	}
 	return mayfly.Errorf(mayfly.Invalid, format+": %w", append(args, err)...)
+}
+
+// codeFolder is why a folder of code cannot be opened.
+func codeFolder(dir string, err error) error {
+	if errors.Is(err, fs.ErrNotExist) {
+		return mayfly.Errorf(mayfly.Invalid, "there is no folder %s", dir)
+	}
+	return mayfly.Errorf(mayfly.Invalid, "open code folder: %w", err)
 }
 
 type tarrer struct {
@@ -156,47 +171,4 @@ func linkStays(name, target string) bool {
 	}
 	to := path.Join(path.Dir(name), target)
 	return to != ".." && !strings.HasPrefix(to, "../")
-}
-
-type ignorer struct {
-	patterns *patternmatcher.PatternMatcher
-}
-
-func readIgnore(root *os.Root) (ignorer, error) {
-	f, err := root.Open(IgnoreFile)
-	if errors.Is(err, fs.ErrNotExist) {
-		return ignorer{}, nil
-	}
-	if err != nil {
-		return ignorer{}, mayfly.Errorf(mayfly.Invalid, "read %s: %w", IgnoreFile, err)
-	}
-	defer f.Close()
-	lines, err := ignorefile.ReadAll(io.LimitReader(f, 1<<20))
-	if err != nil {
-		return ignorer{}, mayfly.Errorf(mayfly.Invalid, "read %s: %w", IgnoreFile, err)
-	}
-	patterns, err := patternmatcher.New(lines)
-	if err != nil {
-		return ignorer{}, mayfly.Errorf(mayfly.Invalid, "%s: %w", IgnoreFile, err)
-	}
-	return ignorer{patterns}, nil
-}
-
-// skips tells whether an entry is left out; for a folder with all that is in
-// it, the error is fs.SkipDir.
-func (i ignorer) skips(name string, isDir bool) (bool, error) {
-	skip := name == ".git" || strings.HasSuffix(name, "/.git")
-	if !skip && i.patterns != nil {
-		var err error
-		if skip, err = i.patterns.MatchesOrParentMatches(name); err != nil {
-			return false, mayfly.Errorf(mayfly.Invalid, "%s: %w", IgnoreFile, err)
-		}
-		if skip && isDir && i.patterns.Exclusions() {
-			return true, nil // a "!" may bring back something within
-		}
-	}
-	if skip && isDir {
-		return true, fs.SkipDir
-	}
-	return skip, nil
 }

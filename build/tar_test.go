@@ -57,7 +57,7 @@ func TestTarErrors(t *testing.T) {
 		make func(dir string) error
 		want string
 	}{
-		{"no folder", os.RemoveAll, "open code folder: open DIR: no such file or directory"},
+		{"no folder", os.RemoveAll, "there is no folder DIR"},
 		{"link out", func(dir string) error { return os.Symlink("../x", filepath.Join(dir, "a")) },
 			`DIR/a is a link to "../x", which is not beneath DIR; copy the file, or name the link in .mayflyignore`},
 		{"absolute link", func(dir string) error { return os.Symlink("/etc/passwd", filepath.Join(dir, "a")) },

@@ -49,6 +49,7 @@ type Journal struct {
 	waiting []*Write          // to be written
 	writing bool              // commit is at work
 	fenced  bool              // somebody else has written the stream
+	recent  recent            // what was written last
 	read    uint64            // sequence up to which Load has come
 	last    uint64            // newest sequence
 	first   uint64            // before which there is nothing

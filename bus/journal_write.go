@@ -169,6 +169,7 @@ func (j *Journal) landed(batch []*Write, seq uint64, err error) {
 	defer j.mu.Unlock()
 	if err == nil {
 		j.last = seq
+		j.recent.add(seq, batch)
 		if len(batch) > 1 {
 			j.tallies[seq] = tally{uint16(len(batch)), uint16(len(batch))}
 		}

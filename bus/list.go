@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
@@ -31,6 +32,7 @@ const MaxMessage = 1<<20 + 64<<10
 //	state     bucket  file, synced on each write  store       SPACE.workloads.NAME
 //	                                                          SPACE.instances.ID
 //	                                                          SPACE.names.NAME
+//	                                                          SPACE.TABLE.NAME
 //	releases  bucket  file, synced on each write  store       SPACE.releases.NAME.NUMBER
 //	runs      stream  file, synced now and then   store       mayfly.SPACE.runs.WORKLOAD
 //	tasks     journal file, synced on each write  queue       mayfly.tasks
@@ -44,6 +46,12 @@ const MaxMessage = 1<<20 + 64<<10
 //	                                                          mayfly.SPACE.ticks.NAME
 //	callbacks stream  file, synced on each write  queue       mayfly.SPACE.callback.ID
 //	                                                          mayfly.SPACE.secret
+//	news      stream  file, synced now and then   store       mayfly.SPACE.news
+//	endpoints stream  memory                      discovery   mayfly.SPACE.endpoint.SERVICE.NODE.ID
+//	locks     stream  file, synced on each write  discovery   mayfly.SPACE.lock.NAME
+//	events    journal file, synced on each write  event       mayfly.events
+//	deliveries stream file, synced on each write  event       mayfly.SPACE.delivered.MAPPING
+//	                                                          mayfly.SPACE.upload.VOLUME
 //
 // All of state is watched, and a watch of a part of a stream costs the server
 // a walk over all its subjects for every message. So releases, which nobody
@@ -62,13 +70,19 @@ const (
 	OutcomesStream  = "outcomes"
 	SchedulesStream = "schedules"
 	CallbacksStream = "callbacks"
+	NewsStream      = "news"
+	EndpointsStream = "endpoints"
+	LocksStream     = "locks"
+	EventsStream    = "events"
+
+	DeliveriesStream = "deliveries"
 )
 
 // How much call history is kept; whichever limit is met first wins.
 const (
 	RunsMaxAge         = 7 * 24 * time.Hour
-	RunsMaxBytes       = 256 << 20
-	RunsMaxPerWorkload = 10_000
+	RunsMaxBytes       = 512 << 20
+	RunsMaxPerWorkload = 10_000 // messages; each has up to 16 runs
 	runMaxSize         = 64 << 10
 )
 
@@ -85,8 +99,22 @@ const (
 // SchedulesMaxBytes is how much schedules may take, their payloads included.
 const SchedulesMaxBytes = 2 << 30
 
-// MarkerTTL is how long the marker of a removed key stays, so that a watcher
-// that was away for less still sees the removal.
+// EventsMaxBytes is how much events may take: the keep of package event and what
+// was not delivered yet. Then no more are accepted.
+const EventsMaxBytes = 4 << 30
+
+// How much news is kept; whichever limit is met first wins.
+const (
+	NewsMaxAge   = 30 * 24 * time.Hour
+	NewsMaxBytes = 32 << 20
+	NewsMax      = 20_000
+)
+
+// MarkerTTL is how long the marker of a removed instance or lock stays, so that a
+// watcher that was away for less still sees the removal. Markers of what has a name
+// stay for ever: a value of before is still in the file, and comes back with a
+// kill -9 once no newer message of its subject is there. Of instances there are ever
+// new ones, and one that comes back is known by its age.
 const MarkerTTL = 10 * time.Minute
 
 // WorkloadKey is the key of a workload's record: its active release.
@@ -102,6 +130,15 @@ func InstanceKey(space, id string) string { return space + ".instances." + id }
 
 // NameKey is the key that holds the id of the instance that has the name.
 func NameKey(space, name string) string { return space + ".names." + name }
+
+// TableKey is the key of a record of one of the store's tables.
+func TableKey(space, table, name string) string { return space + "." + table + "." + name }
+
+// EverNew reports whether a subject of the state is of an instance or of its name.
+func EverNew(subject string) bool {
+	parts := strings.Split(subject, ".")
+	return len(parts) == 5 && (parts[3] == "instances" || parts[3] == "names")
+}
 
 // StateSubject is the subject under which the state bucket stores a key, for
 // conditions that the key-value calls cannot express. Wildcards are allowed.
@@ -154,6 +191,30 @@ func CallbackSubject(space, id string) string { return root + space + ".callback
 // SecretSubject is the subject of the secret that a space's callbacks are signed
 // with.
 func SecretSubject(space string) string { return root + space + ".secret" }
+
+// NewsSubject is the subject of a space's news.
+func NewsSubject(space string) string { return root + space + ".news" }
+
+// EndpointSubject is the subject of an endpoint that a node vouches for.
+func EndpointSubject(space, service, node, id string) string {
+	return root + space + ".endpoint." + service + "." + node + "." + id
+}
+
+// AliveSubject is where a node says that it is there. No stream keeps it.
+func AliveSubject(node string) string { return root + "_.alive." + node }
+
+// DrainSubject is where a node asks others whether their consumers have turned away
+// from what it withdrew. No stream keeps it.
+func DrainSubject() string { return root + "_.drain" }
+
+// LockSubject is the subject of who holds a lock.
+func LockSubject(space, name string) string { return root + space + ".lock." + name }
+
+// DeliveredSubject is the subject of how far a mapping of events has come.
+func DeliveredSubject(space, mapping string) string { return root + space + ".delivered." + mapping }
+
+// UploadSubject is the subject of which files of a volume were told of.
+func UploadSubject(space, volume string) string { return root + space + ".upload." + volume }
 
 const root = "mayfly."
 
@@ -217,7 +278,44 @@ func journal(name, description string, maxBytes int64) jetstream.StreamConfig {
 	return config
 }
 
+func newsConfig() jetstream.StreamConfig {
+	return jetstream.StreamConfig{
+		Name:        NewsStream,
+		Description: "what happened",
+		Subjects:    []string{NewsSubject("*")},
+		Storage:     jetstream.FileStorage,
+		PersistMode: jetstream.AsyncPersistMode,
+		Retention:   jetstream.LimitsPolicy,
+		Discard:     jetstream.DiscardOld,
+		MaxAge:      NewsMaxAge,
+		MaxBytes:    NewsMaxBytes,
+		MaxMsgs:     NewsMax,
+		MaxMsgSize:  runMaxSize,
+		AllowDirect: true,
+	}
+}
+
+// endpointsConfig is of what is rebuilt at each start, in memory. Each endpoint
+// has one message.
+func endpointsConfig() jetstream.StreamConfig {
+	return jetstream.StreamConfig{
+		Name:                   EndpointsStream,
+		Description:            "ready ports",
+		Subjects:               []string{EndpointSubject("*", "*", "*", "*")},
+		Storage:                jetstream.MemoryStorage,
+		Retention:              jetstream.LimitsPolicy,
+		Discard:                jetstream.DiscardOld,
+		MaxMsgsPerSubject:      1,
+		MaxMsgSize:             runMaxSize,
+		AllowDirect:            true,
+		AllowMsgTTL:            true,
+		SubjectDeleteMarkerTTL: MarkerTTL,
+	}
+}
+
 func queueConfigs() []jetstream.StreamConfig {
+	locks := strict(LocksStream, "who holds which lock", -1, LockSubject("*", "*"))
+	locks.AllowMsgTTL = true // for those that nobody holds
 	outcomes := journal(OutcomesStream, "how tasks ended", OutcomesMaxBytes)
 	outcomes.Discard = jetstream.DiscardOld
 	outcomes.MaxAge = OutcomesMaxAge
@@ -228,8 +326,21 @@ func queueConfigs() []jetstream.StreamConfig {
 		strict(QueuesStream, "which queues are paused, and which minutes have tasks", -1, QueueSubject("*", "*"), MinuteSubject("*", "*")),
 		outcomes,
 		strict(CallbacksStream, "who is to be told how tasks ended", CallbacksMaxBytes, CallbackSubject("*", "*"), SecretSubject("*")),
+		locks,
+		journal(EventsStream, "events", EventsMaxBytes),
+		strict(DeliveriesStream, "how far events were delivered", -1, DeliveredSubject("*", "*"), UploadSubject("*", "*")),
 		strict(SchedulesStream, "schedules, and how far they have come", SchedulesMaxBytes, ScheduleSubject("*", "*"), TicksSubject("*", "*")),
 	}
+}
+
+// Endpoints returns the stream of endpoints. It is in memory and gone with the
+// server, so it is created when it is missing.
+func (b *Bus) Endpoints(ctx context.Context) (jetstream.Stream, error) {
+	stream, err := b.js.CreateOrUpdateStream(ctx, endpointsConfig())
+	if err != nil {
+		return nil, fmt.Errorf("create stream %s: %w", EndpointsStream, err)
+	}
+	return stream, nil
 }
 
 // listFile holds the fingerprint of the list that was created and synced.
@@ -239,6 +350,9 @@ const listFile = "streams"
 // fingerprint is written only after the sync, so a crash in between leads to
 // another sync, and an unchanged list costs two look-ups.
 func (b *Bus) ensureList(ctx context.Context, dir string) error {
+	if _, err := b.Endpoints(ctx); err != nil { // nothing of it is to be synced
+		return err
+	}
 	mark, err := fingerprint()
 	if err != nil {
 		return err
@@ -256,7 +370,7 @@ func (b *Bus) ensureList(ctx context.Context, dir string) error {
 	if b.runs, err = b.js.CreateOrUpdateStream(ctx, runsConfig()); err != nil {
 		return fmt.Errorf("create stream %s: %w", RunsStream, err)
 	}
-	for _, config := range queueConfigs() {
+	for _, config := range append(queueConfigs(), newsConfig()) {
 		if config.Name == OutcomesStream {
 			b.asKept(ctx, &config)
 		}
@@ -278,7 +392,7 @@ func (b *Bus) lookUp(ctx context.Context) error {
 }
 
 func fingerprint() (string, error) {
-	data, err := json.Marshal([]any{stateConfig(), releasesConfig(), runsConfig(), queueConfigs()})
+	data, err := json.Marshal([]any{stateConfig(), releasesConfig(), runsConfig(), newsConfig(), queueConfigs()})
 	if err != nil {
 		return "", fmt.Errorf("encode stream list: %w", err)
 	}

@@ -5,13 +5,14 @@ import (
 	"context"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"sync"
 	"testing"
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/mayfly-run/mayfly/bus/bustest"
 )
 
 func TestRoomOf(t *testing.T) {
@@ -41,43 +42,12 @@ func TestRoomOf(t *testing.T) {
 	}
 }
 
-// smallDisk mounts an ext4 of 64 MB for the length of a test.
-func smallDisk(t *testing.T) string {
-	t.Helper()
-	if os.Getuid() != 0 {
-		t.Skip("needs root")
-	}
-	temp := t.TempDir()
-	image, dir := filepath.Join(temp, "image"), filepath.Join(temp, "disk")
-	if err := os.Mkdir(dir, 0o700); err != nil {
-		t.Fatal(err)
-	}
-	for _, argv := range [][]string{{"mke2fs", "-q", "-F", "-t", "ext4", image, "64M"}, {"mount", "-o", "loop", image, dir}} {
-		if out, err := exec.Command(argv[0], argv[1:]...).CombinedOutput(); err != nil {
-			t.Fatalf("%v: %v\n%s", argv, err, out)
-		}
-	}
-	t.Cleanup(func() {
-		// The server goes on removing files for a moment after its end.
-		for limit := time.Now().Add(time.Minute); ; {
-			out, err := exec.Command("umount", dir).CombinedOutput()
-			if err == nil {
-				return
-			}
-			if time.Now().After(limit) {
-				t.Errorf("umount: %v\n%s", err, out)
-				return
-			}
-		}
-	})
-	return dir
-}
-
 // TestFullDisk has somebody else take all of the disk while messages are
 // written, several times. Whatever was acknowledged is there in the end, the
 // watch of the record goes on, and nothing but room is needed to go on.
 func TestFullDisk(t *testing.T) {
-	dir := smallDisk(t)
+	dir := filepath.Join(t.TempDir(), "disk")
+	bustest.SmallDisk(t, dir, 64)
 	b := open(t, filepath.Join(dir, "data"))
 	defer func() { closeBus(t, b) }()
 	ctx, stop := context.WithCancel(t.Context())

@@ -26,6 +26,7 @@ type Config struct {
 	NetNS   *os.File // with its settings made; nil: the host's network
 	Address string   // of the container in NetNS; kept for whoever adopts it
 	Ports   []mayfly.Port
+	Groups  []string          // of the network; kept likewise
 	Resolv  []byte            // /etc/resolv.conf
 	Hosts   []byte            // /etc/hosts
 	Files   map[string][]byte // in /run/mayfly
@@ -65,8 +66,9 @@ var (
 	readonlyPaths = []string{"/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"}
 )
 
-// spec writes the OCI runtime-spec config of a sandbox that lives in dir.
-func (c *Config) spec(dir, cgroup string, filter *specs.LinuxSeccomp) *specs.Spec {
+// spec writes the OCI runtime-spec config of a sandbox that lives in dir and shows
+// its programs files.
+func (c *Config) spec(dir, files, cgroup string, filter *specs.LinuxSeccomp) *specs.Spec {
 	caps := &specs.LinuxCapabilities{Bounding: capabilities}
 	if c.User.UID == 0 {
 		caps.Effective, caps.Permitted = capabilities, capabilities
@@ -86,7 +88,7 @@ func (c *Config) spec(dir, cgroup string, filter *specs.LinuxSeccomp) *specs.Spe
 			Capabilities:    caps,
 			NoNewPrivileges: true,
 		},
-		Mounts: c.mounts(dir),
+		Mounts: c.mounts(dir, files),
 		Linux: &specs.Linux{
 			CgroupsPath:   cgroup,
 			Resources:     c.limits(),
@@ -144,7 +146,7 @@ func (c *Config) limits() *specs.LinuxResources {
 }
 
 // mounts are Docker's, and then Mayfly's own.
-func (c *Config) mounts(dir string) []specs.Mount {
+func (c *Config) mounts(dir, files string) []specs.Mount {
 	m := []specs.Mount{
 		{Destination: "/proc", Type: "proc", Source: "proc", Options: []string{"nosuid", "noexec", "nodev"}},
 		{Destination: "/dev", Type: "tmpfs", Source: "tmpfs", Options: []string{"nosuid", "strictatime", "mode=755", "size=65536k"}},
@@ -153,7 +155,7 @@ func (c *Config) mounts(dir string) []specs.Mount {
 		{Destination: "/sys/fs/cgroup", Type: "cgroup", Source: "cgroup", Options: []string{"ro", "nosuid", "noexec", "nodev"}},
 		{Destination: "/dev/mqueue", Type: "mqueue", Source: "mqueue", Options: []string{"nosuid", "noexec", "nodev"}},
 		{Destination: "/dev/shm", Type: "tmpfs", Source: "shm", Options: []string{"nosuid", "noexec", "nodev", "mode=1777", "size=65536k"}},
-		bind(dir+"/run", runDir, "ro", "nosuid", "nodev"),
+		bind(files, runDir, "ro", "nosuid", "nodev"),
 	}
 	for _, f := range etcFiles {
 		m = append(m, bind(dir+"/"+f, "/etc/"+f))

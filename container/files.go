@@ -86,7 +86,7 @@ func replace(dir int, name string, data []byte, mode uint32) error {
 // contents of a directory before itself; directories end with a slash.
 var kept = [...]string{
 	stateName, "resolv.conf", "hosts", "hostname", socketName, logName0, logName1, exitsName, pidName,
-	noteName, "run/init", "run/self.json", "run/run.json", "run/api.sock", "run/payload", "run/",
+	noteName, namesName, "run/init", "run/self.json", "run/run.json", "run/api.sock", "run/payload", "run/",
 	"work/work/incompat/volatile/dirty", "work/work/incompat/volatile/", "work/work/incompat/", "work/work/", "work/",
 	"upper/",
 }
@@ -113,4 +113,27 @@ func removeDir(path string) error {
 		return nil
 	}
 	return os.RemoveAll(path)
+}
+
+// KeepFile gives a file that PutFile has put a second name, under which it stays
+// as it is when the first is replaced. One that has that name already keeps it; a
+// file that is not there is kept as an empty one.
+func (s *Sandbox) KeepFile(name, as string) error {
+	err := retry(func() error { return unix.Link(s.files+"/"+name, s.files+"/"+as) })
+	switch {
+	case errors.Is(err, unix.ENOENT):
+		return s.PutFile(as, nil)
+	case err == nil, errors.Is(err, unix.EEXIST):
+		return nil
+	}
+	return &os.LinkError{Op: "link", Old: name, New: as, Err: err}
+}
+
+// DropFile removes a file from /run/mayfly. That there is none is no error.
+func (s *Sandbox) DropFile(name string) error {
+	err := retry(func() error { return unix.Unlink(s.files + "/" + name) })
+	if err == nil || errors.Is(err, unix.ENOENT) {
+		return nil
+	}
+	return &os.PathError{Op: "unlink", Path: name, Err: err}
 }

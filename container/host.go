@@ -128,6 +128,9 @@ func Open(dir, init string, driver Driver, opts Options) (*Host, error) {
 		if h.volatileInit, err = mountVolatile(opts.Volatile, init); err != nil {
 			return nil, err
 		}
+		if err := h.openFiles(); err != nil {
+			return nil, err
+		}
 	}
 	return h, nil
 }
@@ -145,9 +148,9 @@ func (h *Host) Get(id string) *Sandbox {
 
 // Create makes a sandbox. On an error nothing is left of it.
 func (h *Host) Create(ctx context.Context, id string, c Config) (_ *Sandbox, err error) {
-	dir, init := h.place(id, c.Volatile)
-	s := &Sandbox{ID: id, Address: c.Address, Ports: c.Ports, User: c.User, host: h, dir: dir, env: c.environment(), ended: make(chan struct{}), buried: make(chan struct{})}
-	s.state = state{ID: id, Cgroup: h.opts.Cgroup + "/" + id, Address: c.Address, Ports: c.Ports, Driver: h.driver.Name(), LogMax: c.LogMax, Boot: h.boot, Env: s.env, User: s.User}
+	dir := h.place(id, c.Volatile)
+	s := &Sandbox{ID: id, Address: c.Address, Ports: c.Ports, Groups: c.Groups, User: c.User, host: h, dir: dir, files: filepath.Join(dir, "run"), env: c.environment(), ended: make(chan struct{}), buried: make(chan struct{})}
+	s.state = state{ID: id, Cgroup: h.opts.Cgroup + "/" + id, Address: c.Address, Ports: c.Ports, Groups: c.Groups, Driver: h.driver.Name(), LogMax: c.LogMax, Boot: h.boot, Env: s.env, User: s.User}
 	if s.state.LogMax == 0 {
 		s.state.LogMax = 16 << 20
 	}
@@ -159,7 +162,7 @@ func (h *Host) Create(ctx context.Context, id string, c Config) (_ *Sandbox, err
 			h.discard(s)
 		}
 	}()
-	files, err := h.furnish(s, &c, init)
+	files, err := h.furnish(s, &c)
 	defer closeAll(files)
 	if err != nil {
 		return nil, fmt.Errorf("furnish sandbox: %w", err)
@@ -167,7 +170,7 @@ func (h *Host) Create(ctx context.Context, id string, c Config) (_ *Sandbox, err
 	child, err := h.driver.Create(ctx, &Bundle{
 		ID:     id,
 		Dir:    s.dir,
-		Spec:   c.spec(s.dir, s.state.Cgroup, h.filter),
+		Spec:   c.spec(s.dir, s.files, s.state.Cgroup, h.filter),
 		Rootfs: Rootfs{Lower: h.layers(c.Lower), Upper: s.dir + "/upper", Work: s.dir + "/work", Volatile: c.Volatile},
 		NetNS:  c.NetNS,
 		Files:  files,
@@ -187,28 +190,25 @@ func (h *Host) Create(ctx context.Context, id string, c Config) (_ *Sandbox, err
 
 // furnish fills a sandbox's directory and returns the descriptors for init, in
 // the order that package wire gives.
-func (h *Host) furnish(s *Sandbox, c *Config, init string) ([]*os.File, error) {
+func (h *Host) furnish(s *Sandbox, c *Config) ([]*os.File, error) {
 	dir, err := openDir(s.dir)
 	if err != nil {
 		return nil, err
 	}
 	defer unix.Close(dir)
-	for _, d := range [...]string{"upper", "work", "run"} {
+	for _, d := range [...]string{"upper", "work"} {
 		if err := unix.Mkdirat(dir, d, 0o755); err != nil {
 			return nil, &os.PathError{Op: "mkdir", Path: d, Err: err}
 		}
 	}
+	if err := h.putFiles(s, c); err != nil {
+		return nil, err
+	}
 	if err := likeRoot(s.dir+"/upper", c.Lower); err != nil {
 		return nil, err
 	}
-	if err := unix.Linkat(unix.AT_FDCWD, init, dir, "run/init", 0); err != nil {
-		return nil, &os.LinkError{Op: "link", Old: init, New: "run/init", Err: err}
-	}
 	text := map[string][]byte{
 		stateName: mustJSON(s.state), "resolv.conf": c.Resolv, "hosts": c.Hosts, "hostname": []byte(c.Hostname + "\n"),
-	}
-	for name, data := range c.Files {
-		text["run/"+name] = data
 	}
 	for name, data := range text {
 		mode := uint32(0o644)
@@ -232,6 +232,34 @@ func (h *Host) furnish(s *Sandbox, c *Config, init string) ([]*os.File, error) {
 		files = append(files, os.NewFile(uintptr(fd), name))
 	}
 	return files, nil
+}
+
+// putFiles makes the directory that is /run/mayfly in the container.
+func (h *Host) putFiles(s *Sandbox, c *Config) error {
+	var init string
+	s.files, init = h.placeFiles(s.dir, s.ID)
+	if err := unix.Mkdir(s.files, 0o755); err != nil {
+		return &os.PathError{Op: "mkdir", Path: s.files, Err: err}
+	}
+	dir, err := openDir(s.files)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(dir)
+	if err := unix.Linkat(unix.AT_FDCWD, init, dir, "init", 0); err != nil {
+		return &os.LinkError{Op: "link", Old: init, New: "init", Err: err}
+	}
+	for name, data := range c.Files {
+		if below, _, is := strings.Cut(name, "/"); is {
+			if err := unix.Mkdirat(dir, below, 0o755); err != nil && !errors.Is(err, unix.EEXIST) {
+				return &os.PathError{Op: "mkdir", Path: below, Err: err}
+			}
+		}
+		if err := put(dir, name, data, 0o644); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // likeRoot gives the writable layer's top the owner and mode of the image's,
@@ -259,6 +287,7 @@ func likeRoot(upper string, lower []string) error {
 // that it had not come to be: Discard it.
 func (h *Host) Adopt(id string) (*Sandbox, error) {
 	s := &Sandbox{ID: id, host: h, dir: h.Dir(id), ended: make(chan struct{}), buried: make(chan struct{})}
+	s.files = h.filesOf(s.dir, id)
 	data, err := os.ReadFile(s.dir + "/" + stateName)
 	if errors.Is(err, fs.ErrNotExist) || err == nil && json.Unmarshal(data, &s.state) != nil {
 		return nil, mayfly.Errorf(mayfly.NotFound, "sandbox %s was never made", id)
@@ -266,7 +295,7 @@ func (h *Host) Adopt(id string) (*Sandbox, error) {
 	if err != nil {
 		return nil, err
 	}
-	s.Address, s.Ports, s.User, s.env = s.state.Address, s.state.Ports, s.state.User, s.state.Env
+	s.Address, s.Ports, s.Groups, s.User, s.env = s.state.Address, s.state.Ports, s.state.Groups, s.state.User, s.state.Env
 	wait, err := s.adopt()
 	if err != nil {
 		return nil, err
@@ -287,6 +316,7 @@ func (h *Host) Discard(id string) error {
 		return nil
 	}
 	s := &Sandbox{ID: id, host: h, dir: h.Dir(id)}
+	s.files = h.filesOf(s.dir, id)
 	if data, err := os.ReadFile(s.dir + "/" + stateName); err == nil {
 		json.Unmarshal(data, &s.state)
 	}
@@ -307,7 +337,7 @@ func (h *Host) discard(s *Sandbox) error {
 	}
 	err := s.killGroup()
 	err = errors.Join(err, h.driver.Delete(context.Background(), s.ID, s.dir))
-	return errors.Join(err, removeDir(s.dir))
+	return errors.Join(err, s.removeFiles(), removeDir(s.dir))
 }
 
 // Run cleans up after sandboxes that ended, in batches, until ctx ends. What

@@ -19,11 +19,18 @@ import (
 // is about to.
 var errInitGone = errors.New("the container is gone")
 
+// IsGone reports whether an error of a Sandbox's method means that the container
+// has ended.
+func IsGone(err error) bool { return errors.Is(err, errInitGone) }
+
 // initConn speaks package wire's protocol with one mayfly-init.
 type initConn struct {
 	conn *net.UnixConn
 	in   []byte // received, not yet taken; of read alone
 	fds  []int
+
+	version uint16 // that init speaks
+
 	done chan struct{} // closed when serve has ended
 
 	mu      sync.Mutex // guards what follows, and one frame at a time goes out
@@ -40,12 +47,13 @@ type answer struct {
 }
 
 // dialInit connects to the socket in dir and exchanges greetings. It returns
-// the number of the main program, 0 if none was started yet. Its wait for an
-// init that is stopped or starved ends with ctx, and after greetTimeout.
-func dialInit(ctx context.Context, dir string, logMax int64) (*initConn, uint32, error) {
+// what init says that it runs. Its wait for an init that is stopped or starved
+// ends with ctx, and after greetTimeout.
+func dialInit(ctx context.Context, dir string, logMax int64) (*initConn, wire.Greeting, error) {
+	var g wire.Greeting
 	conn, err := dialUnix(dir, socketName)
 	if err != nil {
-		return nil, 0, err
+		return nil, g, err
 	}
 	c := &initConn{
 		conn:    conn,
@@ -57,7 +65,7 @@ func dialInit(ctx context.Context, dir string, logMax int64) (*initConn, uint32,
 	hello := wire.Greeting{Version: wire.Version, LogMax: uint32(logMax / 2)}
 	if err := c.write(wire.Hello, 0, hello.Append(nil), nil); err != nil {
 		conn.Close()
-		return nil, 0, err
+		return nil, g, err
 	}
 	conn.SetReadDeadline(time.Now().Add(greetTimeout))
 	stop := context.AfterFunc(ctx, func() { conn.SetReadDeadline(time.Unix(1, 0)) })
@@ -69,16 +77,16 @@ func dialInit(ctx context.Context, dir string, logMax int64) (*initConn, uint32,
 		err = context.Cause(ctx)
 	}
 	conn.SetReadDeadline(time.Time{})
-	var g wire.Greeting
 	if err == nil {
 		err = g.Decode(body)
 	}
 	c.dropFiles()
 	if err != nil {
 		conn.Close()
-		return nil, 0, fmt.Errorf("greet init: %w", err)
+		return nil, g, fmt.Errorf("greet init: %w", err)
 	}
-	return c, g.Main, nil
+	c.version = g.Version
+	return c, g, nil
 }
 
 const greetTimeout = 10 * time.Second
@@ -156,6 +164,9 @@ func (c *initConn) call(ctx context.Context, t wire.Type, body []byte, files []*
 		return -1, errInitGone
 	}
 	c.next++
+	for c.exits[c.next] != nil || c.next == 0 {
+		c.next++ // an earlier daemon's
+	}
 	number := c.next
 	c.waiting[number] = w
 	if p != nil {

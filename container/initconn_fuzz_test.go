@@ -27,7 +27,7 @@ func FuzzInitConn(f *testing.F) {
 	f.Fuzz(func(t *testing.T, sent []byte, file bool) {
 		ours, theirs := unixPair(t)
 		answered := make(chan answer, 1)
-		p := newProcess()
+		p := newProcess("")
 		p.number = 1
 		c := &initConn{
 			conn: ours, done: make(chan struct{}),

@@ -48,6 +48,8 @@ func HasLog(dir string) bool {
 
 // logReader reads the two segments of a log in the order of their numbers.
 type logReader struct {
+	dir     string
+	names   []string // of programs, as far as they were needed
 	files   [2]*os.File
 	at      int    // index in files of the segment being read
 	segment uint64 // its number; 0 before the first
@@ -55,7 +57,7 @@ type logReader struct {
 }
 
 func openLog(dir string) (*logReader, error) {
-	r := &logReader{}
+	r := &logReader{dir: dir}
 	for i, name := range []string{logName0, logName1} {
 		f, err := os.Open(dir + "/" + name)
 		if errors.Is(err, fs.ErrNotExist) && i > 0 {
@@ -157,7 +159,12 @@ func (r *logReader) record() (e mayfly.LogEntry, err error) {
 		return e, err
 	}
 	r.offset += int64(len(body))
-	return logEntry(c), nil
+	e = logEntry(c)
+	if c.Label > 0 && int(c.Label) > len(r.names) {
+		r.names = readNames(r.dir)
+	}
+	e.Process = nameOf(r.names, c.Label)
+	return e, nil
 }
 
 // logEntry translates a chunk; one of stream 0 says what the disk did not take.

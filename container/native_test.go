@@ -90,7 +90,7 @@ func (b *builder) bundle(t testing.TB, c *Config, script string) *Bundle {
 			t.Fatal(err)
 		}
 	}
-	s := c.spec(dir, b.cgroup+"/"+id, b.filter)
+	s := c.spec(dir, dir+"/run", b.cgroup+"/"+id, b.filter)
 	s.Process.Args = []string{"/bin/busybox", "sh", "-c", script}
 	return &Bundle{
 		ID: id, Dir: dir, Spec: s,

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/mayfly-run/mayfly"
+	"github.com/mayfly-run/mayfly/scale"
 )
 
 // Pooled is what a Pool keeps waiting: a sandbox, or something around one.
@@ -26,8 +27,9 @@ type Maker[S Pooled] interface {
 // PoolOptions tune a Pool. The zero value is fit for production.
 type PoolOptions struct {
 	Max      int           // most that wait unused; 32 if zero, none if negative
-	Reuse    bool          // what is handed out comes back, so none is made but for callers who wait
-	Idle     time.Duration // without a Get for so long, none is kept; 5 min if zero
+	Least    int           // that always wait, whether anybody asks or not; beyond Max and Budget
+	Most     int           // that there may be, those that were handed out included; no limit if zero
+	Idle     time.Duration // without a Get for so long, none is kept but Least; 5 min if zero
 	MaxQueue int           // callers of Get that may wait at once; 1000 if zero
 	Making   chan struct{} // a slot for each sandbox being made, shared by the pools of a node; required
 	Budget   *Budget       // memory for what waits, shared by the pools of a node; nil: no limit
@@ -35,9 +37,8 @@ type PoolOptions struct {
 }
 
 // Pool keeps sandboxes of one release waiting: as many as arrive in the time
-// that it takes to make one, none when nobody asks. Each is handed out once,
-// unless it is given back. Where they are to be given back (Reuse), one is made
-// when there is none, and another only when somebody has waited for a while.
+// that it takes to make one, and when nobody asks, Least. Each is handed out once,
+// unless it is given back unused.
 //
 // Everything that the pool does by itself happens in Run; Get without it
 // blocks.
@@ -48,16 +49,20 @@ type Pool[S Pooled] struct {
 
 	mu      sync.Mutex
 	idle    []shelved[S] // the newest last
-	waiters []waiter[S]
+	waiters waitingLine[S]
 	making  int
-	lent    int  // handed out, and neither given back nor gone
-	failed  bool // the last try; nothing is made for the shelf until the next Get
+	lent    int // handed out, and neither given back nor gone
+	failed  int // tries in a row; nothing is made for the shelf until the next Get, or retry
+	retry   time.Time
 	drained bool // Drain was called
 	closed  bool
+	outlook outlook
+	ahead   int       // that are to wait for what is queued
 	last    time.Time // of the last Get
 	rate    float64   // Gets per second, smoothed
 	cost    float64   // seconds to make one, smoothed
 	size    int64     // bytes that the last one took
+	ends    scale.Rate
 }
 
 // shelved is a sandbox that waits, and what it took from the budget.
@@ -66,21 +71,11 @@ type shelved[S Pooled] struct {
 	size int64
 }
 
-type waiter[S Pooled] struct {
-	given chan result[S]
-	since time.Time
-}
-
-type result[S Pooled] struct {
-	s   S
-	err error
-}
-
 // ErrClosed means that a pool has ended.
 var ErrClosed = errors.New("the pool of sandboxes has ended")
 
-// patience is how long a caller waits for a sandbox to come back before
-// another is made.
+// patience is how long a caller waits for a place in a sandbox that serves others
+// before another one is made.
 const patience = 10 * time.Millisecond
 
 // NewPool returns an empty pool.
@@ -109,7 +104,7 @@ func (p *Pool[S]) Get(ctx context.Context) (S, error) {
 	if s, ok := p.take(); ok {
 		p.lent++
 		p.mu.Unlock()
-		p.signal()
+		wake(p.wake)
 		return s, nil
 	}
 	if p.closed {
@@ -118,40 +113,21 @@ func (p *Pool[S]) Get(ctx context.Context) (S, error) {
 	}
 	if len(p.waiters) >= p.opts.MaxQueue {
 		n := len(p.waiters)
+		after := p.ends.Time(n, now)
 		p.mu.Unlock()
-		return none, mayfly.Errorf(mayfly.Busy, "%d calls are waiting for a sandbox already", n)
+		return none, mayfly.Errorf(mayfly.Busy, "%d calls are waiting for a sandbox already", n).WithRetry(after)
 	}
-	w := make(chan result[S], 1)
-	p.waiters = append(p.waiters, waiter[S]{w, now})
+	given := p.waiters.join(now)
 	p.mu.Unlock()
-	p.signal()
-	select {
-	case r := <-w:
-		return r.s, r.err
-	case <-ctx.Done():
-		return none, p.abandon(w, context.Cause(ctx))
-	}
+	wake(p.wake)
+	return await(ctx, given, func() { p.abandon(given) }, p.Put)
 }
 
-// abandon takes a caller off the queue, and puts back what it was given
-// meanwhile.
-func (p *Pool[S]) abandon(w chan result[S], err error) error {
+// abandon takes a caller off the queue.
+func (p *Pool[S]) abandon(given <-chan result[S]) {
 	p.mu.Lock()
-	for i, v := range p.waiters {
-		if v.given == w {
-			p.waiters = append(p.waiters[:i], p.waiters[i+1:]...)
-			break
-		}
-	}
-	p.mu.Unlock()
-	select {
-	case r := <-w:
-		if r.err == nil {
-			p.Put(r.s)
-		}
-	default:
-	}
-	return err
+	defer p.mu.Unlock()
+	p.waiters.leave(given)
 }
 
 // Put gives a sandbox back: to whoever waits longest, or else to the shelf, as
@@ -161,30 +137,40 @@ func (p *Pool[S]) Put(s S) {
 	p.lent--
 	p.put(s)
 	p.mu.Unlock()
-	p.signal()
+	wake(p.wake)
 }
 
 // Gone says that a sandbox that was handed out will not be given back.
 func (p *Pool[S]) Gone() {
 	p.mu.Lock()
 	p.lent--
+	if len(p.waiters) > 0 {
+		p.ends.Count(time.Now())
+	}
 	p.mu.Unlock()
-	p.signal()
+	wake(p.wake)
 }
 
 func (p *Pool[S]) put(s S) {
-	if len(p.waiters) > 0 {
+	if p.waiters.give(result[S]{s: s}) {
 		p.lent++
-		p.waiters[0].given <- result[S]{s: s}
-		p.waiters = p.waiters[1:]
 		return
 	}
 	p.size = max(s.Memory(), p.opts.Cost)
-	if p.closed || p.drained || len(p.idle) >= p.opts.Max || !p.opts.Budget.take(p.size) {
+	must := len(p.idle) < p.opts.Least
+	size := p.size
+	switch {
+	case p.closed || p.drained || len(p.idle) >= p.opts.Max && !must:
+		s.Remove()
+		return
+	case p.opts.Budget.take(size):
+	case must:
+		size = 0
+	default:
 		s.Remove()
 		return
 	}
-	p.idle = append(p.idle, shelved[S]{s, p.size})
+	p.idle = append(p.idle, shelved[S]{s, size})
 }
 
 // take removes the newest living sandbox from the shelf.
@@ -214,33 +200,35 @@ func (p *Pool[S]) arrived(now time.Time) {
 		p.rate = p.rate*math.Exp(-gap) + 1
 	}
 	p.last = now
-	p.failed = false
+	p.failed = 0
 }
 
 // target is how many should wait now: one, and those that will be asked for
-// while the next is being made, and half as many again.
+// while the next is being made, and half as many again; or those that tasks in the
+// queue will need.
 func (p *Pool[S]) target(now time.Time) int {
-	if p.drained || p.last.IsZero() || now.Sub(p.last) >= p.opts.Idle {
+	switch {
+	case p.drained:
 		return 0
+	case p.last.IsZero() || now.Sub(p.last) >= p.opts.Idle:
+		return max(min(p.ahead, p.opts.Max), p.opts.Least)
 	}
 	rate := p.rate * math.Exp(-now.Sub(p.last).Seconds())
-	return max(min(1+int(rate*p.cost*1.5), p.opts.Max), 0)
+	return max(min(max(1+int(rate*p.cost*1.5), p.ahead), p.opts.Max), p.opts.Least)
 }
 
 // wanted is how many more should be made now.
 func (p *Pool[S]) wanted(now time.Time, target int) int {
 	want := len(p.waiters)
 	switch {
-	case p.opts.Reuse:
-		want = 0
-		for want < len(p.waiters) && now.Sub(p.waiters[want].since) >= patience {
-			want++
-		}
-		if p.lent == 0 {
-			want = max(want, min(len(p.waiters), 1))
-		}
-	case !p.failed && p.opts.Budget.room(p.size):
+	case p.failed > 0 && now.Before(p.retry):
+	case p.opts.Budget.room(p.size):
 		want += target - len(p.idle)
+	default:
+		want += max(p.opts.Least-len(p.idle), 0)
+	}
+	if p.opts.Most > 0 {
+		want = min(want, p.opts.Most-p.lent-len(p.idle))
 	}
 	return want - p.making
 }
@@ -251,7 +239,40 @@ func (p *Pool[S]) Drain() {
 	p.mu.Lock()
 	p.drained = true
 	p.mu.Unlock()
-	p.signal()
+	wake(p.wake)
+}
+
+// Expect has the pool look how many tasks wait, until none does.
+func (p *Pool[S]) Expect(b Backlog) {
+	p.mu.Lock()
+	p.outlook.expect(b)
+	p.mu.Unlock()
+	wake(p.wake)
+}
+
+// lookAhead looks what waits in the queue, and says after which time to do so
+// again. p.mu is held.
+func (p *Pool[S]) lookAhead() (again time.Duration) {
+	if p.drained {
+		p.outlook.nothing()
+	}
+	b := scale.Bounds{Max: p.opts.Most, Each: 1, Idle: p.opts.Idle}
+	n, again := p.outlook.need(b, scale.Load{InFlight: p.lent, Waiting: len(p.waiters)}, false)
+	p.ahead = max(n-p.lent-len(p.waiters), 0)
+	return again
+}
+
+// Load is what the pool has to do, and what it has for that.
+func (p *Pool[S]) Load() (l mayfly.Load) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	l.InFlight, l.Waiting, l.Starting, l.Instances = p.lent, len(p.waiters), p.making, p.lent+len(p.idle)
+	l.Oldest = p.waiters.oldest()
+	l.Capacity = l.Instances
+	if l.Wanted = p.opts.Least; p.ahead > 0 {
+		l.Wanted = max(l.Wanted, p.lent+p.ahead)
+	}
+	return l
 }
 
 // Waiting is how many are on the shelf.
@@ -259,13 +280,6 @@ func (p *Pool[S]) Waiting() int {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return len(p.idle)
-}
-
-func (p *Pool[S]) signal() {
-	select {
-	case p.wake <- struct{}{}:
-	default:
-	}
 }
 
 // Run makes sandboxes as they are needed until ctx ends or the pool is drained.
@@ -296,6 +310,7 @@ func (p *Pool[S]) balance(ctx context.Context, makers *sync.WaitGroup, timer *ti
 		return false
 	}
 	now := time.Now()
+	look := p.lookAhead()
 	target := p.target(now)
 	for range min(p.wanted(now, target), cap(p.opts.Making)-p.making) {
 		p.making++
@@ -305,57 +320,48 @@ func (p *Pool[S]) balance(ctx context.Context, makers *sync.WaitGroup, timer *ti
 			p.makeOne(ctx)
 		}()
 	}
-	for len(p.idle) > target && target == 0 {
+	idle := p.opts.Idle - now.Sub(p.last)
+	for len(p.idle) > target && target <= p.opts.Least && (idle <= 0 || p.drained) {
 		if s, ok := p.take(); ok {
 			s.Remove()
 		}
 	}
-	if len(p.idle) > 0 {
-		timer.Reset(p.opts.Idle - now.Sub(p.last) + time.Millisecond)
+	next := time.Hour
+	switch {
+	case p.failed > 0 && p.retry.After(now):
+		next = p.retry.Sub(now)
+	case len(p.idle) > target && idle > 0 || len(p.idle) > p.opts.Least && idle > 0:
+		next = idle + time.Millisecond
 	}
-	for _, w := range p.waiters {
-		if left := patience - now.Sub(w.since); p.opts.Reuse && left > 0 {
-			timer.Reset(left)
-			break
-		}
+	if look > 0 {
+		next = min(next, look)
 	}
+	timer.Reset(next)
 	return true
 }
 
 func (p *Pool[S]) makeOne(ctx context.Context) {
-	var s S
-	var err error
-	var took time.Duration
-	select {
-	case p.opts.Making <- struct{}{}:
-		start := time.Now()
-		s, err = p.maker.Make(ctx)
-		took = time.Since(start)
-		<-p.opts.Making
-	case <-ctx.Done():
-		err = context.Cause(ctx)
-	}
+	s, took, err := makeIn(ctx, p.opts.Making, p.maker)
 	p.mu.Lock()
 	p.making--
-	switch {
-	case err == nil:
+	if err == nil {
+		p.failed = 0
 		p.cost += (took.Seconds() - p.cost) / 4
 		p.put(s)
-	default:
-		p.failed = true
-		if len(p.waiters) > 0 {
-			p.waiters[0].given <- result[S]{err: err}
-			p.waiters = p.waiters[1:]
-		}
+	} else {
+		p.retry = time.Now().Add(retryAfter(p.failed))
+		p.failed++
+		p.waiters.give(result[S]{err: err})
 	}
 	p.mu.Unlock()
-	p.signal()
+	wake(p.wake)
 }
 
 func (p *Pool[S]) close() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.closed = true
+	p.outlook.nothing()
 	for {
 		s, ok := p.take()
 		if !ok {
@@ -363,10 +369,7 @@ func (p *Pool[S]) close() {
 		}
 		s.Remove()
 	}
-	for _, w := range p.waiters {
-		w.given <- result[S]{err: ErrClosed}
-	}
-	p.waiters = nil
+	p.waiters.refuse(ErrClosed)
 }
 
 // Budget is an amount of memory that pools share. A nil Budget has no limit.

@@ -239,79 +239,63 @@ func TestPoolBudgetsWhatEachReallyTakes(t *testing.T) {
 }
 
 func TestPoolKeepsNoneWhereNoneShallWait(t *testing.T) {
-	for _, reuse := range []bool{false, true} {
-		inPool(t, &workshop{takes: time.Millisecond}, PoolOptions{Max: -1, Reuse: reuse}, func(p *Pool[*thing]) {
-			s := get(t, p)
-			p.Put(s)
-			if p.Waiting() != 0 || !s.removed.Load() {
-				t.Error("what was put back is kept")
-			}
-			get(t, p)
-			time.Sleep(time.Second)
-			if n := p.Waiting(); n != 0 {
-				t.Errorf("%d wait", n)
-			}
-		})
-	}
-}
-
-// borrow takes what may be handed out more than once.
-func borrow(t *testing.T, p *Pool[*thing]) *thing {
-	s := get(t, p)
-	s.handed.Store(1)
-	return s
-}
-
-func TestPoolReusesWhatIsPutBack(t *testing.T) {
-	w := &workshop{takes: 20 * time.Millisecond}
-	inPool(t, w, PoolOptions{Reuse: true, Idle: time.Minute}, func(p *Pool[*thing]) {
-		first := borrow(t, p)
-		for range 10 {
-			time.Sleep(time.Second)
-			p.Put(first)
-			if s := borrow(t, p); s != first {
-				t.Error("another one was handed out")
-			}
+	inPool(t, &workshop{takes: time.Millisecond}, PoolOptions{Max: -1}, func(p *Pool[*thing]) {
+		s := get(t, p)
+		p.Put(s)
+		if p.Waiting() != 0 || !s.removed.Load() {
+			t.Error("what was put back is kept")
 		}
-		time.AfterFunc(patience/2, func() { p.Put(first) })
-		if s := borrow(t, p); s != first {
-			t.Error("the caller did not wait for the one that came back soon")
-		}
+		get(t, p)
 		time.Sleep(time.Second)
-		if n := w.count(); n != 1 {
-			t.Errorf("%d were made for one caller at a time", n)
-		}
-		p.Put(first)
-		time.Sleep(61 * time.Second)
-		if !first.removed.Load() {
-			t.Error("it is kept though nobody has asked for a minute")
+		if n := p.Waiting(); n != 0 {
+			t.Errorf("%d wait", n)
 		}
 	})
 }
 
-func TestPoolMakesMoreForThoseWhoWait(t *testing.T) {
-	w := &workshop{takes: 20 * time.Millisecond}
-	inPool(t, w, PoolOptions{Reuse: true}, func(p *Pool[*thing]) {
-		first := borrow(t, p)
-		var all sync.WaitGroup
+func TestPoolKeepsItsLeastAndNoMoreThanItsMost(t *testing.T) {
+	w := &workshop{takes: 10 * time.Millisecond, memory: 100}
+	inPool(t, w, PoolOptions{Least: 2, Most: 3, Idle: time.Minute, Budget: NewBudget(50)}, func(p *Pool[*thing]) {
+		time.Sleep(time.Second)
+		if n := p.Waiting(); n != 2 {
+			t.Errorf("%d wait before anybody asked", n)
+		}
+		var got []*thing
 		for range 3 {
-			all.Go(func() { p.Put(borrow(t, p)) })
+			got = append(got, get(t, p))
 		}
-		all.Wait()
-		if n := w.count(); n < 2 || n > 4 {
-			t.Errorf("%d were made for four callers at a time", n)
+		time.Sleep(time.Second)
+		if n := p.Waiting(); n != 0 || w.count() != 3 {
+			t.Errorf("%d wait, %d were made, and 3 may be there", n, w.count())
 		}
-		first.Remove()
+		var all sync.WaitGroup
+		all.Go(func() { get(t, p) })
+		synctest.Wait()
 		p.Gone()
-		for range p.Waiting() {
-			s := borrow(t, p)
-			s.Remove()
-			p.Gone()
+		all.Wait()
+		p.Gone()
+		p.Gone()
+		p.Gone()
+		time.Sleep(time.Hour)
+		if n := p.Waiting(); n != 2 {
+			t.Errorf("%d wait after an hour", n)
 		}
-		start := time.Now()
-		borrow(t, p)
-		if d := time.Since(start); d != w.takes {
-			t.Errorf("the first was there after %v", d)
+		for _, s := range got {
+			s.Remove()
+		}
+	})
+}
+
+func TestPoolTriesItsLeastAgain(t *testing.T) {
+	w := &workshop{err: errors.New("no such image")}
+	inPool(t, w, PoolOptions{Least: 1}, func(p *Pool[*thing]) {
+		time.Sleep(time.Minute)
+		w.mu.Lock()
+		w.err = nil
+		w.mu.Unlock()
+		time.Sleep(time.Minute)
+		if n := p.Waiting(); n != 1 {
+			t.Errorf("%d wait when it could be made", n)
 		}
 	})
 }

@@ -22,6 +22,10 @@ type Run struct {
 	Space    string `json:"space"`
 	Release  int    `json:"release,omitempty"`
 	Task     bool   `json:"task,omitempty"` // it waited its turn, and ID is the task's
+
+	// CloudEvent has the attributes of the event that the run is a delivery of, by
+	// their names; nil where it is none.
+	CloudEvent map[string]string `json:"cloudevent,omitempty"`
 }
 
 // SetDeadline notes when the run is to end; never, if the time is zero.
@@ -35,6 +39,9 @@ func (r *Run) SetDeadline(t time.Time) {
 func (r Run) Environment() []string {
 	env := make([]string, 0, 5)
 	r.each(func(name, value string) { env = append(env, "MAYFLY_"+strings.ToUpper(name)+"="+value) })
+	for name, value := range r.CloudEvent {
+		env = append(env, "CE_"+strings.ToUpper(name)+"="+value)
+	}
 	return env
 }
 
@@ -101,7 +108,7 @@ func (s *Sandbox) PutResults(results map[string][]byte) error {
 
 // ReadFile reads a file of /run/mayfly, which only the daemon can write.
 func (s *Sandbox) ReadFile(name string) ([]byte, error) {
-	return os.ReadFile(s.dir + "/run/" + name)
+	return os.ReadFile(s.files + "/" + name)
 }
 
 // Listen makes a socket in /run/mayfly, in place of one that an earlier daemon
@@ -109,7 +116,7 @@ func (s *Sandbox) ReadFile(name string) ([]byte, error) {
 // does not block. It and what connects to it are the caller's; the file goes
 // with the sandbox.
 func (s *Sandbox) Listen(name string) (fd int, err error) {
-	dir, err := openDir(s.dir + "/run")
+	dir, err := openDir(s.files)
 	if err != nil {
 		return -1, err
 	}

@@ -25,25 +25,34 @@ type Sandbox struct {
 	ID      string
 	Address string        // on the node's network; empty without one
 	Ports   []mayfly.Port // published
+	Groups  []string      // of the network
 	User    User          // of its programs
 	Started time.Time     // when the main program was started; zero before
 
 	host   *Host
 	dir    string
+	files  string   // the directory that is /run/mayfly in the container
 	env    []string // of its programs
 	state  state
+	pid    int // of its first process, while pidfd is not readable
 	pidfd  *os.File
 	conn   *initConn // nil when adopted after its end
 	run    atomic.Pointer[Run]
+	crowd  atomic.Pointer[Crowd] // of one that serves many runs; or nil
 	ended  chan struct{}
 	buried chan struct{} // closed when the host was told of the end
 	exit   mayfly.Exit   // valid once ended is closed
 
+	replacing sync.Mutex // one mounted file at a time
+
 	mu       sync.Mutex
 	main     *Process // nil before Start
+	names    []string // of spawned programs: labels 1, 2, 3...
+	spawned  []*Process
 	reason   mayfly.Reason
 	detail   string
 	failed   *mayfly.Exit // the program could not be executed
+	starved  bool         // a program of it was killed for want of memory
 	released bool         // the driver has deleted it
 	removed  bool         // Remove was called
 }
@@ -55,6 +64,7 @@ type state struct {
 	Cgroup  string        `json:"cgroup"`
 	Address string        `json:"address,omitempty"`
 	Ports   []mayfly.Port `json:"ports,omitempty"`
+	Groups  []string      `json:"groups,omitempty"`
 	LogMax  int64         `json:"logMax"` // bytes
 	Boot    string        `json:"boot"`   // the kernel's boot_id
 	Env     []string      `json:"env,omitempty"`
@@ -69,48 +79,8 @@ const (
 	pidName    = "pid"
 	stateName  = "state.json"
 	noteName   = "note"
+	namesName  = "names"
 )
-
-// Process is a program that was started in a sandbox.
-type Process struct {
-	number uint32
-	done   chan struct{}
-	status wire.Status
-	lost   bool
-}
-
-func newProcess() *Process { return &Process{done: make(chan struct{})} }
-
-func (p *Process) end(s wire.Status) { p.status = s; close(p.done) }
-func (p *Process) lose()             { p.lost = true; close(p.done) }
-
-// Done is closed when the process has ended and all it wrote is in the log, or
-// when its container is gone.
-func (p *Process) Done() <-chan struct{} { return p.done }
-
-// Exit is how the process ended. It is valid after Done. A process whose
-// container was killed is reported as killed.
-func (p *Process) Exit() mayfly.Exit {
-	if p.lost {
-		return exitOf(uint32(syscall.SIGKILL), time.Now())
-	}
-	return exitOf(p.status.Wait, time.Unix(0, p.status.Time))
-}
-
-// exitOf translates a status of wait4(2).
-func exitOf(wait uint32, at time.Time) mayfly.Exit {
-	ws := syscall.WaitStatus(wait)
-	e := mayfly.Exit{Code: ws.ExitStatus(), Time: at, Reason: mayfly.ExitedNonZero}
-	if ws.Signaled() {
-		e.Signal = int(ws.Signal())
-		e.Code = 128 + e.Signal
-		e.Detail = "killed by " + unix.SignalName(ws.Signal())
-	}
-	if e.Code == 0 {
-		e.Reason = mayfly.Succeeded
-	}
-	return e
-}
 
 // begin notes the new container's first process and greets init.
 func (s *Sandbox) begin(ctx context.Context, child *Child) error {
@@ -118,6 +88,7 @@ func (s *Sandbox) begin(ctx context.Context, child *Child) error {
 	if s.pidfd, err = openPidfd(child.PID); err != nil {
 		return err
 	}
+	s.pid = child.PID
 	ticks, err := startTicks(child.PID)
 	if err != nil {
 		return err
@@ -136,28 +107,37 @@ func (s *Sandbox) begin(ctx context.Context, child *Child) error {
 // adopt connects to the init of an earlier daemon's container, or finds that
 // it has ended.
 func (s *Sandbox) adopt() (wait func() (uint32, error), err error) {
+	s.names = readNames(s.dir)
 	s.pidfd, err = s.openProcess()
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, mayfly.Errorf(mayfly.NotFound, "sandbox %s was never started", s.ID)
 	}
-	if errors.Is(err, errNoProcess) {
-		s.main = newProcess() // told by watch
-		return nil, nil
-	}
-	if err != nil {
+	if err != nil && !errors.Is(err, errNoProcess) {
 		return nil, err
 	}
-	conn, main, err := dialInit(context.Background(), s.dir, s.state.LogMax)
-	if err != nil { // it may be ending just now
-		s.Kill()
-		s.main = newProcess()
+	var conn *initConn
+	var hello wire.Greeting
+	if err == nil {
+		if conn, hello, err = dialInit(context.Background(), s.dir, s.state.LogMax); err != nil {
+			s.Kill() // it may be ending just now
+		}
+	}
+	s.spawned = s.endedPrograms() // only now: each that ended before init answered is on record
+	if err != nil {
+		s.main = newProcess("") // told by watch
 		return nil, nil
 	}
 	s.conn = conn
-	if main != 0 {
-		s.main = newProcess()
-		s.main.number = main
-		conn.exits[main] = s.main
+	if hello.Main != 0 {
+		s.main = newProcess("")
+		s.main.number = hello.Main
+		conn.exits[hello.Main] = s.main
+	}
+	for _, r := range hello.Running {
+		p := newProcess(s.nameOf(r.Label))
+		p.number = r.Number
+		conn.exits[r.Number] = p
+		s.notice(p)
 	}
 	go conn.serve()
 	return nil, nil
@@ -184,6 +164,7 @@ func (s *Sandbox) openProcess() (*os.File, error) {
 		f.Close()
 		return nil, errNoProcess // somebody else's process has the number now
 	}
+	s.pid = pid
 	return f, nil
 }
 
@@ -239,7 +220,7 @@ func (s *Sandbox) finalExit() mayfly.Exit {
 	defer s.mu.Unlock()
 	told := s.conn != nil
 	if s.main != nil {
-		if st, ok := readStatus(s.dir+"/"+exitsName, s.main.number); ok {
+		if st, ok := mainStatus(s.dir+"/"+exitsName, s.main.number); ok {
 			e, told = exitOf(st.Wait, time.Unix(0, st.Time)), true
 		}
 	}
@@ -250,29 +231,15 @@ func (s *Sandbox) finalExit() mayfly.Exit {
 		e.Reason, e.Detail = mayfly.Lost, "the machine was restarted"
 	case s.reason != "" && e.Reason != mayfly.Succeeded:
 		e.Reason, e.Detail = s.reason, s.detail
+	case e.Signal != int(syscall.SIGKILL) && e.Reason == mayfly.ExitedNonZero:
+		s.starved = s.oomKilled()
 	case e.Signal == int(syscall.SIGKILL) && s.oomKilled():
+		s.starved = true
 		e.Reason, e.Detail = mayfly.OutOfMemory, "the memory limit was reached"
 	case !told:
 		e.Reason, e.Detail = mayfly.Lost, "it ended while there was no daemon, and left no word"
 	}
 	return e
-}
-
-// readStatus finds the record of a process in the file of statuses. Number 0
-// is the last record.
-func readStatus(path string, number uint32) (st wire.Status, ok bool) {
-	data, err := os.ReadFile(path)
-	if err != nil {
-		return st, false
-	}
-	for len(data) >= wire.StatusLen {
-		var r wire.Status
-		if r.Decode(data[:wire.StatusLen]) == nil && (number == 0 || r.Process == number) {
-			st, ok = r, true
-		}
-		data = data[wire.StatusLen:]
-	}
-	return st, ok
 }
 
 // Ended is closed when every process of the container is dead.
@@ -281,95 +248,27 @@ func (s *Sandbox) Ended() <-chan struct{} { return s.ended }
 // Exit is how the container ended. It is valid after Ended.
 func (s *Sandbox) Exit() mayfly.Exit { return s.exit }
 
+// Starved reports of a container that failed whether a program of it, not
+// necessarily the main one, was killed because the memory limit was reached. It is
+// valid after Ended.
+func (s *Sandbox) Starved() bool { return s.starved }
+
 // Env is the environment that programs get which name none.
 func (s *Sandbox) Env() []string { return s.env }
+
+// KeepPrivate adds variables, NAME=VALUE each, that are written down nowhere: a
+// later daemon has to add them again. It is called before any program is started.
+func (s *Sandbox) KeepPrivate(vars []string) {
+	if len(vars) > 0 {
+		s.env = WithEnv(s.env, vars)
+	}
+}
 
 // Main is the main program, nil before Start.
 func (s *Sandbox) Main() *Process {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.main
-}
-
-// Program is what to start in a sandbox.
-type Program struct {
-	Argv []string
-	Env  []string // whole; nil keeps the sandbox's
-	Dir  string   // "/" if empty
-
-	// Standard streams: a file is given to the program; nil is /dev/null for
-	// stdin and the log for the others.
-	Stdin, Stdout, Stderr *os.File
-}
-
-// Start runs the main program; its end is the container's. A second Start is
-// an error, for a sandbox serves one run. The files may be closed afterwards.
-// A program that cannot be executed fails with the errno of execve(2).
-func (s *Sandbox) Start(ctx context.Context, p Program) (*Process, error) {
-	pr := newProcess()
-	s.mu.Lock()
-	first := s.main == nil
-	if first {
-		s.main = pr // before its end can be noticed
-	}
-	s.mu.Unlock()
-	err := s.execute(ctx, wire.Start, p, pr)
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if err == nil {
-		s.Started = time.Now()
-		return pr, nil
-	}
-	if first {
-		s.main = nil
-	}
-	return nil, err
-}
-
-// Spawn runs a program beside the main one.
-func (s *Sandbox) Spawn(ctx context.Context, p Program) (*Process, error) {
-	pr := newProcess()
-	if err := s.execute(ctx, wire.Spawn, p, pr); err != nil {
-		return nil, err
-	}
-	return pr, nil
-}
-
-func (s *Sandbox) execute(ctx context.Context, t wire.Type, p Program, pr *Process) error {
-	if p.Env == nil {
-		p.Env = s.env
-	}
-	w := wire.Program{Argv: p.Argv, Env: p.Env, Dir: p.Dir, Stdout: wire.Log, Stderr: wire.Log}
-	if w.Dir == "" {
-		w.Dir = "/"
-	}
-	var files []*os.File
-	for _, f := range []struct {
-		file *os.File
-		to   *wire.Stream
-	}{{p.Stdin, &w.Stdin}, {p.Stdout, &w.Stdout}, {p.Stderr, &w.Stderr}} {
-		if f.file != nil {
-			*f.to = wire.Passed
-			files = append(files, f.file)
-		}
-	}
-	if s.conn == nil {
-		return errInitGone
-	}
-	return s.conn.do(ctx, t, w.Append(nil), files, pr)
-}
-
-// Signal sends a signal to a program and everything in its process group; a
-// nil p is the main one.
-func (s *Sandbox) Signal(ctx context.Context, p *Process, sig syscall.Signal) error {
-	k := wire.Kill{Signal: uint8(sig), Group: true}
-	if p != nil {
-		k.Process = p.number
-	}
-	if s.conn == nil {
-		return errInitGone
-	}
-	return s.conn.do(ctx, wire.Signal, k.Append(nil), nil, nil)
 }
 
 // Kill ends every process of the container at once.
@@ -411,25 +310,6 @@ func (s *Sandbox) Blame(r mayfly.Reason, detail string) {
 	}
 }
 
-// Stop asks the main program to end with sig, and kills the container if it is
-// still there after grace.
-func (s *Sandbox) Stop(ctx context.Context, sig syscall.Signal, grace time.Duration) {
-	asking, cancel := context.WithTimeout(ctx, grace) // init may not answer
-	defer cancel()
-	if s.Main() == nil || s.Signal(asking, nil, sig) != nil {
-		s.Kill()
-	}
-	t := time.NewTimer(grace)
-	defer t.Stop()
-	select {
-	case <-s.ended:
-	case <-t.C:
-		s.Kill()
-	case <-ctx.Done():
-		s.Kill()
-	}
-}
-
 // Dial connects to a port that a program in the container listens on, waiting
 // up to timeout for it to do so. The connection is the kernel's own, made
 // inside the container: no bytes go through init.
@@ -464,7 +344,13 @@ func (s *Sandbox) Dial(ctx context.Context, port uint16, timeout time.Duration) 
 // has ended. It calls ready once nothing more is missed. A slow fn makes the
 // programs wait.
 func (s *Sandbox) Attach(ctx context.Context, ready func(), fn func(mayfly.LogEntry) error) error {
-	return attach(ctx, s.dir, ready, func(c wire.Chunk) error { return fn(logEntry(c)) })
+	return attach(ctx, s.dir, ready, func(c wire.Chunk) error {
+		e := logEntry(c)
+		s.mu.Lock()
+		e.Process = s.nameOf(c.Label)
+		s.mu.Unlock()
+		return fn(e)
+	})
 }
 
 // KeepLog moves the log of an ended sandbox to dir, unless nothing was written
@@ -477,6 +363,9 @@ func (s *Sandbox) KeepLog(dir string) error {
 		return err
 	}
 	err := move(s.dir+"/"+logName1, dir+"/"+logName1)
+	if s.hasNames() {
+		err = errors.Join(err, move(s.dir+"/"+namesName, dir+"/"+namesName))
+	}
 	return errors.Join(err, move(s.dir+"/"+logName0, dir+"/"+logName0))
 }
 
@@ -486,7 +375,10 @@ func (s *Sandbox) Dir() string { return s.dir }
 // Pipe returns the two ends of a pipe for a program's standard stream, which
 // belongs to the container's user, so that the program can open it anew by
 // name (/dev/stdout). Theirs is to be closed once the program was started.
-func (s *Sandbox) Pipe(input bool) (ours, theirs *os.File, err error) {
+func (s *Sandbox) Pipe(input bool) (ours, theirs *os.File, err error) { return PipeFor(s.User, input) }
+
+// PipeFor is Pipe for a program that runs as u.
+func PipeFor(u User, input bool) (ours, theirs *os.File, err error) {
 	r, w, err := os.Pipe()
 	if err != nil {
 		return nil, nil, err
@@ -495,8 +387,8 @@ func (s *Sandbox) Pipe(input bool) (ours, theirs *os.File, err error) {
 	if input {
 		ours, theirs = w, r
 	}
-	if s.User.UID != 0 {
-		err = theirs.Chown(int(s.User.UID), int(s.User.GID))
+	if u.UID != 0 {
+		err = theirs.Chown(int(u.UID), int(u.GID))
 	}
 	if err != nil {
 		r.Close()
@@ -508,7 +400,7 @@ func (s *Sandbox) Pipe(input bool) (ours, theirs *os.File, err error) {
 // PutFile puts a file into /run/mayfly, whole or not at all. Its name may be
 // FOLDER/NAME; the folder is made.
 func (s *Sandbox) PutFile(name string, data []byte) error {
-	path := s.dir + "/run"
+	path := s.files
 	if folder, file, ok := strings.Cut(name, "/"); ok {
 		path, name = path+"/"+folder, file
 		if err := os.Mkdir(path, 0o755); err != nil && !errors.Is(err, fs.ErrExist) {
@@ -524,18 +416,22 @@ func (s *Sandbox) PutFile(name string, data []byte) error {
 }
 
 // SetNote leaves word for a later daemon that adopts the sandbox.
-func (s *Sandbox) SetNote(data []byte) error {
+func (s *Sandbox) SetNote(data []byte) error { return s.putOwn(noteName, data) }
+
+// putOwn puts a file into the sandbox's directory, which the container does not
+// see, whole or not at all.
+func (s *Sandbox) putOwn(name string, data []byte) error {
 	dir, err := openDir(s.dir)
 	if err != nil {
 		return err
 	}
 	defer unix.Close(dir)
-	return replace(dir, noteName, data, 0o600)
+	return replace(dir, name, data, 0o600)
 }
 
 // OpenFile opens a file that PutFile has put, as a program's standard input.
 func (s *Sandbox) OpenFile(name string) (*os.File, error) {
-	return os.Open(s.dir + "/run/" + name)
+	return os.Open(s.files + "/" + name)
 }
 
 // Remove kills the container if it is still there and has its directory
@@ -564,6 +460,9 @@ func (s *Sandbox) release(ctx context.Context) (first bool) {
 		if s.pidfd != nil {
 			s.pidfd.Close()
 		}
+		if err := s.removeFiles(); err != nil {
+			s.host.opts.Log.Error("remove the files of a container", "id", s.ID, "err", err)
+		}
 	}
 	s.mu.Lock()
 	s.released = true
@@ -578,6 +477,15 @@ func (s *Sandbox) release(ctx context.Context) (first bool) {
 		s.host.mu.Unlock()
 	}
 	return first
+}
+
+// removeFiles removes the files of a sandbox that has ended, where they are not
+// in its own directory.
+func (s *Sandbox) removeFiles() error {
+	if s.files == s.dir+"/run" {
+		return nil
+	}
+	return removeDir(s.files)
 }
 
 func owner(st fs.FileInfo) (uid, gid int) {

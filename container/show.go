@@ -3,7 +3,6 @@ package container
 import (
 	"fmt"
 	"os"
-	"runtime"
 
 	"golang.org/x/sys/unix"
 )
@@ -34,35 +33,15 @@ func (s *Sandbox) ShowFile(name string, f *os.File) (*os.File, error) {
 	if err != nil {
 		return nil, fmt.Errorf("show %s in a container: %w", name, err)
 	}
-	moved := make(chan error)
-	go func() { moved <- s.moveMount(tree, runDir+"/"+name) }()
-	if err := <-moved; err != nil {
+	err = s.inMounts(func() error {
+		if err := unix.MoveMount(tree, "", unix.AT_FDCWD, runDir+"/"+name, unix.MOVE_MOUNT_F_EMPTY_PATH); err != nil {
+			return fmt.Errorf("move_mount: %w", err)
+		}
+		return nil
+	})
+	if err != nil {
 		shown.Close()
 		return nil, fmt.Errorf("show %s in a container: %w", name, err)
 	}
 	return shown, nil
-}
-
-// moveMount attaches a mount at a path of the container. Its goroutine, and with
-// it its thread, ends in the container's mount namespace.
-func (s *Sandbox) moveMount(tree int, path string) error {
-	runtime.LockOSThread() // for good: no other goroutine may get this thread
-	if err := unix.Unshare(unix.CLONE_FS); err != nil {
-		return fmt.Errorf("unshare: %w", err)
-	}
-	raw, err := s.pidfd.SyscallConn()
-	if err != nil {
-		return err
-	}
-	errControl := raw.Control(func(fd uintptr) { err = unix.Setns(int(fd), unix.CLONE_NEWNS) })
-	if errControl != nil {
-		return errControl
-	}
-	if err != nil {
-		return fmt.Errorf("setns: %w", err)
-	}
-	if err := unix.MoveMount(tree, "", unix.AT_FDCWD, path, unix.MOVE_MOUNT_F_EMPTY_PATH); err != nil {
-		return fmt.Errorf("move_mount: %w", err)
-	}
-	return nil
 }

@@ -74,3 +74,18 @@ func waitPidfd(f *os.File) error {
 		return err == nil && n > 0
 	})
 }
+
+// pidfdEnded reports whether the process of a pidfd has ended.
+func pidfdEnded(f *os.File) bool {
+	raw, err := f.SyscallConn()
+	if err != nil {
+		return true
+	}
+	ended := true
+	err = raw.Control(func(fd uintptr) {
+		p := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}
+		n, err := unix.Poll(p, 0)
+		ended = err != nil || n > 0
+	})
+	return err != nil || ended
+}

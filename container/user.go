@@ -17,10 +17,6 @@ import (
 // "Config.User"). An empty user is root. Lower are the image's layers, topmost
 // first.
 func LookupUser(lower []string, user string) (User, error) {
-	name, group, hasGroup := strings.Cut(user, ":")
-	if name == "" {
-		name = "0"
-	}
 	passwd, err := readEtc(lower, "passwd")
 	if err != nil {
 		return User{}, err
@@ -28,6 +24,15 @@ func LookupUser(lower []string, user string) (User, error) {
 	groups, err := readEtc(lower, "group")
 	if err != nil {
 		return User{}, err
+	}
+	return lookupUser(passwd, groups, user, "the image's")
+}
+
+// lookupUser is LookupUser, given what is in the two files of whose.
+func lookupUser(passwd, groups [][]string, user, whose string) (User, error) {
+	name, group, hasGroup := strings.Cut(user, ":")
+	if name == "" {
+		name = "0"
 	}
 	u := User{Home: "/"}
 	uid, numeric := number(name)
@@ -45,7 +50,7 @@ func LookupUser(lower []string, user string) (User, error) {
 	}
 	if !found {
 		if !numeric {
-			return User{}, mayfly.Errorf(mayfly.Invalid, "user %q is not in the image's /etc/passwd", name).
+			return User{}, mayfly.Errorf(mayfly.Invalid, "user %q is not in %s /etc/passwd", name, whose).
 				WithHint("name one that is, or use a number")
 		}
 		u.UID = uid
@@ -54,7 +59,8 @@ func LookupUser(lower []string, user string) (User, error) {
 		}
 	}
 	if hasGroup {
-		u.GID, err = lookupGroup(groups, group)
+		var err error
+		u.GID, err = lookupGroup(groups, group, whose)
 		return u, err
 	}
 	for _, f := range groups {
@@ -65,7 +71,7 @@ func LookupUser(lower []string, user string) (User, error) {
 	return u, nil
 }
 
-func lookupGroup(groups [][]string, name string) (uint32, error) {
+func lookupGroup(groups [][]string, name, whose string) (uint32, error) {
 	for _, f := range groups {
 		if gid, ok := number(field(f, 2)); ok && f[0] == name {
 			return gid, nil
@@ -74,7 +80,7 @@ func lookupGroup(groups [][]string, name string) (uint32, error) {
 	if gid, ok := number(name); ok {
 		return gid, nil
 	}
-	return 0, mayfly.Errorf(mayfly.Invalid, "group %q is not in the image's /etc/group", name).
+	return 0, mayfly.Errorf(mayfly.Invalid, "group %q is not in %s /etc/group", name, whose).
 		WithHint("name one that is, or use a number")
 }
 
@@ -134,8 +140,12 @@ func readLines(dir, name string) ([][]string, error) {
 		return nil, err
 	}
 	defer f.Close()
-	var lines [][]string
-	s := bufio.NewScanner(io.LimitReader(f, maxEtc))
+	return fieldsOf(f)
+}
+
+// fieldsOf splits lines at colons.
+func fieldsOf(r io.Reader) (lines [][]string, err error) {
+	s := bufio.NewScanner(io.LimitReader(r, maxEtc))
 	s.Buffer(nil, maxEtc)
 	for s.Scan() {
 		lines = append(lines, strings.Split(s.Text(), ":"))

@@ -136,7 +136,7 @@ func (n *node) ticks(when string) {
 	if err != nil {
 		n.t.Fatal(err)
 	}
-	for limit := time.After(time.Minute); ; {
+	for limit := time.After(patience); ; {
 		s, err := n.GetSchedule(n.t.Context(), "tick", 0)
 		if err != nil {
 			n.t.Fatal(err)

@@ -9,14 +9,17 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"net"
 	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/mayfly-run/mayfly"
 	"github.com/mayfly-run/mayfly/network"
@@ -104,15 +107,28 @@ func startIn(t testing.TB, dir string, args ...string) *node {
 	return n
 }
 
+// freePort returns a port that nothing listens on. It chooses below those that the
+// kernel gives to who asks for any, and by chance: other tests do not take it
+// meanwhile.
+func freePort(t testing.TB) string {
+	t.Helper()
+	for {
+		port := strconv.Itoa(15000 + rand.IntN(15000))
+		l, err := net.Listen("tcp", ":"+port)
+		if err != nil {
+			continue
+		}
+		if err := l.Close(); err != nil {
+			t.Fatal(err)
+		}
+		return port
+	}
+}
+
 // up starts the daemon and waits until it is ready.
 func (n *node) up() {
 	n.t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		n.t.Fatal(err)
-	}
-	address := l.Addr().String()
-	l.Close()
+	address := "127.0.0.1:" + freePort(n.t)
 	n.url = "http://" + address
 	args := append([]string{"up", "--data", n.dir + "/data", "--api", "unix://" + n.dir + "/api.sock", "--http", address, "--log-level", "warn"}, n.args...)
 	n.cmd = exec.Command(binary, args...)
@@ -150,14 +166,17 @@ func (n *node) stop() {
 }
 
 func (n *node) remove() {
-	if n.cmd.ProcessState == nil {
-		ctx := context.Background()
-		if err := n.Down(ctx, func(client.Progress) {}); err != nil {
-			n.t.Errorf("down: %v", err)
-			n.kill()
-		}
-		n.cmd.Wait()
+	if n.t.Failed() {
+		n.tellNews()
 	}
+	if n.cmd.ProcessState != nil {
+		n.up() // for what it has left running
+	}
+	if err := n.Down(context.Background(), func(client.Progress) {}); err != nil {
+		n.t.Errorf("down: %v", err)
+		n.kill()
+	}
+	n.cmd.Wait()
 	n.Close()
 	if n.t.Failed() {
 		log, _ := os.ReadFile(n.dir + "/log")
@@ -167,6 +186,19 @@ func (n *node) remove() {
 		n.t.Error(err)
 	}
 	os.RemoveAll(n.dir)
+}
+
+// tellNews logs what the node decided and why, as far as it still answers.
+func (n *node) tellNews() {
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	list, err := n.ListNews(ctx, client.NewsFilter{})
+	if err != nil {
+		n.t.Logf("the news: %v", err)
+	}
+	for _, news := range list[max(0, len(list)-50):] {
+		n.t.Logf("%s %s %s: %s", news.Time.Format("15:04:05.000"), news.Subject, news.Type, news.Text)
+	}
 }
 
 // deploy makes a function of the image "app", unless w says another.
@@ -236,7 +268,7 @@ func appImage(t testing.TB) []byte {
 		w.WriteHeader(&tar.Header{Name: name, Mode: 0o755, Size: int64(len(data)), Typeflag: tar.TypeReg})
 		w.Write(data)
 	}
-	for a := range strings.FieldsSeq("sh cat echo sleep true seq date hostname wc") {
+	for a := range strings.FieldsSeq("sh cat echo sleep true seq date hostname wc rm") {
 		w.WriteHeader(&tar.Header{Name: "bin/" + a, Linkname: "busybox", Mode: 0o777, Typeflag: tar.TypeSymlink})
 	}
 	if err := w.Close(); err != nil {

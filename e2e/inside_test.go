@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"reflect"
 	"strings"
 	"testing"
 	"time"
@@ -106,7 +107,7 @@ func TestInsideSurvives(t *testing.T) {
 		t.Fatalf("%+v, %v", in.Exit, err)
 	}
 	_, second, _ := strings.Cut(n.log("on"), "\n")
-	if who := identity(t, second); who != first {
+	if who := identity(t, second); !reflect.DeepEqual(who, first) {
 		t.Errorf("it is %+v after %+v", who, first)
 	}
 }

@@ -24,18 +24,15 @@ func TestPowerCutInside(t *testing.T) {
 		t.Skip("e2e/vm runs this in a machine whose power it cuts")
 	}
 	n := &node{t: t, dir: dir}
-	_, err := os.Stat(dir)
-	first := err != nil
-	if first {
-		if err := os.Mkdir(dir, 0o700); err != nil {
-			t.Fatal(err)
-		}
+	err := os.MkdirAll(dir, 0o700)
+	if err != nil {
+		t.Fatal(err)
 	}
 	n.up()
 	if n.Client, err = client.New("unix://" + dir + "/api.sock"); err != nil {
 		t.Fatal(err)
 	}
-	if first {
+	if _, err := n.GetWorkload(t.Context(), "kept"); err != nil { // the first machine, or one that was cut before it came to that
 		if _, err := n.ImportImage(t.Context(), "app", bytes.NewReader(appImage(t)), 0); err != nil {
 			t.Fatal(err)
 		}

@@ -17,6 +17,7 @@ const tickKills = 40
 // TestKillsLoseNoTick kills the daemon at random moments while ticks are fired.
 // Every tick makes one task, also those that passed while there was no daemon.
 func TestKillsLoseNoTick(t *testing.T) {
+	t.Parallel()
 	n := start(t)
 	n.shell("mark", `echo tick`, nil)
 	var names []string

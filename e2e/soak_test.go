@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	"math/rand/v2"
-	"net"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -44,12 +43,7 @@ func TestSoak(t *testing.T) {
 	if err != nil {
 		t.Skip("this takes its time: make soak SOAK=10m")
 	}
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	address := l.Addr().String() // the same for every daemon
-	l.Close()
+	address := "127.0.0.1:" + freePort(t) // the same for every daemon
 	s := &soak{node: start(t, "--http", address, "--waiting", "4")}
 	s.url = "http://" + address
 	before, goroutines := s.unladen()

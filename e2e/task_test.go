@@ -46,7 +46,7 @@ func (n *node) submit(sub mayfly.Submission) mayfly.Task {
 
 func (n *node) waitTask(id string) mayfly.Task {
 	n.t.Helper()
-	ctx, cancel := context.WithTimeout(n.t.Context(), time.Minute)
+	ctx, cancel := context.WithTimeout(n.t.Context(), patience)
 	defer cancel()
 	task, err := n.WaitTask(ctx, id)
 	if err != nil {
@@ -59,7 +59,7 @@ func (n *node) waitTask(id string) mayfly.Task {
 // untilTask watches a task until what is asked for holds.
 func (n *node) untilTask(id string, holds func(mayfly.Task) bool) {
 	n.t.Helper()
-	ctx, cancel := context.WithTimeout(n.t.Context(), time.Minute)
+	ctx, cancel := context.WithTimeout(n.t.Context(), patience)
 	defer cancel()
 	enough := fmt.Errorf("enough")
 	last, err := n.WatchTask(ctx, id, func(t mayfly.Task) error {

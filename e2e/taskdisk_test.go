@@ -2,7 +2,6 @@ package e2e
 
 import (
 	"errors"
-	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -13,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/mayfly-run/mayfly"
+	"github.com/mayfly-run/mayfly/bus/bustest"
 )
 
 // onSmallDisk runs a node whose data directory is a disk of its own.
@@ -23,23 +23,7 @@ func onSmallDisk(t *testing.T, megabytes int) *node {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { os.RemoveAll(dir) })
-	image, data := filepath.Join(dir, "disk"), filepath.Join(dir, "data")
-	if err := os.Mkdir(data, 0o700); err != nil {
-		t.Fatal(err)
-	}
-	for _, argv := range [][]string{
-		{"mke2fs", "-q", "-F", "-t", "ext4", "-m", "0", image, fmt.Sprint(megabytes, "M")},
-		{"mount", "-o", "loop", image, data},
-	} {
-		if out, err := exec.Command(argv[0], argv[1:]...).CombinedOutput(); err != nil {
-			t.Fatalf("%v: %v\n%s", argv, err, out)
-		}
-	}
-	t.Cleanup(func() {
-		if out, err := exec.Command("umount", "-R", data).CombinedOutput(); err != nil {
-			t.Errorf("umount: %v\n%s", err, out)
-		}
-	})
+	bustest.SmallDisk(t, filepath.Join(dir, "data"), megabytes)
 	return startIn(t, dir)
 }
 

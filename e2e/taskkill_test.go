@@ -24,6 +24,7 @@ const daemonKills = 200
 // that was accepted succeeds once, and no attempt whose program was started is
 // started again.
 func TestKillsLoseNoTask(t *testing.T) {
+	t.Parallel()
 	n := start(t)
 	out, err := os.MkdirTemp("", "mf-ran-")
 	if err != nil {

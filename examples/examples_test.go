@@ -28,13 +28,13 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // example is one function with its image, unpacked.
 type example struct {
-	manifest.Function
+	manifest.Workload
 	built image.Image
 	lower []string
 }
 
-// Each folder has a README and a manifest of which one function has the
-// folder's name.
+// Each folder has a README and a manifest, which either has one function of the
+// folder's name or is an app of that name.
 func TestManifests(t *testing.T) {
 	folders, err := filepath.Glob("*/mayfly.yaml")
 	if err != nil || len(folders) < 6 {
@@ -47,7 +47,9 @@ func TestManifests(t *testing.T) {
 			t.Error(err)
 			continue
 		}
-		if len(m.Functions) != 1 || m.Functions[0].Name != name || len(m.Warnings) > 0 || m.Functions[0].Routes[0].Path != "/"+name {
+		function := len(m.Functions) == 1 && m.Functions[0].Name == name && m.Functions[0].Routes[0].Path == "/"+name
+		app := len(m.Services)+len(m.Functions) > 1 && m.Name == name
+		if !function && !app || len(m.Warnings) > 0 {
 			t.Errorf("%s: %+v", file, m)
 		}
 		readme, err := os.ReadFile(filepath.Join(name, "README.md"))
@@ -64,7 +66,7 @@ func prepare(t *testing.T, store *image.Store, name string) example {
 	if err != nil {
 		t.Fatal(err)
 	}
-	e := example{Function: m.Functions[0]}
+	e := example{Workload: m.Functions[0]}
 	var code bytes.Buffer
 	if err := build.Tar(t.Context(), &code, e.CodeDir); err != nil {
 		t.Fatal(err)

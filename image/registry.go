@@ -168,14 +168,15 @@ func registryError(err error) error {
 	}
 	var answer *transport.Error
 	if !errors.As(err, &answer) {
-		return mayfly.Errorf(mayfly.Unavailable, "registry: %w", err)
+		return mayfly.Errorf(mayfly.Unavailable, "registry: %w", err).
+			WithHint("see whether this machine reaches the registry, or bring the image with mayfly images import")
 	}
 	switch answer.StatusCode {
 	case http.StatusUnauthorized, http.StatusForbidden:
 		return mayfly.Errorf(mayfly.Denied, "registry: %w", err).
 			WithHint("the image does not exist or needs credentials: `docker login` leaves them in ~/.docker/config.json")
 	case http.StatusNotFound:
-		return mayfly.Errorf(mayfly.NotFound, "registry: %w", err)
+		return mayfly.Errorf(mayfly.NotFound, "registry: %w", err).WithHint("is the name right, and the tag?")
 	case http.StatusTooManyRequests:
 		return mayfly.Errorf(mayfly.Busy, "registry: %w", err)
 	}

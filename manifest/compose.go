@@ -1,278 +1,455 @@
 package manifest
 
 import (
-	"context"
-	"errors"
+	"fmt"
 	"maps"
-	"os"
+	"path"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
-
-	"github.com/compose-spec/compose-go/v2/dotenv"
-	"github.com/compose-spec/compose-go/v2/loader"
-	"github.com/compose-spec/compose-go/v2/template"
-	"github.com/compose-spec/compose-go/v2/types"
+	"time"
 
 	"github.com/mayfly-run/mayfly"
 )
 
-// functionsKey is what our functions are called on their way through
-// compose-go, which carries extensions along untouched but interpolated.
-const functionsKey = "x-mayfly-functions"
-
-// topKeys are the keys that may stand at the top. Those that are false are
-// Compose's, and understood, but what they ask for cannot be done yet.
-var topKeys = map[string]bool{
-	"name": true, "version": true, "include": true, "functions": true, "services": true,
-	"volumes": false, "networks": false, "configs": false, "secrets": false, "models": false, "jobs": false,
+// isCompose says whether a file is Compose's by its name. What Compose leaves
+// open is then as Compose has it: volumes are shared, nothing restarts.
+func isCompose(name string) bool {
+	base := filepath.Base(name)
+	return strings.HasPrefix(base, "compose.") || strings.HasPrefix(base, "docker-compose.") || strings.HasPrefix(base, "container-compose.")
 }
 
-// reader reads one manifest with all that it includes.
-type reader struct {
-	opts  Options
-	root  *os.Root // of the manifest's folder; nil when only text is read
-	dir   string
-	files int
-	out   Manifest
+// composeKeys reads what Compose says in its own words.
+func (r *reader) composeKeys(s *service, f file, m map[string]any) {
+	d := s.decoder
+	d.healthcheck(m, s)
+	r.dependsOn(s, m)
+	r.links(s, m)
+	r.deploySection(s, m)
+	r.networks(s, f, m)
+	d.cpuKeys(m, &s.Resources)
+	r.ulimits(d, m, &s.Resources)
+	s.tmpfs(d, m)
+	d.securityOpt(m)
+	if m["init"] != nil && !d.boolean(m, "init") {
+		r.warn(d, "init", "init: false is ignored: an init is always process 1")
+	}
+	s.provideExposed(d, m, f.compose)
 }
 
-func (r *reader) read(ctx context.Context, name string, data []byte) (*Manifest, error) {
-	env := maps.Clone(r.opts.Env)
-	if env == nil {
-		env = map[string]string{}
+// healthcheck makes Compose's check the readiness of the service.
+func (d *decoder) healthcheck(m map[string]any, s *service) {
+	sub, under := d.mapping(m, "healthcheck", "write healthcheck: {test: [CMD, PROGRAM]}")
+	if sub == nil {
+		return
 	}
-	if r.opts.Space == "" {
-		r.opts.Space = mayfly.DefaultSpace
+	defer d.done(sub)
+	known := []string{"test", "interval", "timeout", "retries", "start_period", "start_interval", "disable"}
+	if sub.err = sub.keys(under, known, nil); sub.err != nil {
+		return
 	}
-	if err := mayfly.CheckName("space", r.opts.Space); err != nil {
-		return nil, err
+	if sub.boolean(under, "disable") {
+		return
 	}
-	if err := r.file(ctx, name, data, ".", env, nil); err != nil {
-		return nil, err
+	command := sub.healthTest(under)
+	if command == nil {
+		return
 	}
-	slices.SortFunc(r.out.Functions, func(a, b Function) int { return strings.Compare(a.Name, b.Name) })
-	return &r.out, nil
+	if s.Service.Ready != nil {
+		d.fail("ready", "keep one of them", "ready and healthcheck are the same")
+	}
+	p := &mayfly.Probe{Exec: command, Timeout: 30 * time.Second}
+	p.Every = sub.duration(under, "interval", maxProbeTime)
+	if under["timeout"] != nil && under["timeout"] != "0s" {
+		p.Timeout = sub.duration(under, "timeout", maxProbeTime)
+	}
+	if under["start_period"] != "0s" {
+		p.Grace = sub.duration(under, "start_period", maxProbeTime)
+	}
+	if under["start_interval"] != nil {
+		sub.duration(under, "start_interval", maxProbeTime) // a start is watched closely anyway
+	}
+	p.Failures = int(sub.integer(under, "retries", 0, 10000))
+	s.Service.Ready = p
 }
 
-// file reads one file and then those that it includes. The folder dir, relative
-// to the manifest's, is where the file's own paths begin; stack holds the files
-// that led here.
-func (r *reader) file(ctx context.Context, name string, data []byte, dir string, env map[string]string, stack []string) error {
-	if r.files++; r.files > maxFiles {
-		return mayfly.Errorf(mayfly.Invalid, "%s: more than %d files are included", name, maxFiles)
+// healthTest is the command of a check; nil where there is none.
+func (d *decoder) healthTest(m map[string]any) []string {
+	const hint = `write test: [CMD, PROGRAM], or test: COMMAND for a shell`
+	if text, ok := m["test"].(string); ok && text != "" {
+		return []string{"/bin/sh", "-c", text}
 	}
-	s, err := parse(name, data)
-	if err != nil {
-		return err
+	words := d.words(m, "test")
+	if len(words) == 0 {
+		d.fail("test", hint, "nothing says what to run")
+		return nil
 	}
-	if err := s.checkTop(); err != nil {
-		return err
+	switch {
+	case words[0] == "NONE" && len(words) == 1:
+		return nil
+	case words[0] == "CMD" && len(words) > 1:
+		return words[1:]
+	case words[0] == "CMD-SHELL" && len(words) == 2:
+		return []string{"/bin/sh", "-c", words[1]}
 	}
-	if env, err = r.dotenv(dir, env); err != nil {
-		return err
-	}
-	if err := r.checkVariables(s, env); err != nil {
-		return err
-	}
-	model, err := r.compose(ctx, s, dir, env)
-	if err != nil {
-		return err
-	}
-	if len(stack) == 0 {
-		r.out.Name, _ = model["name"].(string)
-	}
-	if err := r.functions(s, model[functionsKey], dir, env); err != nil {
-		return err
-	}
-	return r.include(ctx, s, dir, env, append(stack, filepath.Clean(name)))
-}
-
-// checkTop refuses every key at the top that is unknown or cannot be honoured.
-func (s *source) checkTop() error {
-	for _, key := range slices.Sorted(maps.Keys(s.top)) {
-		at := place(key)
-		supported, known := topKeys[key]
-		switch {
-		case key == functionsKey:
-			return s.errorf(at.key(), "the key %q is reserved", key).WithHint("write functions:")
-		case strings.HasPrefix(key, "x-"):
-		case !known:
-			return s.unknownKey(at, "", key, []string{"name", "include", "functions"}, slices.Collect(maps.Keys(topKeys)))
-		case !supported && !isEmpty(s.top[key]):
-			return s.errorf(at.key(), "%q is not supported yet", key).WithHint("remove it")
-		}
-	}
-	services, ok := s.top["services"].(map[string]any)
-	if !ok && !isEmpty(s.top["services"]) {
-		return s.errorf("services", "services must be a mapping of names")
-	}
-	for _, name := range slices.Sorted(maps.Keys(services)) {
-		return s.errorf(place("services").child(name).key(), "service %q: services are not supported yet", name).
-			WithHint("run it as a function, or leave it out")
-	}
+	d.fail("test", hint, "test begins with %q", words[0])
 	return nil
 }
 
-func isEmpty(v any) bool {
-	switch v := v.(type) {
+// dependsOn reads what must be before the service starts.
+func (r *reader) dependsOn(s *service, m map[string]any) {
+	const hint = "write depends_on: [SERVICE]"
+	d := s.decoder
+	switch v := m["depends_on"].(type) {
 	case nil:
-		return true
-	case map[string]any:
-		return len(v) == 0
 	case []any:
-		return len(v) == 0
-	}
-	return false
-}
-
-// compose passes the file through compose-go and returns its model.
-func (r *reader) compose(ctx context.Context, s *source, dir string, env map[string]string) (map[string]any, error) {
-	model := maps.Clone(s.top)
-	delete(model, "include") // ours to follow: compose-go would not know our keys there
-	delete(model, "version")
-	if functions, ok := model["functions"]; ok {
-		model[functionsKey] = functions
-		delete(model, "functions")
-	}
-	name, err := r.projectName(s, env)
-	if err != nil {
-		return nil, err
-	}
-	model["name"] = name
-	workDir, err := filepath.Abs(filepath.Join(r.dir, dir))
-	if err != nil {
-		return nil, mayfly.Errorf(mayfly.Invalid, "%s: %w", s.name, err)
-	}
-	details := types.ConfigDetails{
-		WorkingDir:  workDir,
-		ConfigFiles: []types.ConfigFile{{Filename: s.name, Content: []byte{}, Config: model}},
-		Environment: env,
-	}
-	out, err := loader.LoadModelWithContext(ctx, details, func(o *loader.Options) {
-		o.SetProjectName(name, true)
-		o.SkipInclude = true
-		o.Profiles = r.opts.Profiles
-		o.Interpolate.Substitute = substitute
-	})
-	if err != nil {
-		return nil, mayfly.Errorf(mayfly.Invalid, "%s: %s", s.name, excerpt(err.Error()))
-	}
-	return out, nil
-}
-
-// substitute is compose-go's, without its warnings: checkVariables has said
-// what is missing, and where.
-func substitute(text string, lookup template.Mapping) (string, error) {
-	return template.SubstituteWithOptions(text, lookup, template.WithoutLogging)
-}
-
-// projectName is what the file says, or the name of its folder.
-func (r *reader) projectName(s *source, env map[string]string) (string, error) {
-	if v, ok := s.top["name"]; ok && v != nil {
-		text, ok := v.(string)
-		if !ok {
-			return "", s.errorf("name", "name must be a word")
+		for i, name := range d.texts(m, "depends_on", hint) {
+			r.after(s, d.at.child("depends_on").item(i), mayfly.After{Workload: serviceName(name), Condition: mayfly.AfterStarted})
 		}
-		text, err := substitute(text, lookupIn(env))
-		if err != nil {
-			return "", s.errorf("name", "%s", err)
+	case map[string]any:
+		sub := d.under("depends_on")
+		for _, name := range sub.each(v) {
+			r.after(s, sub.at.child(name), r.afterOf(sub, v, name))
 		}
-		if text != loader.NormalizeProjectName(text) || text == "" {
-			return "", s.errorf("name", "name %q is not a valid project name", text).
-				WithHint("use a-z, 0-9, '-' and '_', starting with a letter or digit")
-		}
-		return text, nil
-	}
-	abs, err := filepath.Abs(r.dir)
-	if err != nil {
-		return "", mayfly.Errorf(mayfly.Invalid, "%s: %w", s.name, err)
-	}
-	if name := loader.NormalizeProjectName(filepath.Base(abs)); name != "" {
-		return name, nil
-	}
-	return "mayfly", nil
-}
-
-func lookupIn(env map[string]string) template.Mapping {
-	return func(name string) (string, bool) {
-		v, ok := env[name]
-		return v, ok
+		d.done(sub)
+	default:
+		d.fail("depends_on", hint, "depends_on must be a list or a mapping")
 	}
 }
 
-// dotenv adds what a .env file in the folder says to env, which wins.
-func (r *reader) dotenv(dir string, env map[string]string) (map[string]string, error) {
-	if r.root == nil {
-		return env, nil
+func (r *reader) afterOf(d *decoder, m map[string]any, name string) mayfly.After {
+	a := mayfly.After{Workload: serviceName(name), Condition: mayfly.AfterStarted}
+	sub, under := d.mapping(m, name, "write {condition: service_healthy}")
+	if sub == nil {
+		return a
 	}
-	name := filepath.Join(dir, ".env")
-	data, err := r.readBeneath(name)
-	if errors.Is(err, os.ErrNotExist) {
-		return env, nil
+	defer d.done(sub)
+	if sub.err = sub.keys(under, []string{"condition", "required", "restart"}, nil); sub.err != nil {
+		return a
 	}
-	if err != nil {
-		return nil, err
+	switch sub.oneOf(under, "condition", "service_started", "service_healthy", "service_completed_successfully") {
+	case "service_healthy":
+		a.Condition = mayfly.AfterReady
+	case "service_completed_successfully":
+		a.Condition = mayfly.AfterCompleted
 	}
-	found, err := dotenv.ParseWithLookup(strings.NewReader(string(data)), dotenv.LookupFn(lookupIn(env)))
-	if err != nil {
-		return nil, mayfly.Errorf(mayfly.Invalid, "%s: %s", filepath.Join(r.dir, name), excerpt(err.Error()))
+	a.Optional = under["required"] != nil && !sub.boolean(under, "required")
+	if sub.boolean(under, "restart") {
+		r.warn(sub, "restart", "restart is ignored: a name leads to the new container; write requires: {%s: {on_change: restart}} to be restarted", name)
 	}
-	maps.Copy(found, env)
-	return found, nil
+	return a
 }
 
-// checkVariables tries every ${...} of the file, so that an error has a place,
-// and warns of those that are not set and have no default.
-func (r *reader) checkVariables(s *source, env map[string]string) error {
-	return walk(s.top, "", func(p place, text string) error {
-		if !strings.ContainsRune(text, '$') {
-			return nil
+func (r *reader) after(s *service, at place, a mayfly.After) {
+	for _, other := range s.Service.After {
+		if other.Workload == a.Workload {
+			return
 		}
-		if _, err := substitute(text, lookupIn(env)); err != nil {
-			return s.errorf(p, "%s", excerpt(err.Error())).WithHint("write $$ for a plain $")
-		}
-		for _, name := range unset(text, env) {
-			r.out.Warnings = append(r.out.Warnings, s.errorf(p, "the variable %s is not set, so it is empty", name).Text)
-		}
-		return nil
-	})
+	}
+	s.Service.After = append(s.Service.After, a)
+	s.waits = append(s.waits, wait{a.Workload, at, !a.Optional})
 }
 
-// unset returns the variables that text takes and that have neither a value
-// nor a default, be it an empty one.
-func unset(text string, env map[string]string) []string {
-	var names []string
-	for name, v := range template.ExtractVariables(map[string]any{"": text}, template.DefaultPattern) {
-		if _, set := env[name]; set || v.DefaultValue != "" || v.PresenceValue != "" {
+// links are an order, and other names for services.
+func (r *reader) links(s *service, m map[string]any) {
+	d := s.decoder
+	for i, text := range d.texts(m, "links", "write links: [SERVICE:NAME]") {
+		name, alias, has := strings.Cut(text, ":")
+		r.after(s, d.at.child("links").item(i), mayfly.After{Workload: serviceName(name), Condition: mayfly.AfterStarted})
+		if !has || alias == name {
 			continue
 		}
-		if strings.Contains(text, "${"+name+"-") || strings.Contains(text, "${"+name+":-") {
-			continue // compose-go does not tell an empty default from none
-		}
-		names = append(names, name)
+		r.later(d, func(*decoder) {
+			if target := r.find(serviceName(name)); target != nil && !slices.Contains(target.Service.Aliases, alias) && target.Name != alias {
+				target.Service.Aliases = append(target.Service.Aliases, alias)
+			}
+		})
 	}
-	slices.Sort(names)
-	return names
 }
 
-// walk calls do for every text in v, in order.
-func walk(v any, p place, do func(place, string) error) error {
-	switch v := v.(type) {
-	case string:
-		return do(p, v)
-	case []any:
-		for i, item := range v {
-			if err := walk(item, p.item(i), do); err != nil {
-				return err
-			}
+// deploySection reads what a service is given, and how it is kept.
+func (r *reader) deploySection(s *service, m map[string]any) {
+	d := s.decoder
+	sub, under := d.mapping(m, "deploy", "write deploy: {replicas: 2}")
+	if sub == nil {
+		return
+	}
+	defer d.done(sub)
+	known := []string{"mode", "replicas", "labels", "update_config", "rollback_config", "resources", "restart_policy", "placement", "endpoint_mode"}
+	if sub.err = sub.keys(under, known, nil); sub.err != nil {
+		return
+	}
+	if mode := sub.text(under, "mode"); mode != "" && mode != "replicated" {
+		sub.fail("mode", "leave it out", "mode %q is not supported yet", mode)
+	}
+	if under["replicas"] != nil {
+		if m["scale"] != nil || m["replicas"] != nil {
+			sub.fail("replicas", "keep one of them", "scale and replicas are the same")
 		}
-	case map[string]any:
-		for _, k := range slices.Sorted(maps.Keys(v)) {
-			if err := walk(v[k], p.child(k), do); err != nil {
-				return err
-			}
+		s.Scale = scaleOf(int(sub.integer(under, "replicas", 0, maxScale)))
+	}
+	maps.Copy(labelsInto(&s.Labels), sub.labelList(under))
+	for _, key := range []string{"endpoint_mode", "rollback_config"} {
+		if !isEmpty(under[key]) {
+			r.warn(sub, key, "%s is ignored", key)
 		}
 	}
-	return nil
+	if sub2, placement := sub.mapping(under, "placement", ""); sub2 != nil {
+		sub2.err = sub2.keys(placement, nil, []string{"constraints", "max_replicas_per_node", "preferences"})
+		sub.done(sub2)
+	}
+	r.deployResources(sub, under, s)
+	r.restartPolicy(sub, under, m, s)
+	r.updateConfig(sub, under, s)
+}
+
+func labelsInto(m *map[string]string) map[string]string {
+	if *m == nil {
+		*m = map[string]string{}
+	}
+	return *m
+}
+
+func (r *reader) deployResources(d *decoder, m map[string]any, s *service) {
+	sub, under := d.mapping(m, "resources", "write resources: {limits: {memory: 256MB}}")
+	if sub == nil {
+		return
+	}
+	defer d.done(sub)
+	if sub.err = sub.keys(under, []string{"limits", "reservations"}, nil); sub.err != nil {
+		return
+	}
+	if limits, of := sub.mapping(under, "limits", ""); limits != nil {
+		if limits.err = limits.keys(of, []string{"cpus", "memory", "pids"}, []string{"devices", "generic_resources"}); limits.err == nil {
+			given := limits.resources(of)
+			limits.takes("memory", s.Resources.Memory != 0, given.Memory != 0, func() { s.Resources.Memory = given.Memory })
+			limits.takes("cpus", s.Resources.CPUs != 0, given.CPUs != 0, func() { s.Resources.CPUs = given.CPUs })
+			limits.takes("pids", s.Resources.Pids != 0, given.Pids != 0, func() { s.Resources.Pids = given.Pids })
+		}
+		sub.done(limits)
+	}
+	if kept, of := sub.mapping(under, "reservations", ""); kept != nil {
+		if kept.err = kept.keys(of, []string{"cpus", "memory"}, []string{"devices", "generic_resources", "pids"}); kept.err == nil {
+			kept.resources(of) // only to say what is wrong with them
+			r.warn(kept, "", "reservations are ignored: nothing is reserved; limits bound a service")
+		}
+		sub.done(kept)
+	}
+}
+
+// takes has set called for a value that is given, unless another key said it.
+func (d *decoder) takes(key string, had, given bool, set func()) {
+	if had && given {
+		d.fail(key, "keep one of them", "%s is said twice", key)
+	}
+	if given {
+		set()
+	}
+}
+
+func (r *reader) restartPolicy(d *decoder, m, above map[string]any, s *service) {
+	sub, under := d.mapping(m, "restart_policy", "write restart_policy: {condition: on-failure}")
+	if sub == nil {
+		return
+	}
+	defer d.done(sub)
+	if sub.err = sub.keys(under, []string{"condition", "delay", "max_attempts", "window"}, nil); sub.err != nil {
+		return
+	}
+	policy := mayfly.Restart{Policy: mayfly.RestartAlways, Max: int(sub.integer(under, "max_attempts", 0, maxRestarts))}
+	switch sub.oneOf(under, "condition", "none", "on-failure", "any") {
+	case "none":
+		policy = mayfly.Restart{Policy: mayfly.RestartNever}
+	case "on-failure":
+		policy.Policy = mayfly.RestartOnFailure
+	}
+	for _, key := range []string{"delay", "window"} {
+		if under[key] != nil {
+			r.warn(sub, key, "%s is ignored: three restarts come at once, then ever later ones", key)
+		}
+	}
+	if above["restart"] == nil {
+		s.Service.Restart = policy
+	}
+}
+
+func (r *reader) updateConfig(d *decoder, m map[string]any, s *service) {
+	sub, under := d.mapping(m, "update_config", "write update_config: {order: start-first}")
+	if sub == nil {
+		return
+	}
+	defer d.done(sub)
+	known := []string{"parallelism", "delay", "failure_action", "monitor", "max_failure_ratio", "order"}
+	if sub.err = sub.keys(under, known, nil); sub.err != nil {
+		return
+	}
+	u := &s.Service.Update
+	atOnce := max(int(sub.integer(under, "parallelism", 0, maxScale)), 1)
+	if sub.oneOf(under, "order", "stop-first", "start-first") == "start-first" {
+		u.Surge = atOnce
+	} else {
+		u.Unavailable = atOnce
+	}
+	u.NoRollback = sub.oneOf(under, "failure_action", "continue", "pause", "rollback") != "rollback"
+	if under["monitor"] != nil && under["monitor"] != "0s" {
+		u.Healthy = sub.duration(under, "monitor", maxWait)
+	}
+	for _, key := range []string{"delay", "max_failure_ratio"} {
+		if under[key] != nil {
+			r.warn(sub, key, "%s is ignored: each step waits until what was started is ready", key)
+		}
+	}
+}
+
+// cpuKeys reads Compose's older ways to bound cores.
+func (d *decoder) cpuKeys(m map[string]any, res *mayfly.Resources) {
+	if n := d.integer(m, "cpu_count", 0, 4096); n > 0 {
+		d.takes("cpu_count", res.CPUs != 0, true, func() { res.CPUs = float64(n) })
+	}
+	if m["cpu_quota"] == nil && m["cpu_period"] == nil {
+		return
+	}
+	const usual = 100_000 // microseconds, the kernel's
+	period := float64(max(d.micros(m, "cpu_period"), 0))
+	if period == 0 {
+		period = usual
+	}
+	if quota := d.micros(m, "cpu_quota"); quota > 0 {
+		d.takes("cpu_quota", res.CPUs != 0, true, func() { res.CPUs = float64(quota) / period })
+	}
+}
+
+// micros reads microseconds, or a duration.
+func (d *decoder) micros(m map[string]any, key string) int64 {
+	if n, err := time.ParseDuration(d.text(m, key)); err == nil && n != 0 {
+		return n.Microseconds()
+	}
+	return d.integer(m, key, -1, 1<<40)
+}
+
+func (r *reader) ulimits(d *decoder, m map[string]any, res *mayfly.Resources) {
+	sub, under := d.mapping(m, "ulimits", "write ulimits: {nofile: 65536}")
+	if sub == nil {
+		return
+	}
+	defer d.done(sub)
+	for _, key := range sub.each(under) {
+		limit := strconv.FormatInt(res.Pids, 10)
+		switch key {
+		case "nofile":
+			sub.takes(key, res.Files != 0, true, func() { res.Files = sub.limit(under, key) })
+		case "nproc":
+			sub.limit(under, key)
+			r.warn(sub, key, "nproc is ignored: pids_limit bounds the processes of each container (now %s; 0 is the default)", limit)
+		default:
+			sub.fail(key, "remove it", "the limit %q is not supported yet", key)
+		}
+	}
+}
+
+// limit reads a number, or a mapping of which the hard one is what may be had.
+func (d *decoder) limit(m map[string]any, key string) uint64 {
+	const most = 1 << 30
+	if _, ok := m[key].(map[string]any); !ok {
+		return uint64(max(d.integer(m, key, -1, most), 0))
+	}
+	sub, under := d.mapping(m, key, "")
+	defer d.done(sub)
+	if sub.err = sub.keys(under, []string{"soft", "hard"}, nil); sub.err != nil {
+		return 0
+	}
+	return uint64(max(sub.integer(under, "soft", -1, most), sub.integer(under, "hard", -1, most), 0))
+}
+
+// tmpfs reads what is in memory: a path, or path:size=64m.
+func (s *service) tmpfs(d *decoder, m map[string]any) {
+	list := m["tmpfs"]
+	if text, ok := list.(string); ok {
+		m = map[string]any{"tmpfs": []any{text}}
+	}
+	for i, text := range d.texts(m, "tmpfs", "write tmpfs: [/path]") {
+		sub := &decoder{source: d.source, at: d.at.child("tmpfs").item(i), what: d.what}
+		target, options, _ := strings.Cut(text, ":")
+		t := mayfly.Mount{Type: "tmpfs", Target: path.Clean(target)}
+		if !path.IsAbs(target) || t.Target == "/" {
+			sub.fail("", "write the path in the container", "%q is not an absolute path below /", target)
+		}
+		for _, option := range strings.FieldsFunc(options, func(c rune) bool { return c == ',' }) {
+			name, value, _ := strings.Cut(option, "=")
+			switch name {
+			case "size":
+				t.Size = sub.size(map[string]any{"size": value}, "size", 1, maxMemory)
+			case "ro":
+				t.ReadOnly = true
+			case "rw", "noexec", "nosuid", "nodev":
+			default:
+				sub.fail("", "use size and ro", "the option %q of a tmpfs is not supported", name)
+			}
+		}
+		d.done(sub)
+		s.Mounts = append(s.Mounts, t)
+	}
+	if size := d.size(m, "shm_size", 0, maxMemory); size > 0 {
+		s.Mounts = append(s.Mounts, mayfly.Mount{Type: "tmpfs", Target: "/dev/shm", Size: size})
+	}
+}
+
+// securityOpt takes what holds for every container anyway.
+func (d *decoder) securityOpt(m map[string]any) {
+	for i, text := range d.texts(m, "security_opt", "write security_opt: [no-new-privileges:true]") {
+		switch text {
+		case "no-new-privileges", "no-new-privileges:true", "no-new-privileges=true":
+		default:
+			sub := &decoder{source: d.source, at: d.at.child("security_opt").item(i), what: d.what}
+			sub.fail("", "remove it", "the security option %q is not supported yet", text)
+			d.done(sub)
+		}
+	}
+}
+
+// provideExposed makes endpoints of what Compose publishes or exposes. A service
+// of a Compose file that does neither can be reached all the same, at any port.
+func (s *service) provideExposed(d *decoder, m map[string]any, compose bool) {
+	ports := d.expose(m)
+	names := map[mayfly.Port]published{}
+	for _, p := range s.published {
+		key := mayfly.Port{Container: p.Container, Protocol: p.Protocol}
+		ports, names[key] = append(ports, key), p
+	}
+	if m["provides"] != nil || !compose && m["expose"] == nil {
+		return
+	}
+	for _, p := range ports {
+		one := mayfly.Provide{Name: fmt.Sprintf("tcp-%d", p.Container), Port: p.Container, Protocol: p.Protocol, Unprobed: true}
+		if p.Protocol != "" {
+			one.Name = fmt.Sprintf("%s-%d", p.Protocol, p.Container)
+		}
+		if said := names[p]; said.name != "" {
+			one.Name = said.name
+		}
+		if said := names[p]; said.protocol != "" && one.Protocol == "" {
+			one.Protocol = said.protocol
+		}
+		if !slices.ContainsFunc(s.Provides, func(o mayfly.Provide) bool { return o.Name == one.Name }) {
+			s.Provides = append(s.Provides, one)
+		}
+	}
+	if compose && len(s.Provides) == 0 && s.Network != "none" {
+		s.Provides = []mayfly.Provide{{Name: "address", Protocol: mayfly.AddressOnly, Unprobed: true}}
+	}
+}
+
+// inProfile says whether a service takes part.
+func (r *reader) inProfile(d *decoder, m map[string]any) bool {
+	profiles, ok := m["profiles"].([]any)
+	if !ok || len(profiles) == 0 {
+		return true
+	}
+	for _, p := range profiles {
+		if text, ok := p.(string); ok && slices.Contains(r.opts.Profiles, text) {
+			return true
+		}
+	}
+	return slices.Contains(r.opts.Profiles, "*")
 }

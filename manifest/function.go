@@ -24,19 +24,19 @@ const (
 var functionKeys = []string{
 	"image", "stack", "code", "handler", "protocol", "command", "entrypoint", "env", "memory", "cpus", "pids", "files",
 	"timeout", "isolation", "concurrency", "routes", "maxBody", "network", "user", "workdir", "readOnly",
-	"retries", "rate", "key", "schedules",
+	"scale", "retries", "rate", "key", "schedules", "events", "provides", "requires", "volumes", "secrets", "configs", "labels",
 }
 
 // laterKeys are the design's, but nothing honours them yet.
 var laterKeys = []string{
-	"events", "scale", "provides", "requires", "volumes", "secrets", "labels", "build",
-	"processes", "on_change", "profiles", "priority", "tmpfs", "dns", "replicas",
+	"build", "processes", "profiles", "priority", "tmpfs", "dns", "replicas",
 }
 
 var handlerPattern = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9_./-]*\.[A-Za-z_$][A-Za-z0-9_$]*$`)
 
 // functions adds the workloads of one file to what the reader found so far.
-func (r *reader) functions(s *source, v any, dir string, env map[string]string) error {
+func (r *reader) functions(in file, v any) error {
+	s := in.source
 	if isEmpty(v) {
 		return nil
 	}
@@ -50,32 +50,32 @@ func (r *reader) functions(s *source, v any, dir string, env map[string]string) 
 			e := s.errorf(at.key(), "function %q is not a valid name", name)
 			return e.WithHint("use 1 to 63 of a-z, 0-9 and '-', not starting or ending with '-'")
 		}
-		for _, f := range r.out.Functions {
-			if f.Name == name {
-				return s.errorf(at.key(), "function %q is defined in another file too", name).WithHint("rename one")
-			}
+		if err := r.checkTaken(s, at, "function", name); err != nil {
+			return err
 		}
 		d := &decoder{source: s, at: at, what: "function " + quote(name)}
 		m, ok := all[name].(map[string]any)
 		if !ok {
-			return s.errorf(at.key(), "%s must be a mapping", d.what).WithHint("say at least image, or stack and code")
+			return s.errorf(at.key(), "%s must be a mapping", d.what).WithHint("say at least code, or image")
 		}
-		f, err := r.function(d, m, dir, env)
+		f, err := r.function(d, m, in)
 		if err == nil {
 			f.Schedules = r.schedules(d, m, name)
+			f.Events = d.events(m)
+			d.checkLimits(&f)
 			err = d.err
 		}
 		if err != nil {
 			return err
 		}
-		f.Name, f.Space = name, r.opts.Space
+		f.Name, f.Space, f.App = name, r.opts.Space, r.out.Name
 		r.out.Functions = append(r.out.Functions, f)
 	}
 	return nil
 }
 
-func (r *reader) function(d *decoder, m map[string]any, dir string, env map[string]string) (Function, error) {
-	var f Function
+func (r *reader) function(d *decoder, m map[string]any, in file) (Workload, error) {
+	var f Workload
 	if err := d.keys(m, functionKeys, laterKeys); err != nil {
 		return f, err
 	}
@@ -83,7 +83,7 @@ func (r *reader) function(d *decoder, m map[string]any, dir string, env map[stri
 	f.Protocol = mayfly.Protocol(d.oneOf(m, "protocol", "http", "cgi", "stdio", "handler"))
 	f.Isolation = mayfly.Isolation(d.oneOf(m, "isolation", "run", "instance"))
 	f.Command, f.Entrypoint = d.words(m, "command"), d.words(m, "entrypoint")
-	f.Env = d.environment(m, "env", env)
+	f.Env = d.environment(m, "env", in.env)
 	f.User, f.WorkDir = d.text(m, "user"), d.text(m, "workdir")
 	f.ReadOnly = d.boolean(m, "readOnly")
 	f.Network = d.oneOf(m, "network", "bridge", "none", "host")
@@ -95,18 +95,31 @@ func (r *reader) function(d *decoder, m map[string]any, dir string, env map[stri
 	f.Concurrency = int(d.integer(m, "concurrency", 0, maxConcurrency))
 	f.MaxBody = d.size(m, "maxBody", 1, maxBody)
 	f.tasks(d, m)
-	f.Routes = r.routes(d, m)
-	f.CodeDir = r.codeDir(d, m, dir)
+	f.CodeDir = r.codeDir(d, m, in.dir)
+	name := d.at.last()
+	f.Routes = r.routes(d, m, func() *mayfly.Workload { return &mayfly.Workload{Name: name} })
+	r.functionConnections(d, m, in, &f)
 	f.origin(d, m)
 	f.protocol(d)
+	f.Scale = f.functionScale(d, m)
 	if f.WorkDir != "" && !path.IsAbs(f.WorkDir) {
 		d.fail("workdir", "begin it with /", "workdir %q is not absolute", f.WorkDir)
 	}
 	return f, d.err
 }
 
+// functionConnections reads what a function is connected to, as a service is.
+func (r *reader) functionConnections(d *decoder, m map[string]any, in file, f *Workload) {
+	f.Provides, f.Requires = d.provides(m), d.requires(m)
+	r.laterRequires(d, f.Requires)
+	mounts := r.volumes(d, m, in.dir)
+	f.Volumes, f.Mounts = mounts.volumes, mounts.mounts
+	f.Secrets, f.Configs = r.secretMounts(d, m), r.configMounts(d, m, false)
+	f.Labels = d.labelList(m)
+}
+
 // origin checks that the root comes from exactly one place.
-func (f *Function) origin(d *decoder, m map[string]any) {
+func (f *Workload) origin(d *decoder, m map[string]any) {
 	has := func(key string) bool { return m[key] != nil }
 	switch {
 	case has("image") && (has("stack") || has("code")):
@@ -125,28 +138,31 @@ func (f *Function) origin(d *decoder, m map[string]any) {
 		}
 	case has("stack"):
 		d.fail("stack", "add code: ./FOLDER", "stack needs code")
-	case has("code"):
-		d.fail("code", "add stack: host, or one of mayfly stack ls", "code needs a stack")
+	case has("code"): // what it is, is found out
 	default:
-		d.fail("", "add image: NAME, or stack: NAME and code: ./FOLDER", "nothing says what to run")
+		d.fail("", "add code: ./FOLDER, or image: NAME", "nothing says what to run")
 	}
 }
 
-// protocol fills in the defaults and checks what belongs together.
-func (f *Function) protocol(d *decoder) {
-	if f.Protocol == "" {
-		f.Protocol = mayfly.HTTP
-		if f.Handler != "" {
-			f.Protocol = mayfly.Handler
+// protocol fills in the defaults and checks what belongs together. What is found
+// out from the code is left open.
+func (f *Workload) protocol(d *decoder) {
+	starts := f.Handler != "" || len(f.Command)+len(f.Entrypoint) > 0
+	if open := f.Image == "" && (f.Stack == "" || !starts); !open {
+		if f.Protocol == "" {
+			f.Protocol = mayfly.HTTP
+			if f.Handler != "" {
+				f.Protocol = mayfly.Handler
+			}
+		}
+		if f.Isolation == "" {
+			f.Isolation = mayfly.IsolationRun
 		}
 	}
-	if f.Isolation == "" {
-		f.Isolation = mayfly.IsolationRun
-	}
 	switch {
-	case f.Protocol == mayfly.Handler && f.Handler == "":
+	case f.Protocol == mayfly.Handler && f.Handler == "" && starts:
 		d.fail("protocol", "add handler: FILE.FUNCTION, as in main.handle", "protocol handler needs a handler")
-	case f.Handler != "" && f.Protocol != mayfly.Handler:
+	case f.Handler != "" && f.Protocol != mayfly.Handler && f.Protocol != "":
 		d.fail("handler", "remove one of them", "handler and protocol %s exclude each other", f.Protocol)
 	case f.Handler != "" && f.Image != "":
 		d.fail("handler", "use stack and code", "handler needs a stack, whose loader calls it")
@@ -158,88 +174,10 @@ func (f *Function) protocol(d *decoder) {
 			key = "entrypoint"
 		}
 		d.fail(key, "remove one of them", "handler and %s exclude each other", key)
-	case f.Stack != "" && f.Handler == "" && len(f.Command)+len(f.Entrypoint) == 0:
-		d.fail("", "add command: [./PROGRAM], or handler: FILE.FUNCTION", "nothing says how to start the code")
 	case f.Isolation == mayfly.IsolationInstance && (f.Protocol == mayfly.CGI || f.Protocol == mayfly.Stdio):
 		d.fail("isolation", "use protocol http or handler, or isolation run",
 			"isolation instance does not fit protocol %s, which is a process for each run", f.Protocol)
 	}
-}
-
-// routes reads a list of paths or of {path, host}.
-func (r *reader) routes(d *decoder, m map[string]any) []mayfly.Route {
-	if m["routes"] == nil {
-		return nil
-	}
-	list, ok := m["routes"].([]any)
-	if !ok {
-		d.fail("routes", "write routes: [/path]", "routes must be a list")
-		return nil
-	}
-	var routes []mayfly.Route
-	for i, item := range list {
-		sub := &decoder{source: d.source, at: d.at.child("routes").item(i), what: d.what}
-		route, ok := sub.route(item)
-		if ok && d.err == nil {
-			for _, other := range slices.Concat(routes, r.allRoutes()) {
-				if other == route {
-					sub.fail("", "give each route to one function", "route %s is here twice", routeText(route))
-				}
-			}
-			routes = append(routes, route)
-		}
-		if sub.err != nil && d.err == nil {
-			d.err = sub.err
-		}
-	}
-	return routes
-}
-
-func (r *reader) allRoutes() []mayfly.Route {
-	var all []mayfly.Route
-	for _, f := range r.out.Functions {
-		all = append(all, f.Routes...)
-	}
-	return all
-}
-
-func routeText(r mayfly.Route) string { return r.Host + r.Path }
-
-var hostPattern = regexp.MustCompile(`^(\*\.)?[a-z0-9]([a-z0-9-]*[a-z0-9])?(\.[a-z0-9]([a-z0-9-]*[a-z0-9])?)*$`)
-
-func (d *decoder) route(item any) (mayfly.Route, bool) {
-	route := mayfly.Route{Path: "/"}
-	switch item := item.(type) {
-	case string:
-		route.Path = item
-		if i := strings.IndexByte(item, '/'); i > 0 { // example.org/path, as map-route has it
-			route.Host, route.Path = item[:i], item[i:]
-		}
-	case map[string]any:
-		if d.err = d.keys(item, []string{"path", "host"}, nil); d.err != nil {
-			return route, false
-		}
-		route.Host = d.text(item, "host")
-		if item["path"] != nil {
-			route.Path = d.text(item, "path")
-		}
-	default:
-		d.fail("", "write /path or {path: /path, host: example.org}", "a route must be a path")
-		return route, false
-	}
-	route.Host = strings.ToLower(route.Host)
-	if route.Host != "" && (len(route.Host) > 253 || !hostPattern.MatchString(route.Host)) {
-		d.fail("host", "write it like example.org", "route host %q is not a host name", route.Host)
-	}
-	switch clean := path.Clean(route.Path); {
-	case !strings.HasPrefix(route.Path, "/"):
-		d.fail("path", "begin it with /", "route path %q is not absolute", route.Path)
-	case strings.ContainsAny(route.Path, "?#\x00") || len(route.Path) > 1024:
-		d.fail("path", "leave out ? and #", "route path %q is not a path", excerpt(route.Path))
-	default:
-		route.Path = clean
-	}
-	return route, d.err == nil
 }
 
 // codeDir resolves code, which must be a folder beneath the manifest's own.

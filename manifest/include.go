@@ -1,7 +1,6 @@
 package manifest
 
 import (
-	"context"
 	"errors"
 	"io"
 	"io/fs"
@@ -13,7 +12,7 @@ import (
 
 // include reads the files that a file includes, as Compose has it: a path, or
 // a mapping with path and project_directory.
-func (r *reader) include(ctx context.Context, s *source, dir string, env map[string]string, stack []string) error {
+func (r *reader) include(s *source, dir string, env map[string]string, stack []string) error {
 	v := s.top["include"]
 	if isEmpty(v) {
 		return nil
@@ -41,14 +40,14 @@ func (r *reader) include(ctx context.Context, s *source, dir string, env map[str
 		if d.err != nil {
 			return d.err
 		}
-		if err := r.includeFile(ctx, s, at, dir, path, project, env, stack); err != nil {
+		if err := r.includeFile(s, at, dir, path, project, env, stack); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-func (r *reader) includeFile(ctx context.Context, s *source, at place, dir, path, project string, env map[string]string, stack []string) error {
+func (r *reader) includeFile(s *source, at place, dir, path, project string, env map[string]string, stack []string) error {
 	if r.root == nil {
 		return s.errorf(at, "include needs a manifest that is a file")
 	}
@@ -78,7 +77,7 @@ func (r *reader) includeFile(ctx context.Context, s *source, at place, dir, path
 			return s.errorf(at, "project_directory %q is not beneath the manifest's folder", project)
 		}
 	}
-	return r.file(ctx, full, data, into, env, stack)
+	return r.file(full, data, into, env, stack)
 }
 
 // readBeneath reads a file beneath the manifest's folder, whatever links it

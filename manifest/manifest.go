@@ -1,9 +1,8 @@
-// Package manifest reads mayfly.yaml: a superset of the Compose Specification
-// whose functions become workloads.
+// Package manifest reads mayfly.yaml, and compose.yaml: a superset of the Compose
+// Specification whose functions and services become workloads.
 //
-// What Compose can say is read by compose-go: interpolation, merging, profiles.
-// Our own keys are found first, each with its place, and travel through
-// compose-go as extensions. A key that nobody knows, and a key that is known
+// Variables are put in by compose-go; everything else is read here, because
+// each error and each warning has a place. A key that nobody knows, and a key that is known
 // but cannot be honoured yet, are errors: nothing is ever silently ignored.
 // Every error is one line of kind Invalid that names file, line and column.
 //
@@ -13,7 +12,6 @@
 package manifest
 
 import (
-	"context"
 	"errors"
 	"io"
 	"io/fs"
@@ -42,14 +40,46 @@ type Options struct {
 // Manifest is what a file asks for.
 type Manifest struct {
 	Name      string     // of the project: the key "name", else the folder's
-	Functions []Function // sorted by name
-	Warnings  []string   // one line each, for the person who deploys
+	Functions []Workload // sorted by name
+	Services  []Workload // each after those that it waits for, else sorted by name
+	Volumes   []Volume   // sorted by name, as are those below
+	Secrets   []Secret
+	Configs   []Config
+	Off       []string // services that have no part because no profile of theirs is on, sorted by name
+	Warnings  []string // one line each, for the person who deploys
 }
 
-// Function is a workload and where its code lies.
-type Function struct {
+// Workload is a function or a service, and where its code lies.
+type Workload struct {
 	mayfly.Workload
 	CodeDir string // folder to upload as the workload's Code, as a path from the working directory; empty with Image
+}
+
+// Volume is a volume that a workload of the manifest may mount.
+type Volume struct {
+	mayfly.Volume
+	External bool // it must be there already, and is not this manifest's
+}
+
+// Secret is a secret that a workload of the manifest may have.
+type Secret struct {
+	Name     string // in the space
+	Value    []byte `json:"-"` // nil if External or Generate, and where only text was read
+	External bool   // it must be there already
+	Generate bool   `json:",omitzero"` // the deploy makes one at random where there is none
+}
+
+// String hides the value.
+func (s Secret) String() string { return "secret " + s.Name }
+
+// GoString hides the value.
+func (s Secret) GoString() string { return s.String() }
+
+// Config is a config that a workload of the manifest may have.
+type Config struct {
+	Name     string // in the space
+	Value    []byte // nil if External, and where only text was read
+	External bool   // it must be there already
 }
 
 // Load reads the manifest in the file path. The code folders that it names
@@ -67,7 +97,20 @@ func Load(path string, opts Options) (*Manifest, error) {
 		return nil, err
 	}
 	r := reader{opts: opts, root: root, dir: dir}
-	return r.read(context.Background(), path, data)
+	r.overrides(path)
+	return r.read(path, data)
+}
+
+// overrides warns of the files that Compose would lay over one by itself.
+func (r *reader) overrides(path string) {
+	if !isCompose(path) {
+		return
+	}
+	for _, name := range []string{"compose.override.yaml", "compose.override.yml", "docker-compose.override.yaml", "docker-compose.override.yml"} {
+		if _, err := r.root.Stat(name); err == nil && name != filepath.Base(path) {
+			r.out.Warnings = append(r.out.Warnings, filepath.Join(r.dir, name)+" is not read: write what it says into "+filepath.Base(path)+", or use extends or include")
+		}
+	}
 }
 
 // Parse reads a manifest from data. The name stands for the file in errors, and
@@ -75,7 +118,7 @@ func Load(path string, opts Options) (*Manifest, error) {
 // includes are refused and code folders are not looked at.
 func Parse(name string, data []byte, opts Options) (*Manifest, error) {
 	r := reader{opts: opts, dir: filepath.Dir(name)}
-	return r.read(context.Background(), name, data)
+	return r.read(name, data)
 }
 
 // readFile reads a file of at most MaxSize bytes.

@@ -50,9 +50,9 @@ functions:
 	}
 	want := &Manifest{
 		Name: "holiday",
-		Functions: []Function{{
+		Functions: []Workload{{
 			Workload: mayfly.Workload{
-				Space: "team", Name: "echo", Image: "busybox", Protocol: mayfly.Stdio, Isolation: mayfly.IsolationRun,
+				Space: "team", Name: "echo", App: "holiday", Image: "busybox", Protocol: mayfly.Stdio, Isolation: mayfly.IsolationRun,
 				Process: mayfly.Process{
 					Entrypoint: []string{},
 					Command:    []string{"sh", "-c", `cat; echo "a b"`},
@@ -64,7 +64,7 @@ functions:
 			},
 		}, {
 			Workload: mayfly.Workload{
-				Space: "team", Name: "thumbnail", Stack: "python", Handler: "main.handle",
+				Space: "team", Name: "thumbnail", App: "holiday", Stack: "python", Handler: "main.handle",
 				Protocol: mayfly.Handler, Isolation: mayfly.IsolationRun,
 				Process: mayfly.Process{
 					Env: map[string]string{"LANG": "C.UTF-8", "SIZE": "128", "WHO": "nobody", "FROM": "here"},
@@ -97,22 +97,30 @@ func TestParseErrors(t *testing.T) {
 		{"unknown key", one("image: a", "handlr: main.handle"),
 			`m.yaml:4:5: function "f": unknown key "handlr" (handlr: main.handle); did you mean "handler"?`},
 		{"far key", one("image: a", "zebra: 1"),
-			`m.yaml:4:5: function "f": unknown key "zebra" (zebra: 1); known here: code, command, concurrency, cpus, entrypoint, env, files, handler, image, isolation, key, maxBody, memory, network, pids, protocol, rate, readOnly, retries, routes, schedules, stack, timeout, user, workdir`},
-		{"far top key", "zebra: 1", `m.yaml:1:1: unknown key "zebra" (zebra: 1); known here: functions, include, name`},
+			`m.yaml:4:5: function "f": unknown key "zebra" (zebra: 1); known here: code, command, concurrency, configs, cpus, entrypoint, env, events, files, handler, image, isolation, key, labels, maxBody, memory, network, pids, protocol, provides, rate, readOnly, requires, retries, routes, scale, schedules, secrets, stack, timeout, user, volumes, workdir`},
+		{"scale number", one("image: a", "scale: 3"),
+			`m.yaml:4:12: function "f": scale of a function must be a mapping: it has as many instances as its runs need (scale: 3); write scale: {min: 0, max: 10}`},
+		{"scale order", one("image: a", "scale: {min: 3, max: 2}"), `m.yaml:4:26: function "f": scale: max is less than min (scale: {min: 3, max: 2})`},
+		{"scale active", one("image: a", "scale: {active: 1}"), `m.yaml:4:21: function "f": scale: active is for services: every instance of a function works (scale: {active: 1})`},
+		{"scale unknown", one("image: a", "scale: {mix: 1}"), `m.yaml:4:13: function "f": scale: unknown key "mix" (scale: {mix: 1}); did you mean "max"?`},
+		{"scale idle", one("image: a", "scale: {idle: 5}"), `m.yaml:4:19: function "f": scale: idle "5" is not a duration (scale: {idle: 5}); add a unit, as in 5s`},
+		{"scale concurrency", one("image: a", "scale: {concurrency: 2}"),
+			`m.yaml:4:26: function "f": scale: with isolation run each instance serves one run (scale: {concurrency: 2}); add isolation: instance`},
+		{"scale cooldown", one("image: a", "scale: {cooldown: 1m}"),
+			`m.yaml:4:23: function "f": scale: with isolation run each instance ends with its run (scale: {cooldown: 1m}); add isolation: instance`},
+		{"far top key", "zebra: 1", `m.yaml:1:1: unknown key "zebra" (zebra: 1); known here: configs, functions, include, name, secrets, services, stacks, volumes`},
 		{"tabs", "functions:\n\tf: {image: a}\n",
 			`m.yaml:2:1: found character ' ' that cannot start any token (f: {image: a}); indent with spaces: YAML takes no tabs`},
 		{"memory overflow", one("image: a", "memory: 99999999999GB"), `m.yaml:4:13: function "f": memory must be at most 8TB (memory: 99999999999GB)`},
 		{"byte order mark, carriage returns", "\ufefffunctions:\r\n  f: {}\r\n",
-			`m.yaml:2:3: function "f": nothing says what to run (f: {}); add image: NAME, or stack: NAME and code: ./FOLDER`},
+			`m.yaml:2:3: function "f": nothing says what to run (f: {}); add code: ./FOLDER, or image: NAME`},
 		{"synonym", one("image: a", "environment: {A: b}"),
 			`m.yaml:4:5: function "f": unknown key "environment" (environment: {A: b}); did you mean "env"?`},
-		{"later", one("image: a", "events: [{type: x}]"),
-			`m.yaml:4:5: function "f": "events" is not supported yet (events: [{type: x}]); remove it`},
-		{"service", "services:\n  web:\n    image: x\n",
-			`m.yaml:2:3: service "web": services are not supported yet (web:); run it as a function, or leave it out`},
-		{"volumes", "volumes: {data: {}}", `m.yaml:1:1: "volumes" is not supported yet (volumes: {data: {}}); remove it`},
+		{"later", one("image: a", "priority: 3"),
+			`m.yaml:4:5: function "f": "priority" is not supported yet (priority: 3); remove it`},
+		{"models", "models: {m: {}}", `m.yaml:1:1: "models" is not supported yet (models: {m: {}}); remove it`},
 		{"nothing", one("timeout: 3s"),
-			`m.yaml:2:3: function "f": nothing says what to run (f:); add image: NAME, or stack: NAME and code: ./FOLDER`},
+			`m.yaml:2:3: function "f": nothing says what to run (f:); add code: ./FOLDER, or image: NAME`},
 		{"both", one("image: a", "stack: host", "code: ./c"),
 			`m.yaml:4:12: function "f": image and stack exclude each other (stack: host); keep one of them`},
 		{"name", "functions:\n  Big: {image: a}\n",
@@ -128,12 +136,10 @@ func TestParseErrors(t *testing.T) {
 			`m.yaml:4:14: function "f": handler needs a stack, whose loader calls it (handler: main.handle); use stack and code`},
 		{"handler with http", one("stack: host", "code: c", "protocol: http", "handler: main.handle"),
 			`m.yaml:6:14: function "f": handler and protocol http exclude each other (handler: main.handle); remove one of them`},
-		{"handler missing", one("stack: host", "code: c", "protocol: handler"),
+		{"handler missing", one("stack: host", "code: c", "protocol: handler", "command: [a]"),
 			`m.yaml:5:15: function "f": protocol handler needs a handler (protocol: handler); add handler: FILE.FUNCTION, as in main.handle`},
 		{"handler dots", one("stack: host", "code: c", "handler: ../main.handle"),
 			`m.yaml:5:14: function "f": handler "../main.handle" is not valid (handler: ../main.handle); write FILE.FUNCTION, as in main.handle`},
-		{"no start", one("stack: host", "code: c"),
-			`m.yaml:2:3: function "f": nothing says how to start the code (f:); add command: [./PROGRAM], or handler: FILE.FUNCTION`},
 		{"protocol", one("image: a", "protocol: grpc"),
 			`m.yaml:4:15: function "f": protocol cannot be "grpc" (protocol: grpc); use http, cgi, stdio or handler`},
 		{"instance", one("image: a", "protocol: cgi", "isolation: instance"),
@@ -141,8 +147,14 @@ func TestParseErrors(t *testing.T) {
 		{"code outside", one("stack: host", "code: ../c"),
 			`m.yaml:4:11: function "f": code "../c" is not beneath the manifest's folder (code: ../c); use a relative path without ..`},
 		{"route twice", "functions:\n  a: {image: a, routes: [/x]}\n  b: {image: a, routes: [/y, /x/]}\n",
-			`m.yaml:3:30: function "b": route /x is here twice (b: {image: a, routes: [/y, /x/]}); give each route to one function`},
+			`m.yaml:3:30: function "b": route /x is here twice (b: {image: a, routes: [/y, /x/]}); give each route to one function, or all of them a weight`},
 		{"route", one("image: a", "routes: [x]"), `m.yaml:4:14: function "f": route path "x" is not absolute (routes: [x]); begin it with /`},
+		{"route method", one("image: a", "routes: [{method: G T}]"), `m.yaml:4:23: function "f": route method "G T" is not a method (routes: [{method: G T}]); write it like GET or POST`},
+		{"route weight", one("image: a", "routes: [{weight: 1001}]"), `m.yaml:4:23: function "f": weight must be a whole number from 1 to 1000 (routes: [{weight: 1001}])`},
+		{"route port", one("image: a", "routes: [{port: http}]"), `m.yaml:4:14: function "f": f is a function, of which no port is chosen (routes: [{port: http}]); leave the route's port out`},
+		{"a service's route", "services:\n  w:\n    image: a\n    routes: [/]\n", `m.yaml:4:14: service "w": w provides no port that a route could lead to (routes: [/]); add provides: {http: PORT} to it`},
+		{"a service's route's port", "services:\n  w:\n    image: a\n    provides: {a: 1, b: 2}\n    routes: [/]\n", `m.yaml:5:14: service "w": w provides several ports, and none is called http (routes: [/]); choose one for the route: port: a or b`},
+		{"a service's route's release", "services:\n  w:\n    image: a\n    provides: {a: 1}\n    routes: [{release: 2}]\n", `m.yaml:5:14: service "w": w is a service, of which one release runs at a time (routes: [{release: 2}]); deploy the other one as a service of its own, and share the route by weights`},
 		{"route key", one("image: a", "routes: [{pth: /x}]"),
 			`m.yaml:4:15: function "f": unknown key "pth" (routes: [{pth: /x}]); did you mean "path"?`},
 		{"syntax", "a: [1", `m.yaml:1:4: sequence end token ']' not found (a: [1)`},
@@ -270,7 +282,7 @@ func TestWarnings(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := []string{"m.yaml:4:11: the variable UNSET is not set, so it is empty (user: $UNSET)"}
+	want := []string{"m.yaml:4:11: the variable UNSET is not set, so it is empty; write $$ if the container's own is meant (user: $UNSET)"}
 	if diff := cmp.Diff(want, m.Warnings); diff != "" {
 		t.Error("warnings (-want +got):\n" + diff)
 	}
@@ -329,6 +341,8 @@ func FuzzParse(f *testing.F) {
 		one("image: a", `schedules: ["@daily", {cron: "0 3 L * 5#1", tz: Europe/Berlin, start: 2031-01-01, payload: {a: [1]}, every: 1h}]`),
 		"x: &a {b: c}\nfunctions: {f: {<<: *a, image: x}}", bomb()[:200], "services: {a: {image: b}}",
 		"a: |\n  b\n", "? a\n: b\n", "!!str a: !reset b", "%YAML 1.2\n---\na: b\n...\n", "- [a, {b: c}]", "a: \"\\u00e9\"\n", "\xff\xfe", "a: ~\n", "0\r#00\r000", "* 000000\n\r00",
+		svc("requires: {db: {tags: {a: {regex: x}, b: [c]}, on_change: HUP}}", "ports: ['80-82:80-82/udp', {target: 1}]", "volumes: ['d:/d:ro', ./x:/y]", "secrets: [a]") + "volumes: {d: {size: 1g, events: {type: a, match: [b], depth: 3}}}\nsecrets: {a: {external: true}}\nstacks: {s: {packages: [a]}}\n",
+		"services: {a: {image: b, extends: c, depends_on: {c: {condition: service_healthy}}, healthcheck: {test: [CMD, x]}, networks: {n: {aliases: [z]}}}, c: {image: d, deploy: {replicas: 2, resources: {limits: {memory: 5m}}}, ulimits: {nofile: {soft: 1, hard: 2}}, tmpfs: /t:size=1m}}\nnetworks: {n: }",
 	} {
 		f.Add([]byte(seed))
 	}
@@ -343,9 +357,12 @@ func FuzzParse(f *testing.F) {
 			}
 			return
 		}
-		for _, fn := range m.Functions {
+		for _, fn := range append(m.Functions, m.Services...) {
 			if err := mayfly.CheckName("function", fn.Name); err != nil {
 				t.Error(err)
+			}
+			if fn.App != m.Name {
+				t.Errorf("%s is of app %q", fn.Name, fn.App)
 			}
 			if (fn.Image == "") == (fn.Stack == "") {
 				t.Errorf("%s has image %q and stack %q", fn.Name, fn.Image, fn.Stack)

@@ -59,7 +59,7 @@ func (r *reader) allSchedules() (all []mayfly.Schedule) {
 }
 
 func (r *reader) schedule(d *decoder, m map[string]any) (s mayfly.Schedule) {
-	if d.err = d.keys(m, []string{"name", "cron", "tz", "every", "at", "start", "end", "times", "jitter", "overlap", "catchUp", "payload"}, nil); d.err != nil {
+	if d.err = d.keys(m, []string{"name", "cron", "tz", "every", "at", "start", "end", "times", "jitter", "overlap", "catchUp", "payload", "emit"}, nil); d.err != nil {
 		return s
 	}
 	s.Name, s.Cron, s.TimeZone = d.text(m, "name"), d.text(m, "cron"), d.text(m, "tz")
@@ -71,6 +71,7 @@ func (r *reader) schedule(d *decoder, m map[string]any) (s mayfly.Schedule) {
 	s.CatchUp = d.duration(m, "catchUp", math.MaxInt64)
 	s.Overlap = mayfly.Overlap(d.oneOf(m, "overlap", "skip", "queue", "replace"))
 	s.Task.Payload = d.payload(m)
+	s.Emit = d.emit(m)
 	return s
 }
 
@@ -91,6 +92,9 @@ func (d *decoder) cron(m map[string]any, s mayfly.Schedule) *time.Location {
 // checkSchedule checks what belongs together.
 func (d *decoder) checkSchedule(s mayfly.Schedule, function string) {
 	s.Space, s.Task.Workload, s.Created = mayfly.DefaultSpace, function, time.Unix(0, 0)
+	if s.Emit != nil {
+		s.Task.Workload = ""
+	}
 	if _, err := schedule.NewTimetable(s, new(schedule.Zones)); err != nil {
 		d.failAs("", err)
 	}

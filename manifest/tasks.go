@@ -19,7 +19,7 @@ const (
 var fieldPattern = regexp.MustCompile(`^[^.\s]+(\.[^.\s]+)*$`)
 
 // tasks reads what holds for the tasks of a function.
-func (f *Function) tasks(d *decoder, m map[string]any) {
+func (f *Workload) tasks(d *decoder, m map[string]any) {
 	f.Retries = f.retries(d, m)
 	f.Rate = d.rate(m)
 	f.Key = d.keyLimit(m)
@@ -44,7 +44,7 @@ func (d *decoder) done(sub *decoder) {
 	}
 }
 
-func (f *Function) retries(d *decoder, m map[string]any) (r mayfly.Retries) {
+func (f *Workload) retries(d *decoder, m map[string]any) (r mayfly.Retries) {
 	switch m["retries"].(type) {
 	case nil:
 		return r

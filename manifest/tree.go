@@ -39,6 +39,9 @@ func (p place) parent() place {
 	return p[:i]
 }
 
+// last is the key that it is under.
+func (p place) last() string { return string(p[strings.LastIndexByte(string(p), '\n')+1:]) }
+
 type position struct{ line, column int }
 
 // source is one parsed file: its values as plain Go, and where each stood.

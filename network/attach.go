@@ -35,10 +35,13 @@ func (a *Attachment) Path() string {
 // Attach gives container id a namespace on the bridge and publishes its ports.
 // It takes a namespace that waits, or makes one when none does (about 1 ms).
 //
+// It is in the groups, or in DefaultGroup if there are none, and shares the
+// bridge with those that are in one of them.
+//
 // Errors of kind Conflict name the port that is taken, and by whom, or say
 // that id is attached already; Busy means that no address is free.
-func (n *Network) Attach(ctx context.Context, id string, ports []mayfly.Port) (*Attachment, error) {
-	return n.attach(ctx, id, ports, n.takeForGood)
+func (n *Network) Attach(ctx context.Context, id string, ports []mayfly.Port, groups ...string) (*Attachment, error) {
+	return n.attach(ctx, id, ports, func() (*namespace, error) { return n.takeForGood(keyOf(groups)) })
 }
 
 // AttachSealed is Attach for a container that can pass no open file to another,
@@ -46,8 +49,8 @@ func (n *Network) Attach(ctx context.Context, id string, ports []mayfly.Port) (*
 // not have CAP_NET_ADMIN. When nothing has happened in its namespace until
 // Detach, another container gets it. To look at that costs about 0.05 ms, so it
 // is for those whose network is likely not to be used.
-func (n *Network) AttachSealed(ctx context.Context, id string) (*Attachment, error) {
-	return n.attach(ctx, id, nil, n.takeSealed)
+func (n *Network) AttachSealed(ctx context.Context, id string, groups ...string) (*Attachment, error) {
+	return n.attach(ctx, id, nil, func() (*namespace, error) { return n.takeSealed(keyOf(groups)) })
 }
 
 // AttachNone gives container id a namespace with nothing but a loopback.
@@ -154,15 +157,18 @@ func (n *Network) Detach(ctx context.Context, ids ...string) error {
 		return err
 	}
 	gone, pubs, err := n.withdraw(ids)
+	err = errors.Join(err, n.dropDetached(gone))
 	n.forgetFlows(pubs)
 	gone = slices.DeleteFunc(gone, n.keep)
 	var forget []step
+	var addrs []netip.Addr
 	for _, h := range gone {
 		if h.att.Address.IsValid() {
+			addrs = append(addrs, h.att.Address)
 			forget = append(forget, dropNeighbour(n.index, h.att.Address))
 		}
 	}
-	err = errors.Join(err, n.rtnl.run(forget...))
+	err = errors.Join(err, n.rtnl.run(forget...), n.groups.clear(addrs...))
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	for _, h := range gone {

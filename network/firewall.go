@@ -67,7 +67,7 @@ func (n *Network) nextFirewallEvent(conn *netlink.Conn) (docker, table bool, err
 
 // restoreTable makes the table hold all that it should.
 func (n *Network) restoreTable() {
-	if err := errors.Join(n.nat.install(), n.recoverPorts()); err != nil {
+	if err := errors.Join(n.nat.install(), n.recoverPorts(), n.restoreRedirects(), n.groups.replace()); err != nil {
 		n.log.Warn("cannot restore the firewall rules of containers", "table", n.nat.table.Name, "err", err)
 	}
 }

@@ -18,9 +18,10 @@ const inside = "eth0"
 // namespace is a network namespace that nothing but its open files hold. They
 // are bare descriptors, because nothing waits for them.
 type namespace struct {
-	fd    int
-	addr  netip.Addr // invalid when there is only the loopback
-	trace *trace     // nil: no container has had it that is sealed
+	fd     int
+	addr   netip.Addr // invalid when there is only the loopback
+	trace  *trace     // nil: no container has had it that is sealed
+	member string     // key of the groups that it is in
 }
 
 func (ns *namespace) close() {
@@ -146,6 +147,9 @@ func (n *Network) wired() (*namespace, error) {
 		addr, err := n.takeAddress()
 		if err != nil {
 			return nil, err
+		}
+		if err := n.groups.admit(addr, n.usedBlock); err != nil {
+			return nil, errors.Join(err, n.freeAddress(addr))
 		}
 		ns, err := n.inNew(func(ns int) error { return n.wire(ns, addr) })
 		if err == nil {

@@ -24,6 +24,7 @@ import (
 //	    iifname "mf-x" ip daddr 127.0.0.0/8 drop             # route_localnet is for us, not for containers
 //	  }
 //	  chain prerouting { type nat hook prerouting priority dstnat
+//	    iifname "mf-x" ip daddr VIRTUAL jump redirect        # redirectmap.go
 //	    ip daddr != 127.0.0.0/8 fib daddr type local jump publish
 //	  }
 //	  chain output { type nat hook output priority dstnat
@@ -45,14 +46,16 @@ import (
 // A port is one element of a map, so publishing one costs the same whether ten
 // or ten thousand are.
 type nat struct {
-	bridge string
-	subnet netip.Prefix
+	bridge  string
+	subnet  netip.Prefix
+	virtual netip.Prefix // of redirects
 
-	mu      sync.Mutex // one transaction at a time
-	conn    *nftables.Conn
-	table   *nftables.Table
-	ports   *nftables.Set // on every address
-	portsOn *nftables.Set // on one address
+	mu        sync.Mutex // one transaction at a time
+	conn      *nftables.Conn
+	table     *nftables.Table
+	ports     *nftables.Set // on every address
+	portsOn   *nftables.Set // on one address
+	redirects [redirectSets]*nftables.Set
 }
 
 func newNAT(conn *nftables.Conn, name, bridge string, subnet netip.Prefix) *nat {
@@ -62,11 +65,13 @@ func newNAT(conn *nftables.Conn, name, bridge string, subnet netip.Prefix) *nat 
 		return &nftables.Set{Table: t, Name: name, IsMap: true, Concatenation: true,
 			KeyType: nftables.MustConcatSetType(key...), DataType: target}
 	}
-	return &nat{
+	made := &nat{
 		bridge: bridge, subnet: subnet, conn: conn, table: t,
 		ports:   portMap("ports", nftables.TypeInetProto, nftables.TypeInetService),
 		portsOn: portMap("ports-on", nftables.TypeIPAddr, nftables.TypeInetProto, nftables.TypeInetService),
 	}
+	made.newRedirectSets()
+	return made
 }
 
 func (t *nat) close() {
@@ -82,11 +87,12 @@ func (t *nat) install() error {
 	defer t.mu.Unlock()
 	t.conn.AddTable(t.table)
 	t.conn.FlushTable(t.table) // rules only, not the maps
-	for _, m := range []*nftables.Set{t.ports, t.portsOn} {
+	for _, m := range append([]*nftables.Set{t.ports, t.portsOn}, t.redirects[:]...) {
 		if err := t.conn.AddSet(m, nil); err != nil {
-			return fmt.Errorf("make port map: %w", err)
+			return fmt.Errorf("make map %s: %w", m.Name, err)
 		}
 	}
+	t.redirectChains()
 	publish := t.chain("publish", "", nil, 0)
 	t.rule(publish, t.lookup(t.portsOn, daddr(unix.NFT_REG32_00), unix.NFT_REG32_01)...)
 	t.rule(publish, t.lookup(t.ports, nil, unix.NFT_REG32_00)...)
@@ -116,6 +122,7 @@ func (t *nat) flush() error {
 func (t *nat) natChains() {
 	toPublish := []expr.Any{&expr.Verdict{Kind: expr.VerdictJump, Chain: "publish"}}
 	pre := t.chain("prerouting", nftables.ChainTypeNAT, nftables.ChainHookPrerouting, *nftables.ChainPriorityNATDest)
+	t.rule(pre, cat(t.toVirtual(), []expr.Any{&expr.Verdict{Kind: expr.VerdictJump, Chain: "redirect"}})...)
 	t.rule(pre, cat(loopback(offsetDaddr, expr.CmpOpNeq), toLocal(), toPublish)...)
 	out := t.chain("output", nftables.ChainTypeNAT, nftables.ChainHookOutput, *nftables.ChainPriorityNATDest)
 	t.rule(out, cat(toLocal(), toPublish)...)
@@ -124,8 +131,8 @@ func (t *nat) natChains() {
 	post := t.chain("postrouting", nftables.ChainTypeNAT, nftables.ChainHookPostrouting, *nftables.ChainPriorityNATSource)
 	onto := link(expr.MetaKeyOIFNAME, expr.CmpOpEq, t.bridge)
 	t.rule(post, cat(onto, loopback(offsetSaddr, expr.CmpOpEq), masquerade)...)
-	t.rule(post, cat(onto, from(t.subnet), translated(), masquerade)...)
-	t.rule(post, cat(link(expr.MetaKeyOIFNAME, expr.CmpOpNeq, t.bridge), from(t.subnet), masquerade)...)
+	t.rule(post, cat(onto, within(offsetSaddr, t.subnet), translated(), masquerade)...)
+	t.rule(post, cat(link(expr.MetaKeyOIFNAME, expr.CmpOpNeq, t.bridge), within(offsetSaddr, t.subnet), masquerade)...)
 }
 
 func (t *nat) filterChains() {
@@ -162,11 +169,17 @@ func (t *nat) lookup(m *nftables.Set, key []expr.Any, reg uint32) []expr.Any {
 	return cat(key, []expr.Any{
 		&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: reg},
 		&expr.Payload{Base: expr.PayloadBaseTransportHeader, Offset: 2, Len: 2, DestRegister: reg + 1},
+	}, translate(m))
+}
+
+// translate sends a packet to what m says about the key in the first registers.
+func translate(m *nftables.Set) []expr.Any {
+	return []expr.Any{
 		&expr.Lookup{SourceRegister: unix.NFT_REG32_00, DestRegister: unix.NFT_REG32_00, IsDestRegSet: true,
 			SetName: m.Name, SetID: m.ID},
 		&expr.NAT{Type: expr.NATTypeDestNAT, Family: unix.NFPROTO_IPV4,
 			RegAddrMin: unix.NFT_REG32_00, RegProtoMin: unix.NFT_REG32_01},
-	})
+	}
 }
 
 // Offsets in an IPv4 header.
@@ -195,11 +208,12 @@ func loopback(offset uint32, op expr.CmpOp) []expr.Any {
 	}
 }
 
-func from(p netip.Prefix) []expr.Any {
+// within matches packets with an address of p.
+func within(offset uint32, p netip.Prefix) []expr.Any {
 	mask := make([]byte, 4)
 	binary.BigEndian.PutUint32(mask, ^uint32(0)<<(32-p.Bits()))
 	return []expr.Any{
-		&expr.Payload{Base: expr.PayloadBaseNetworkHeader, Offset: offsetSaddr, Len: 4, DestRegister: 1},
+		&expr.Payload{Base: expr.PayloadBaseNetworkHeader, Offset: offset, Len: 4, DestRegister: 1},
 		&expr.Bitwise{SourceRegister: 1, DestRegister: 1, Len: 4, Mask: mask, Xor: make([]byte, 4)},
 		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: p.Addr().AsSlice()},
 	}

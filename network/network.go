@@ -78,6 +78,17 @@ type Network struct {
 	// together.
 	publishing sync.Mutex
 
+	groups  *groups
+	virtual netip.Prefix // where the addresses of redirects come from
+	severer severer
+
+	// redirecting is held, before mu, while redirects and their maps change
+	// together.
+	redirecting sync.Mutex
+	redirects   map[string]*redirect
+	virtualOf   map[netip.Addr]*redirect
+	targeted    map[netip.Addr]int // redirects that lead there
+
 	mu       sync.Mutex
 	next     netip.Addr              // where the search for a free address goes on
 	used     map[netip.Addr]struct{} // addresses not to be given out
@@ -124,6 +135,7 @@ func Open(ctx context.Context, name string, opts Options) (*Network, error) {
 	if n.log == nil {
 		n.log = slog.New(slog.DiscardHandler)
 	}
+	n.groups = newGroups(n.log)
 	n.SetWarm(opts.Warm)
 	if err := n.open(ctx, name, opts); err != nil {
 		n.Close()
@@ -152,12 +164,26 @@ func (n *Network) open(ctx context.Context, name string, opts Options) (err erro
 		return fmt.Errorf("open nftables: %w", err)
 	}
 	n.nat = newNAT(conn, name, n.bridge, n.subnet)
+	if err := n.openRedirects(); err != nil {
+		return err
+	}
 	if err := n.nat.install(); err != nil {
 		return err
 	}
+	n.openGroups(name)
 	n.admitDocker()
 	n.admitLegacy(ctx)
 	return nil
+}
+
+// openGroups does without where the kernel has no rules for bridges.
+func (n *Network) openGroups(name string) {
+	table, err := openGroupTable(name, n.subnet, n.gateway)
+	if err != nil {
+		n.log.Warn("containers of different spaces reach each other's addresses: the kernel cannot keep them apart", "err", err)
+		return
+	}
+	n.groups.kernel = table
 }
 
 // Subnet is where the addresses of containers come from.
@@ -185,6 +211,9 @@ func (n *Network) Close() error {
 	}
 	if n.nat != nil {
 		n.nat.close()
+	}
+	if n.groups.kernel != nil {
+		n.groups.kernel.conn.CloseLasting()
 	}
 	if n.rtnl != nil {
 		n.rtnl.close()

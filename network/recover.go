@@ -18,12 +18,14 @@ type Held struct {
 	ID      string
 	Address netip.Addr
 	Ports   []mayfly.Port
+	Groups  []string
 }
 
 // Recover takes over what surviving containers hold and removes all else that
 // an earlier process left on the bridge: cables, neighbour entries, published
 // ports. Call it once after Open, before Run and Attach. Published ports of
-// survivors work throughout.
+// survivors work throughout, and so do redirects, which stay until Unredirect;
+// they no longer lead to containers that ended.
 //
 // A survivor's host port that another program took while no daemon held it
 // goes on leading to the container; that is logged.
@@ -36,7 +38,7 @@ func (n *Network) Recover(ctx context.Context, held []Held) error {
 			return fmt.Errorf("recover network of %s: %w", h.ID, err)
 		}
 	}
-	return errors.Join(n.recoverPorts(), n.removeStrangers())
+	return errors.Join(n.recoverPorts(), n.recoverGroups(), n.dropStrangers(), n.removeStrangers())
 }
 
 func (n *Network) adopt(h Held) error {
@@ -67,9 +69,26 @@ func (n *Network) adopt(h Held) error {
 	if h.Address.IsValid() {
 		att.Gateway, att.Bits = n.gateway, n.subnet.Bits()
 		n.used[h.Address] = struct{}{}
+		n.groups.adopt(h.Address, h.Groups)
 	}
 	n.attached[h.ID] = &holding{att: att, ports: pubs}
 	return nil
+}
+
+// recoverGroups makes the kernel know the groups of survivors, and only those.
+func (n *Network) recoverGroups() error {
+	n.mu.Lock()
+	var used []netip.Addr
+	for a := range n.used {
+		used = append(used, a)
+	}
+	n.mu.Unlock()
+	for _, a := range used {
+		if err := n.groups.admit(a, n.usedBlock); err != nil {
+			return err
+		}
+	}
+	return n.groups.replace()
 }
 
 // recoverPorts makes the port maps hold what is attached, and only that.
@@ -80,27 +99,13 @@ func (n *Network) recoverPorts() error {
 	if err != nil {
 		return err
 	}
-	same := func(a nftables.SetElement) func(nftables.SetElement) bool {
-		return func(b nftables.SetElement) bool {
-			return slices.Equal(a.Key, b.Key) && slices.Equal(a.Val, b.Val)
-		}
-	}
-	var want, add, drop []nftables.SetElement
+	var want []nftables.SetElement
 	n.mu.Lock()
 	for _, h := range n.attached {
 		want = append(want, elements(h.ports)...)
 	}
 	n.mu.Unlock()
-	for _, e := range has {
-		if !slices.ContainsFunc(want, same(e)) {
-			drop = append(drop, e)
-		}
-	}
-	for _, e := range want {
-		if !slices.ContainsFunc(has, same(e)) {
-			add = append(add, e)
-		}
-	}
+	add, drop := difference(want, has)
 	return n.nat.change(add, drop)
 }
 
@@ -179,7 +184,7 @@ func Destroy(name string) error {
 	if err := destroyBridge(bridgeOf(name)); err != nil {
 		return fmt.Errorf("destroy network %s: %w", name, err)
 	}
-	err := errors.Join(destroyTable(tableOf(name)), dismiss(bridgeOf(name)),
+	err := errors.Join(destroyTable(nftables.TableFamilyIPv4, tableOf(name)), destroyGroups(tableOf(name)), dismiss(bridgeOf(name)),
 		dismissLegacy(context.Background(), bridgeOf(name)))
 	if err != nil {
 		return fmt.Errorf("destroy network %s: %w", name, err)
@@ -214,12 +219,25 @@ func destroyBridge(bridge string) error {
 	return nil
 }
 
-func destroyTable(name string) error {
+// destroyGroups succeeds where there are no tables for bridges.
+func destroyGroups(name string) error {
 	conn, err := nftables.New()
 	if err != nil {
 		return fmt.Errorf("open nftables: %w", err)
 	}
-	table := &nftables.Table{Family: nftables.TableFamilyIPv4, Name: name}
+	tables, err := conn.ListTablesOfFamily(nftables.TableFamilyBridge)
+	if err != nil || !slices.ContainsFunc(tables, func(t *nftables.Table) bool { return t.Name == name }) {
+		return nil
+	}
+	return destroyTable(nftables.TableFamilyBridge, name)
+}
+
+func destroyTable(family nftables.TableFamily, name string) error {
+	conn, err := nftables.New()
+	if err != nil {
+		return fmt.Errorf("open nftables: %w", err)
+	}
+	table := &nftables.Table{Family: family, Name: name}
 	conn.AddTable(table) // so that deleting it cannot fail for want of it
 	conn.DelTable(table)
 	if err := conn.Flush(); err != nil {

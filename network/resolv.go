@@ -68,6 +68,36 @@ func filterResolv(host []byte) (text []byte, found bool) {
 	return out.Bytes(), found
 }
 
+// maxServers is how many name servers resolvers heed.
+const maxServers = 3
+
+// AskFirst returns the text of Resolv with a name server and a search domain
+// before those that are there.
+func AskFirst(text []byte, server netip.Addr, domain string) []byte {
+	out := bytes.NewBufferString("nameserver " + server.String() + "\n")
+	search := []string{domain}
+	servers := 1
+	for line := range strings.Lines(string(text)) {
+		fields := strings.Fields(line)
+		if len(fields) < 2 {
+			continue
+		}
+		switch fields[0] {
+		case "nameserver":
+			if servers++; servers > maxServers || fields[1] == server.String() {
+				continue
+			}
+			out.WriteString(line)
+		case "search", "domain": // the last one counts
+			search = append([]string{domain}, fields[1:]...)
+		default:
+			out.WriteString(line)
+		}
+	}
+	out.WriteString("search " + strings.Join(search, " ") + "\n")
+	return out.Bytes()
+}
+
 // nameServers lists the name servers of what Resolv returned.
 func nameServers(text []byte) []netip.Addr {
 	var list []netip.Addr

@@ -31,6 +31,18 @@ func TestResolv(t *testing.T) {
 	}
 }
 
+func TestAskFirst(t *testing.T) {
+	for text, want := range map[string]string{
+		"": "nameserver 10.88.0.1\nsearch default.mayfly\n",
+		"nameserver 1.1.1.1\nsearch a.example\nsearch b.example c.example\noptions ndots:2\n": "nameserver 10.88.0.1\nnameserver 1.1.1.1\noptions ndots:2\nsearch default.mayfly b.example c.example\n",
+		"nameserver 1.1.1.1\nnameserver 1.1.1.2\nnameserver 1.1.1.3\ndomain a.example\n":      "nameserver 10.88.0.1\nnameserver 1.1.1.1\nnameserver 1.1.1.2\nsearch default.mayfly a.example\n",
+	} {
+		if got := string(AskFirst([]byte(text), netip.MustParseAddr("10.88.0.1"), "default.mayfly")); got != want {
+			t.Errorf("of %q\ngot  %q\nwant %q", text, got, want)
+		}
+	}
+}
+
 func FuzzResolv(f *testing.F) {
 	f.Add([]byte("nameserver 127.0.0.53\noptions edns0\nsearch lan\n"))
 	f.Add([]byte("nameserver 192.0.2.1 # x\r\nnameserver ::ffff:192.0.2.1"))

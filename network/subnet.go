@@ -2,6 +2,7 @@ package network
 
 import (
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
@@ -35,11 +36,20 @@ func candidates() []netip.Prefix {
 // freeSubnet returns the first candidate that no route of the machine overlaps
 // and that none of its name servers is in.
 func freeSubnet() (netip.Prefix, error) {
+	taken, err := takenPrefixes()
+	if err != nil {
+		return netip.Prefix{}, err
+	}
+	return firstFree(candidates(), taken)
+}
+
+// takenPrefixes is where the machine has routes and name servers.
+func takenPrefixes() ([]netip.Prefix, error) {
 	routes, err := complete(func() ([]netlink.Route, error) {
 		return netlink.RouteListFiltered(netlink.FAMILY_V4, &netlink.Route{}, netlink.RT_FILTER_TABLE)
 	})
 	if err != nil {
-		return netip.Prefix{}, fmt.Errorf("list routes: %w", err)
+		return nil, fmt.Errorf("list routes: %w", err)
 	}
 	var taken []netip.Prefix
 	for _, r := range routes {
@@ -53,7 +63,7 @@ func freeSubnet() (netip.Prefix, error) {
 			taken = append(taken, netip.PrefixFrom(server, server.BitLen()))
 		}
 	}
-	return firstFree(candidates(), taken)
+	return taken, nil
 }
 
 // firstFree passes over routes wider than /8: those are a default route in
@@ -121,7 +131,7 @@ func noAddress(subnet netip.Prefix) error {
 
 // freeAddress forgets where addr is and lets it be given out again.
 func (n *Network) freeAddress(addr netip.Addr) error {
-	err := n.rtnl.run(dropNeighbour(n.index, addr))
+	err := errors.Join(n.rtnl.run(dropNeighbour(n.index, addr)), n.groups.clear(addr))
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	delete(n.used, addr)

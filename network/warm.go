@@ -102,13 +102,29 @@ func (n *Network) wake() {
 	}
 }
 
-// takeNamespace returns a namespace that waited, or else a new one.
-func (n *Network) takeNamespace() (*namespace, error) {
+// takeNamespace returns a namespace that waited, or else a new one, in the
+// groups of a key.
+func (n *Network) takeNamespace(member string) (*namespace, error) {
+	ns, err := n.takeAny(member)
+	if err != nil || ns.member == member {
+		return ns, err
+	}
+	if err := n.groups.assign(member, ns.addr); err != nil {
+		return nil, errors.Join(err, n.letGo(ns))
+	}
+	ns.member = member
+	return ns, nil
+}
+
+// takeAny prefers a namespace that was in the same groups before.
+func (n *Network) takeAny(member string) (*namespace, error) {
 	for {
 		n.mu.Lock()
 		var ns *namespace
 		if len(n.warm) > 0 {
-			ns, n.warm = n.warm[0], n.warm[1:]
+			i := max(0, slices.IndexFunc(n.warm, func(w *namespace) bool { return w.member == member }))
+			ns = n.warm[i]
+			n.warm = slices.Delete(n.warm, i, i+1)
 			n.unneeded = min(n.unneeded, len(n.warm))
 		}
 		n.mu.Unlock()
@@ -126,8 +142,8 @@ func (n *Network) takeNamespace() (*namespace, error) {
 }
 
 // takeSealed returns a namespace that another container may get afterwards.
-func (n *Network) takeSealed() (*namespace, error) {
-	ns, err := n.takeNamespace()
+func (n *Network) takeSealed(member string) (*namespace, error) {
+	ns, err := n.takeNamespace(member)
 	if err != nil || ns.trace != nil {
 		return ns, err
 	}
@@ -145,8 +161,8 @@ func (n *Network) takeSealed() (*namespace, error) {
 }
 
 // takeForGood returns a namespace that no other container gets afterwards.
-func (n *Network) takeForGood() (*namespace, error) {
-	ns, err := n.takeNamespace()
+func (n *Network) takeForGood(member string) (*namespace, error) {
+	ns, err := n.takeNamespace(member)
 	if err == nil {
 		ns.trace.close()
 		ns.trace = nil

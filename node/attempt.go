@@ -189,6 +189,7 @@ func (a *attempt) identity() container.Run {
 	run := container.Run{
 		ID: g.Task.ID, Attempt: g.Attempt.Number, Workload: g.Task.Workload, Space: g.Task.Space, Release: g.Task.Release, Task: true,
 	}
+	run.CloudEvent = queue.CloudEventOf(&g.Task)
 	run.SetDeadline(a.deadline)
 	return run
 }

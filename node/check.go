@@ -7,6 +7,7 @@ import (
 	"os"
 	"path"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -22,12 +23,35 @@ const (
 	leastFiles  = 16
 )
 
+// checkBase checks the description of the stack of a workload, and of its build.
+func checkBase(w *mayfly.Workload) error {
+	if err := w.Build.Check(); err != nil {
+		return err
+	}
+	if w.Build != nil && w.Code == "" {
+		return mayfly.Errorf(mayfly.Invalid, "%s says how to build its code, and has none", w.Name)
+	}
+	if w.Base == nil {
+		return nil
+	}
+	if err := mayfly.CheckName("stack", w.Stack); err != nil {
+		return err
+	}
+	if err := w.Base.Check(); err != nil {
+		return mayfly.Errorf(mayfly.Invalid, "stack %s: %w", w.Stack, err)
+	}
+	return nil
+}
+
 func checkWorkload(w *mayfly.Workload) error {
-	if err := mayfly.CheckName("function", w.Name); err != nil {
+	if err := cmp.Or(mayfly.CheckName("function", w.Name), checkRoutes(w)); err != nil {
 		return err
 	}
 	if (w.Image == "") == (w.Stack == "") {
 		return mayfly.Errorf(mayfly.Invalid, "function %s needs either an image or a stack", w.Name)
+	}
+	if err := checkBase(w); err != nil {
+		return err
 	}
 	if w.Protocol == "" {
 		w.Protocol = mayfly.HTTP
@@ -65,7 +89,7 @@ func checkWorkload(w *mayfly.Workload) error {
 			WithHint("use bridge, none or host")
 	}
 	w.Resources = functionResources(w.Resources)
-	return cmp.Or(checkResources(w.Resources), checkMounts(w.Mounts))
+	return cmp.Or(checkResources(w.Resources), checkMounts(w.Mounts), checkVolumes(w.Volumes), checkMaterial(w))
 }
 
 // functionResources sets what a function gets where nobody says.
@@ -96,7 +120,7 @@ func checkSpec(spec *mayfly.InstanceSpec) error {
 	default:
 		return mayfly.Errorf(mayfly.Invalid, "network %q is not known", spec.Network).WithHint("use bridge, none or host")
 	}
-	return cmp.Or(checkResources(spec.Resources), checkMounts(spec.Mounts))
+	return cmp.Or(checkResources(spec.Resources), checkMounts(spec.Mounts), checkVolumes(spec.Volumes))
 }
 
 // hostname is RFC 1123's, with dots.
@@ -128,13 +152,49 @@ func checkResources(r mayfly.Resources) error {
 	return nil
 }
 
+func checkTarget(target string) error {
+	if !strings.HasPrefix(target, "/") || path.Clean(target) == "/" {
+		return mayfly.Errorf(mayfly.Invalid, "mount target %q is not an absolute path below /", target)
+	}
+	if ours(path.Clean(target)) {
+		return mayfly.Errorf(mayfly.Invalid, "mount target %s is the container's own", target).WithHint("choose another")
+	}
+	return nil
+}
+
+func checkVolumes(mounts []mayfly.VolumeMount) error {
+	for _, m := range mounts {
+		if err := cmp.Or(mayfly.CheckName("volume", m.Volume), checkTarget(m.Target)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// checkMaterial refuses places for secrets and configs that are the container's
+// own. What is in /run/mayfly is on the disk, which no secret may be.
+func checkMaterial(w *mayfly.Workload) error {
+	for _, m := range w.Secrets {
+		if m.Target != "" {
+			if err := checkTarget(m.Target); err != nil {
+				return err
+			}
+		}
+	}
+	for _, m := range w.Configs {
+		if m.Target != "" && !strings.HasPrefix(path.Clean(m.Target), configsDir+"/") {
+			if err := checkTarget(m.Target); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
 func checkMounts(mounts []mayfly.Mount) error {
 	for _, m := range mounts {
-		if !strings.HasPrefix(m.Target, "/") || path.Clean(m.Target) == "/" {
-			return mayfly.Errorf(mayfly.Invalid, "mount target %q is not an absolute path below /", m.Target)
-		}
-		if ours(path.Clean(m.Target)) {
-			return mayfly.Errorf(mayfly.Invalid, "mount target %s is the container's own", m.Target).WithHint("choose another")
+		if err := checkTarget(m.Target); err != nil {
+			return err
 		}
 		switch m.Type {
 		case "tmpfs":
@@ -202,3 +262,22 @@ type makeError struct {
 
 func (e *makeError) Error() string { return e.text }
 func (e *makeError) Unwrap() error { return e.cause }
+
+// checkRoutes writes routes in the way in which they are kept, and refuses those
+// that cannot lead to the workload.
+func checkRoutes(w *mayfly.Workload) error {
+	for i, r := range w.Routes {
+		clean, _, err := r.Clean()
+		if err != nil {
+			return err
+		}
+		if err := w.CheckRoute(clean); err != nil {
+			return err
+		}
+		if w.Routes[i] != clean {
+			w.Routes = slices.Clone(w.Routes)
+			w.Routes[i] = clean
+		}
+	}
+	return nil
+}

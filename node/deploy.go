@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"reflect"
 	"regexp"
+	"slices"
 
 	"github.com/mayfly-run/mayfly"
 	"github.com/mayfly-run/mayfly/build"
@@ -25,11 +26,26 @@ import (
 // left alone.
 func (n *Node) Deploy(ctx context.Context, w mayfly.Workload, progress func(string)) (mayfly.Release, error) {
 	none := mayfly.Release{}
+	if w.Service != nil {
+		return n.deployService(ctx, w, progress)
+	}
 	if err := checkWorkload(&w); err != nil {
 		return none, err
 	}
+	if err := n.volumes.checkFunction(&w); err != nil {
+		return none, err
+	}
 	old := n.store.Snapshot().Workloads[store.Key{Space: w.Space, Name: w.Name}]
-	img, err := n.resolve(ctx, &w, progress)
+	if old != nil && old.Workload.Service != nil {
+		return none, mayfly.Errorf(mayfly.Conflict, "%s is a service", w.Name).WithHint("delete it first, or choose another name")
+	}
+	fresh := w.Build != nil && w.Build.Fresh
+	if fresh {
+		kept := *w.Build
+		kept.Fresh = false
+		w.Build = &kept
+	}
+	img, err := n.resolve(ctx, &w, old, fresh, progress)
 	if err != nil {
 		return none, err
 	}
@@ -46,6 +62,7 @@ func (n *Node) Deploy(ctx context.Context, w mayfly.Workload, progress func(stri
 		return none, errors.Join(err, n.abandon(context.WithoutCancel(ctx), &rel, old))
 	}
 	progress(fmt.Sprintf("%s: release %d is active", w.Name, rel.Number))
+	n.news("release.pushed", w.Space, w.Name, fmt.Sprintf("release %d is active", rel.Number))
 	if err := n.supersede(context.WithoutCancel(ctx), &rel, old); err != nil {
 		n.opts.Log.Error("clear away old releases", "workload", w.Name, "err", err)
 	}
@@ -59,7 +76,7 @@ func (n *Node) activate(ctx context.Context, rel *mayfly.Release, old *store.Wor
 		return err
 	}
 	defer n.done(keyOf(rel))
-	f.pool.Put(r)
+	f.back(r)
 	var seen uint64
 	if old != nil {
 		seen = old.Revision
@@ -90,7 +107,9 @@ func (n *Node) supersede(ctx context.Context, rel *mayfly.Release, old *store.Wo
 		return nil
 	}
 	w := &rel.Workload
-	n.drop(ctx, keyOf(&old.Release))
+	if !n.active(keyOf(&old.Release)) {
+		n.drop(ctx, keyOf(&old.Release))
+	}
 	var err error
 	if old.Workload.Code != "" && w.Code == "" {
 		err = n.nameCode(ctx, w.Space, w.Name, rel)
@@ -98,27 +117,52 @@ func (n *Node) supersede(ctx context.Context, rel *mayfly.Release, old *store.Wo
 	return errors.Join(err, n.pruneReleases(ctx, keyOf(rel)))
 }
 
-// resolve finds or makes the image that a workload runs.
-func (n *Node) resolve(ctx context.Context, w *mayfly.Workload, progress func(string)) (image.Image, error) {
+// resolve finds or makes the image that a workload runs; old is the release
+// before, or nil. What is fresh is built again.
+func (n *Node) resolve(ctx context.Context, w *mayfly.Workload, old *store.Workload, fresh bool, progress func(string)) (image.Image, error) {
 	if w.Image != "" {
 		return n.images.Get(ctx, w.Image)
 	}
-	base, err := n.stacks.Ensure(ctx, w.Stack, &lineWriter{each: progress})
+	base, err := n.stacks.EnsureOf(ctx, w.Stack, w.Base, &lineWriter{each: progress})
 	if err != nil {
 		return image.Image{}, err
 	}
 	if w.Code == "" {
 		return base, nil
 	}
-	tar, err := n.openCode(w.Code)
+	if img, ok := n.sameCode(ctx, w, old, base); ok && !fresh {
+		return img, nil
+	}
+	spec := build.CodeSpec{Name: codeImage(w.Space, w.Name), Handler: w.Handler, TempDir: n.dir + "/code"}
+	var tar *os.File
+	if w.Build == nil {
+		tar, err = n.openCode(w.Code)
+	} else {
+		spec.Built = &build.Recipe{}
+		tar, *spec.Built, err = n.built(ctx, w, fresh, progress)
+	}
 	if err != nil {
 		return image.Image{}, err
 	}
 	defer tar.Close()
 	progress("adding the code to stack " + w.Stack)
-	return build.Code(ctx, n.images, base, tar, build.CodeSpec{
-		Name: codeImage(w.Space, w.Name), Handler: w.Handler, TempDir: n.dir + "/code",
-	})
+	return build.Code(ctx, n.images, base, tar, spec)
+}
+
+// sameCode returns the image of the release before, if it has the same code on
+// the same base: then it need not be made again, nor the code be there. With a
+// handler a loader comes along, which may be another one by now.
+func (n *Node) sameCode(ctx context.Context, w *mayfly.Workload, old *store.Workload, base image.Image) (image.Image, bool) {
+	if old == nil || old.Workload.Code != w.Code || old.Workload.Stack != w.Stack || !reflect.DeepEqual(old.Workload.Build, w.Build) || w.Handler != "" || old.Workload.Handler != "" {
+		return image.Image{}, false
+	}
+	img, err := n.images.Get(ctx, old.Image)
+	if err != nil {
+		return image.Image{}, false
+	}
+	below, all := base.Config.RootFS.DiffIDs, img.Config.RootFS.DiffIDs
+	same := len(all) == len(below)+1 && slices.Equal(all[:len(below)], below)
+	return img, same
 }
 
 // MaxCode is the largest upload of code, in bytes.
@@ -131,7 +175,7 @@ func (n *Node) PutCode(_ context.Context, tar io.Reader) (string, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return "", err
 	}
-	f, err := os.CreateTemp(dir, "upload-")
+	f, err := os.CreateTemp(dir, partPrefix)
 	if err != nil {
 		return "", err
 	}
@@ -150,10 +194,21 @@ func (n *Node) PutCode(_ context.Context, tar io.Reader) (string, error) {
 	if err := os.Rename(f.Name(), filepath.Join(dir, sum)); err != nil {
 		return "", err
 	}
+	trim(dir, keepUploads)
 	return "sha256:" + sum, nil
 }
 
 var codeDigest = regexp.MustCompile(`^sha256:([0-9a-f]{64})$`)
+
+// FindCode returns nil when code of the digest was uploaded, else a NotFound
+// error.
+func (n *Node) FindCode(_ context.Context, digest string) error {
+	f, err := n.openCode(digest)
+	if err != nil {
+		return err
+	}
+	return f.Close()
+}
 
 func (n *Node) openCode(digest string) (*os.File, error) {
 	m := codeDigest.FindStringSubmatch(digest)
@@ -195,5 +250,5 @@ func (n *Node) DeleteWorkload(ctx context.Context, space, name string) error {
 	for key := range n.owned(space, name) {
 		n.drop(ctx, key)
 	}
-	return n.nameCode(ctx, space, name, nil)
+	return errors.Join(n.nameCode(ctx, space, name, nil), n.volumes.leave(ctx, &w.Workload))
 }

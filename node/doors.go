@@ -2,7 +2,6 @@ package node
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -155,13 +154,9 @@ func (d *doors) reopen(s *container.Sandbox) error {
 	if d == nil {
 		return nil
 	}
-	data, err := s.ReadFile(selfName)
+	me, err := readSelf(s)
 	if err != nil {
 		return err
-	}
-	var me self
-	if err := json.Unmarshal(data, &me); err != nil {
-		return fmt.Errorf("read %s: %w", selfName, err)
 	}
 	return d.open(s, me.identity())
 }
@@ -243,10 +238,18 @@ func (d *doors) run(ctx context.Context) error {
 
 type doorKey struct{}
 
+// runHeader names a run: to a program with its input, and by it where several runs
+// are in its container.
+const runHeader = "X-Mayfly-Run"
+
 func (d *doors) serve(w http.ResponseWriter, r *http.Request) {
 	o := r.Context().Value(doorKey{}).(*door)
 	who := o.who
-	if run := o.sandbox.Run(); run != nil {
+	run := o.sandbox.Run()
+	if run == nil { // one that serves several is told which of them asks
+		run = o.sandbox.RunOf(r.Header.Get(runHeader))
+	}
+	if run != nil {
 		who.Run, who.Attempt, who.Deadline, who.Task = run.ID, run.Attempt, run.Deadline, run.Task
 	}
 	d.inside.ServeInside(w, r, who)

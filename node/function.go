@@ -20,7 +20,10 @@ type function struct {
 	node     *Node
 	release  *mayfly.Release
 	template *template
-	pool     *container.Pool[*ready]
+	material *material
+	pool     *container.Pool[*ready]       // nil with isolation instance
+	shared   *container.SharedPool[*ready] // else nil
+	req      *required                     // what it requires; nil for nothing
 
 	mu     sync.Mutex
 	newest weight // of the last new sandbox that was weighed
@@ -29,8 +32,10 @@ type function struct {
 // ready is a sandbox that can serve a run at once.
 type ready struct {
 	*container.Sandbox
-	port uint16   // that its program listens on; 0 when it is started for the run
-	conn net.Conn // to that port, unused; or nil
+	port  uint16           // that its program listens on; 0 when it is started for the run
+	conn  net.Conn         // to that port, unused; or nil
+	crowd *container.Crowd // with isolation instance; it has conn
+	wired string           // what it was told of what its function requires
 	weight
 }
 
@@ -63,6 +68,9 @@ func (r *ready) Remove() {
 	if r.conn != nil {
 		r.conn.Close()
 	}
+	if r.crowd != nil {
+		r.crowd.Close()
+	}
 	r.Sandbox.Remove()
 }
 
@@ -81,6 +89,9 @@ func listens(p mayfly.Protocol) bool { return p == mayfly.HTTP || p == mayfly.Ha
 // Take hands out a sandbox of a release, waiting for one if need be. It counts
 // as a run of this node until the lease is given up.
 func (n *Node) Take(ctx context.Context, rel *mayfly.Release) (*container.Lease, error) {
+	if rel.Workload.Isolation == mayfly.IsolationInstance {
+		return n.takePlace(ctx, rel)
+	}
 	select {
 	case n.running <- struct{}{}:
 	case <-ctx.Done():
@@ -91,26 +102,30 @@ func (n *Node) Take(ctx context.Context, rel *mayfly.Release) (*container.Lease,
 		<-n.running
 		return nil, err
 	}
-	var l *container.Lease
-	l = container.NewLease(r.Sandbox, func(healthy bool) {
+	l := container.NewLease(r.Sandbox, func(bool) {
 		<-n.running
-		if healthy && f.release.Workload.Isolation == mayfly.IsolationInstance {
-			r.conn = l.Conn
-			r.weigh()
-			f.pool.Put(r)
-			n.done(keyOf(rel))
-			return
-		}
 		f.pool.Gone()
-		if l.Conn != nil {
-			l.Conn.Close()
-		}
 		n.retire(r.Sandbox, func() { n.done(keyOf(rel)) })
 	})
 	l.Port, l.Conn = r.port, r.conn
 	if r.port == 0 {
 		l.Program = container.Program{Argv: f.template.argv, Env: r.Env(), Dir: f.template.config.WorkDir}
 	}
+	return l, nil
+}
+
+// takePlace hands out a place in an instance that serves many runs.
+func (n *Node) takePlace(ctx context.Context, rel *mayfly.Release) (*container.Lease, error) {
+	f, r, err := n.get(ctx, rel)
+	if err != nil {
+		return nil, err
+	}
+	l := r.crowd.NewLease(r.Sandbox, func(well bool) {
+		f.weighShared(r)
+		f.shared.Put(r, well)
+		n.done(keyOf(rel))
+	})
+	l.Port = r.port
 	return l, nil
 }
 
@@ -124,7 +139,14 @@ func (n *Node) get(ctx context.Context, rel *mayfly.Release) (*function, *ready,
 		f, err := n.function(ctx, rel)
 		var r *ready
 		if err == nil {
-			r, err = f.pool.Get(ctx)
+			err = f.awaitRequired(ctx)
+		}
+		if err == nil {
+			r, err = f.next(ctx)
+		}
+		if err == nil && f.stale(r) {
+			f.refuse(r)
+			continue
 		}
 		if err == container.ErrClosed {
 			n.mu.Lock()
@@ -164,12 +186,22 @@ func (n *Node) function(ctx context.Context, rel *mayfly.Release) (*function, er
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	if other := n.functions[key]; other != nil {
+		f.req.close()
 		return other, nil
 	}
+	if len(n.materials.changedSince(f.material.given, &rel.Workload)) > 0 {
+		f.req.close()
+		return nil, mayfly.Errorf(mayfly.Unavailable, "the secrets or configs of %s changed just now", rel.Workload.Name).WithHint("try again")
+	}
 	if n.stopped {
+		f.req.close()
 		return nil, mayfly.Errorf(mayfly.Unavailable, "the node is being taken down")
 	}
-	if !n.goTaskLocked(func(ctx context.Context) { f.pool.Run(ctx) }) {
+	if !n.goTaskLocked(func(ctx context.Context) {
+		defer f.req.close()
+		f.run(ctx)
+	}) {
+		f.req.close()
 		return nil, errShuttingDown()
 	}
 	n.functions[key] = f
@@ -178,7 +210,12 @@ func (n *Node) function(ctx context.Context, rel *mayfly.Release) (*function, er
 
 func (n *Node) newFunction(ctx context.Context, rel *mayfly.Release) (*function, error) {
 	w := &rel.Workload
+	material, err := n.materials.resolve(w.Space, w.Secrets, w.Configs)
+	if err != nil {
+		return nil, err
+	}
 	a := asked{Process: w.Process, Resources: functionResources(w.Resources), mounts: w.Mounts, readOnly: w.ReadOnly, network: w.Network, volatile: true}
+	a.Env = over(a.Env, material.env)
 	t, err := n.template(ctx, rel.Image, keyOf(rel).owner(), a)
 	if err != nil {
 		return nil, err
@@ -188,12 +225,12 @@ func (n *Node) newFunction(ctx context.Context, rel *mayfly.Release) (*function,
 			WithHint("set command: in the manifest")
 	}
 	shared := func(m mayfly.Mount) bool { return m.Type != "tmpfs" }
-	t.sealed = !listens(w.Protocol) && !slices.ContainsFunc(w.Mounts, shared)
-	f := &function{node: n, release: rel, template: t}
-	f.pool = container.NewPool(f, container.PoolOptions{
-		Max: n.opts.MaxWaiting, Idle: n.opts.PoolIdle, Reuse: w.Isolation == mayfly.IsolationInstance,
-		Making: n.making, Budget: n.budget, Cost: waitingMemory,
-	})
+	t.sealed = !listens(w.Protocol) && len(w.Volumes) == 0 && !slices.ContainsFunc(w.Mounts, shared)
+	f := &function{node: n, release: rel, template: t, material: material}
+	if f.req, err = n.requires(w); err != nil {
+		return nil, err
+	}
+	f.openPool()
 	return f, nil
 }
 
@@ -214,8 +251,23 @@ func (f *function) Make(ctx context.Context) (*ready, error) {
 		with.config.Env = append(with.config.Env[:len(with.config.Env):len(with.config.Env)], "PORT="+strconv.Itoa(int(port)))
 		t = &with
 	}
-	s, err := f.node.sandbox(ctx, mayfly.NewID(), t, me, "")
+	t, err := f.wire(r, t)
 	if err != nil {
+		return nil, err
+	}
+	id := mayfly.NewID()
+	volumes, err := f.node.ClaimVolumes(ctx, mayfly.Instance{ID: id, Space: w.Space, Workload: w.Name}, w.Volumes)
+	if err != nil {
+		return nil, err
+	}
+	if len(volumes) > 0 {
+		with := *t
+		with.config.Mounts = slices.Concat(t.config.Mounts, volumes)
+		t = &with
+	}
+	s, err := f.node.sandboxWith(ctx, id, t, f.material, me, "")
+	if err != nil {
+		f.node.letGo(context.WithoutCancel(ctx), id)
 		return nil, err
 	}
 	r.Sandbox = s
@@ -224,6 +276,9 @@ func (f *function) Make(ctx context.Context) (*ready, error) {
 			s.Remove()
 			return nil, err
 		}
+	}
+	if w.Isolation == mayfly.IsolationInstance {
+		r.crowd, r.conn = container.NewCrowd(s, w.PerInstance(), r.conn), nil
 	}
 	f.weigh(r)
 	return r, nil

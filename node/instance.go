@@ -3,6 +3,7 @@ package node
 import (
 	"context"
 	"errors"
+	"slices"
 	"sync"
 	"syscall"
 	"time"
@@ -14,7 +15,7 @@ import (
 
 // instance is one that was asked for by itself, not by a function's call.
 type instance struct {
-	mu sync.Mutex // one change at a time
+	mu sync.Mutex // one change at a time; taken before the node's
 	store.Instance
 
 	sandbox *container.Sandbox // nil when it had ended before this daemon
@@ -45,6 +46,9 @@ func (n *Node) CreateInstance(ctx context.Context, spec mayfly.InstanceSpec) (ma
 	case <-ctx.Done():
 		return none, context.Cause(ctx)
 	}
+	if err := n.volumes.defineAll(ctx, spec.Space, spec.Volumes); err != nil {
+		return none, err
+	}
 	img, err := n.images.Get(ctx, spec.Image)
 	if err != nil {
 		return none, err
@@ -59,7 +63,14 @@ func (n *Node) CreateInstance(ctx context.Context, spec mayfly.InstanceSpec) (ma
 		Timeout: spec.Timeout, AutoRemove: spec.AutoRemove,
 	}
 	in := newInstance(store.Instance{Instance: rec})
-	if err := n.make(ctx, in, spec); err != nil {
+	err = n.make(ctx, in, order{
+		asked: asked{
+			Process: spec.Process, Resources: spec.Resources, mounts: spec.Mounts, ports: spec.Ports,
+			readOnly: spec.ReadOnly, network: spec.Network,
+		},
+		hostname: spec.Hostname, stdin: spec.Stdin, volumes: spec.Volumes, self: self{Space: spec.Space, Labels: spec.Labels},
+	})
+	if err != nil {
 		return none, err
 	}
 	in.mu.Lock()
@@ -67,9 +78,21 @@ func (n *Node) CreateInstance(ctx context.Context, spec mayfly.InstanceSpec) (ma
 	return in.Instance.Instance, nil
 }
 
+// order is what an instance is made of, besides its image.
+type order struct {
+	asked
+	hostname string
+	stdin    bool
+	several  bool // programs, which their caller starts
+	volumes  []mayfly.VolumeMount
+	secrets  []mayfly.SecretMount
+	configs  []mayfly.ConfigMount
+	self     self
+}
+
 // make records an instance and furnishes it. Whoever finds it meanwhile waits
 // for in.mu, and sees it whole or ended.
-func (n *Node) make(ctx context.Context, in *instance, spec mayfly.InstanceSpec) (err error) {
+func (n *Node) make(ctx context.Context, in *instance, o order) (err error) {
 	in.mu.Lock()
 	if in.Revision, err = n.store.PutInstance(ctx, in.Instance.Instance); err != nil {
 		in.mu.Unlock()
@@ -78,7 +101,7 @@ func (n *Node) make(ctx context.Context, in *instance, spec mayfly.InstanceSpec)
 	n.mu.Lock()
 	n.instances[in.ID] = in
 	n.mu.Unlock()
-	if err = n.furnish(ctx, in, spec); err == nil {
+	if err = n.furnish(ctx, in, o); err == nil {
 		in.mu.Unlock()
 		return nil
 	}
@@ -90,24 +113,37 @@ func (n *Node) make(ctx context.Context, in *instance, spec mayfly.InstanceSpec)
 }
 
 // furnish makes the sandbox of an instance that was recorded. in.mu is held.
-func (n *Node) furnish(ctx context.Context, in *instance, spec mayfly.InstanceSpec) error {
-	t, err := n.template(ctx, in.Digest, in.ID, asked{
-		Process: spec.Process, Resources: spec.Resources, mounts: spec.Mounts, ports: spec.Ports,
-		readOnly: spec.ReadOnly, network: spec.Network,
-	})
+func (n *Node) furnish(ctx context.Context, in *instance, o order) error {
+	volumes, err := n.ClaimVolumes(ctx, in.Instance.Instance, o.volumes)
 	if err != nil {
 		return err
 	}
-	if len(t.argv) == 0 {
+	o.mounts = slices.Concat(o.mounts, volumes)
+	material, err := n.materials.resolve(in.Space, o.secrets, o.configs)
+	if err != nil {
+		return err
+	}
+	o.Env = over(o.Env, material.env)
+	t, err := n.template(ctx, in.Digest, in.ID, o.asked)
+	if err != nil {
+		return err
+	}
+	if len(t.argv) == 0 && !o.several {
 		return mayfly.Errorf(mayfly.Invalid, "image %s says no command", in.Image).WithHint("give one after the image")
 	}
-	s, err := n.sandbox(ctx, in.ID, t, self{Space: in.Space}, spec.Hostname)
+	if err := n.fillVolumes(ctx, in.Instance.Instance, o.volumes, volumes, t.config.Lower); err != nil {
+		return err
+	}
+	s, err := n.sandboxWith(ctx, in.ID, t, material, o.self, o.hostname)
 	if err != nil {
 		return err
 	}
 	in.sandbox = s
 	in.start = container.Program{Argv: t.argv, Dir: t.config.WorkDir, Env: s.Env()}
-	if spec.Stdin {
+	if in.StopSignal == "" {
+		in.StopSignal = t.signal
+	}
+	if o.stdin {
 		if in.stdin, err = newStdinPipe(t.config.User); err != nil {
 			return err
 		}
@@ -136,6 +172,10 @@ func (n *Node) StartInstance(ctx context.Context, space, ref string) error {
 	if err != nil {
 		return err
 	}
+	return n.start(ctx, in)
+}
+
+func (n *Node) start(ctx context.Context, in *instance) error {
 	in.mu.Lock()
 	defer in.mu.Unlock()
 	if in.State != mayfly.Created {
@@ -145,7 +185,7 @@ func (n *Node) StartInstance(ctx context.Context, space, ref string) error {
 	if in.stdin != nil {
 		p.Stdin = in.stdin.child
 	}
-	_, err = in.sandbox.Start(ctx, p)
+	_, err := in.sandbox.Start(ctx, p)
 	if in.stdin != nil {
 		in.stdin.child.Close()
 	}
@@ -192,6 +232,9 @@ func (n *Node) watchLocked(in *instance) {
 	s := in.sandbox
 	adopted := in.State == mayfly.Running
 	in.watched = n.goTaskLocked(func(ctx context.Context) {
+		if adopted {
+			n.hangUpStrays(s)
+		}
 		if in.Timeout > 0 && adopted {
 			n.goTask(func(ctx context.Context) { n.enforce(ctx, s, in.Started.Add(in.Timeout)) })
 		}
@@ -220,6 +263,7 @@ func (n *Node) recordEnd(ctx context.Context, in *instance, e mayfly.Exit) error
 	}
 	close(in.recorded)
 	in.mu.Unlock()
+	n.letGo(ctx, in.ID)
 	if in.AutoRemove && !gone {
 		return errors.Join(err, n.forget(ctx, in))
 	}
@@ -240,6 +284,7 @@ func (n *Node) forget(ctx context.Context, in *instance) error {
 	}
 	errs = append(errs, n.store.DeleteInstance(ctx, in.Space, in.ID))
 	errs = append(errs, n.images.Release(ctx, in.ID))
+	n.letGo(ctx, in.ID)
 	n.mu.Lock()
 	delete(n.instances, in.ID)
 	n.mu.Unlock()

@@ -2,10 +2,12 @@ package node
 
 import (
 	"context"
+	"errors"
 	"syscall"
 	"time"
 
 	"github.com/mayfly-run/mayfly"
+	"github.com/mayfly-run/mayfly/container"
 )
 
 // ListInstances returns the instances of a space, oldest first; without all,
@@ -27,36 +29,72 @@ func (n *Node) GetInstance(_ context.Context, space, ref string) (mayfly.Instanc
 }
 
 // StopInstance asks an instance to end, and kills it when the grace is over.
-// It returns when it has ended.
+// It returns when it has ended. One of a service is drained first, has the grace
+// that the service says, and is followed by another; SERVICE/N means it too.
 func (n *Node) StopInstance(ctx context.Context, space, ref string, grace time.Duration) error {
-	in, err := n.find(space, ref)
+	rec, err := n.store.InstanceOf(space, ref)
+	if err != nil {
+		return err
+	}
+	if rec.Replica > 0 && rec.Workload == ref {
+		return mayfly.Errorf(mayfly.Conflict, "%s is a service, and starts another container for one that stops", ref).
+			WithHint("mayfly scale %s=0 stops it; mayfly restart %s replaces its containers, mayfly stop %s/1 one of them", ref, ref, ref)
+	}
+	in, err := n.find(space, rec.ID)
 	if err != nil {
 		return err
 	}
 	if in.ended() {
 		return nil
 	}
-	in.sandbox.Blame(mayfly.Cancelled, "it was stopped")
-	in.sandbox.Stop(ctx, syscall.SIGTERM, grace)
+	if !n.replicas.renew(in, "it was stopped by hand") {
+		n.stopInstance(ctx, in, "it was stopped", grace)
+	}
 	return n.awaitEnd(ctx, in)
 }
 
-// KillInstance sends a signal to an instance's program.
+// KillInstance sends a signal to the program of an instance, which ref names as
+// store.InstanceOf takes it.
 func (n *Node) KillInstance(ctx context.Context, space, ref string, signal syscall.Signal) error {
-	in, err := n.find(space, ref)
+	rec, err := n.store.InstanceOf(space, ref)
+	if err != nil {
+		return err
+	}
+	in, err := n.find(space, rec.ID)
 	if err != nil {
 		return err
 	}
 	if in.ended() {
 		return mayfly.Errorf(mayfly.Conflict, "instance %s has ended", in.Name)
 	}
-	if in.sandbox.Main() == nil {
+	if in.sandbox.Main() == nil && in.state() != mayfly.Running {
 		return mayfly.Errorf(mayfly.Conflict, "instance %s was not started yet", in.Name)
 	}
 	if signal == syscall.SIGKILL {
 		in.sandbox.Blame(mayfly.Cancelled, "it was killed")
 	}
+	if in.sandbox.Main() == nil {
+		return signalProcesses(ctx, in.sandbox, signal)
+	}
 	return in.sandbox.Signal(ctx, nil, signal)
+}
+
+// signalProcesses sends a signal to all programs of a container that has no main
+// one; SIGKILL is for the container.
+func signalProcesses(ctx context.Context, s *container.Sandbox, signal syscall.Signal) error {
+	if signal == syscall.SIGKILL {
+		s.Kill()
+		return nil
+	}
+	for _, p := range s.Spawned() {
+		if p.Name() == "" || isClosed(p.Done()) {
+			continue
+		}
+		if err := s.Signal(ctx, p, signal); err != nil && !errors.Is(err, syscall.ESRCH) {
+			return err
+		}
+	}
+	return nil
 }
 
 // WaitInstance returns an instance when it has ended.
@@ -119,9 +157,12 @@ func (n *Node) StopAll(ctx context.Context, progress func(string)) error {
 	runner := n.runner
 	var all []*instance
 	for _, in := range n.instances {
-		all = append(all, in)
+		if in.Assigned == "" {
+			all = append(all, in)
+		}
 	}
 	n.mu.Unlock()
+	n.replicas.stopAll(ctx)
 	done := make(chan struct{}, len(all))
 	waiting := 0
 	for _, in := range all {
@@ -132,8 +173,7 @@ func (n *Node) StopAll(ctx context.Context, progress func(string)) error {
 		progress("stopping " + in.Name)
 		if !n.goTask(func(context.Context) {
 			defer func() { done <- struct{}{} }()
-			in.sandbox.Blame(mayfly.Cancelled, "the node was taken down")
-			in.sandbox.Stop(ctx, syscall.SIGTERM, stopGrace)
+			n.stopInstance(ctx, in, "the node was taken down", stopGrace)
 			n.awaitEnd(ctx, in)
 		}) {
 			return errShuttingDown()

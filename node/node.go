@@ -21,12 +21,15 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"sync"
 	"time"
 
 	"github.com/mayfly-run/mayfly"
 	"github.com/mayfly-run/mayfly/build"
+	"github.com/mayfly-run/mayfly/bus"
 	"github.com/mayfly-run/mayfly/container"
+	"github.com/mayfly-run/mayfly/discovery"
 	"github.com/mayfly-run/mayfly/image"
 	"github.com/mayfly-run/mayfly/network"
 	"github.com/mayfly-run/mayfly/store"
@@ -35,13 +38,18 @@ import (
 
 // Options tune a Node. The zero value is fit for production.
 type Options struct {
-	Log        *slog.Logger  // nil: no log
-	Name       string        // of the machine among others; its host name if empty
-	Driver     string        // "native" if empty, or the name or path of an OCI runtime
-	PoolIdle   time.Duration // without a call for so long, no sandbox waits; 5 min if zero
-	PoolMemory int64         // bytes that waiting sandboxes may take; an eighth of the machine's if zero
-	MaxWaiting int           // sandboxes of one function that wait; 32 if zero, none if negative
-	MaxRunning int           // runs at once; one for each 16 MB of memory if zero
+	Log        *slog.Logger      // nil: no log
+	Name       string            // of the machine among others; its host name if empty
+	Driver     string            // "native" if empty, or the name or path of an OCI runtime
+	PoolIdle   time.Duration     // without a call for so long, no sandbox waits; 5 min if zero
+	PoolMemory int64             // bytes that waiting sandboxes may take; an eighth of the machine's if zero
+	MaxWaiting int               // sandboxes of one function that wait; 32 if zero, none if negative
+	MaxRunning int               // runs at once; one for each 16 MB of memory if zero
+	Labels     map[string]string // of the machine, such as zone
+	AllowBind  []string          // directories of the host whose contents may be volumes; none if empty
+
+	BuildMemory int64         // bytes that one build of code may use, its files included; 2 GB, or half of the machine's, if zero
+	BuildTime   time.Duration // that one build may take; 10 min if zero
 
 	memory int64 // of the machine, in bytes
 }
@@ -53,24 +61,36 @@ type Parts struct {
 	Stacks *build.Stacks
 	Init   []byte // mayfly-init for this machine
 	Inside Inside // answers programs in containers; nil: they have nowhere to ask
+
+	Discovery *discovery.Discovery // nil: no services are run
+	Outside   *discovery.Outside   // asked before consumers are told of what has changed; nil: there is nothing
 }
 
 // Node is this machine.
 type Node struct {
-	dir    string
-	opts   Options
-	store  *store.Store
-	images *image.Store
-	stacks *build.Stacks
-	net    *network.Network
-	host   *container.Host
-	doors  *doors
-	logs   *keptLogs
-	token  string // derived from the data directory; names bridge and cgroups
+	dir       string
+	opts      Options
+	store     *store.Store
+	images    *image.Store
+	stacks    *build.Stacks
+	net       *network.Network
+	host      *container.Host
+	doors     *doors
+	logs      *keptLogs
+	volumes   *volumes
+	materials *materials
+	token     string // derived from the data directory; names bridge and cgroups
+
+	external string    // address of the machine, as others reach published ports
+	replicas *replicas // of services that are assigned to this node
+	askers   *askers
 
 	making  chan struct{} // a slot for each sandbox that is being made
-	running chan struct{} // a slot for each run
+	running chan struct{} // a slot for each run that has a sandbox to itself
+	dropped chan struct{} // a function was dropped
 	budget  *container.Budget
+
+	building chan struct{} // a slot for each build of code
 
 	mu        sync.Mutex
 	functions map[functionKey]*function
@@ -104,13 +124,30 @@ func Open(ctx context.Context, dir string, p Parts, o Options) (_ *Node, err err
 		dir: dir, opts: o, store: p.Store, images: p.Images, stacks: p.Stacks, token: Token(dir),
 		making:    make(chan struct{}, 2*runtime.NumCPU()),
 		running:   make(chan struct{}, o.MaxRunning),
+		dropped:   make(chan struct{}, 1),
 		budget:    container.NewBudget(o.PoolMemory),
+		building:  make(chan struct{}, maxBuilds),
 		begun:     make(chan struct{}),
 		functions: make(map[functionKey]*function),
 		users:     make(map[functionKey]int),
 		instances: make(map[string]*instance),
+		askers:    newAskers(),
+	}
+	n.external = externalAddress()
+	n.sweepParts()
+	if p.Discovery != nil {
+		n.replicas = newReplicas(n, p.Discovery)
+		if p.Outside != nil {
+			n.replicas.outside = p.Outside.Checked()
+		}
 	}
 	if n.logs, err = openKeptLogs(dir + "/logs"); err != nil {
+		return nil, err
+	}
+	if n.volumes, err = openVolumes(dir, p.Store, &o); err != nil {
+		return nil, err
+	}
+	if n.materials, err = openMaterials(dir, p.Store); err != nil {
 		return nil, err
 	}
 	init, err := container.InstallInit(dir+"/init", p.Init)
@@ -139,7 +176,11 @@ func Open(ctx context.Context, dir string, p Parts, o Options) (_ *Node, err err
 		n.doors.close()
 		return nil, fmt.Errorf("open network: %w", err)
 	}
-	if err := n.recover(ctx); err != nil {
+	err = n.recover(ctx)
+	if err == nil {
+		err = n.register(ctx)
+	}
+	if err != nil {
 		n.doors.close()
 		return nil, errors.Join(err, n.net.Close())
 	}
@@ -204,6 +245,9 @@ func (n *Node) Run(ctx context.Context) error {
 	g.Go(func() error { return n.doors.run(work) })
 	g.Go(func() error { return n.host.Run(tail) }) // outlives those who bury
 	n.begin(work)
+	g.Go(func() error { return n.replicas.run(work) })
+	g.Go(func() error { return n.refreshFunctions(work) })
+	g.Go(func() error { return n.keepLeast(work) })
 	<-work.Done()
 	n.mu.Lock()
 	n.ctx = nil
@@ -252,7 +296,7 @@ func (n *Node) goTaskLocked(f func(ctx context.Context)) bool {
 // the driver's processes. Run must have returned.
 func (n *Node) Close() error {
 	n.doors.close() // where Run never ran
-	err := errors.Join(n.net.Close(), n.host.Close(), closeDriver(n.host.Driver()))
+	err := errors.Join(n.net.Close(), n.host.Close(), closeDriver(n.host.Driver()), n.materials.close())
 	if n.deserted() {
 		err = errors.Join(err, network.Destroy(n.token))
 	}
@@ -282,8 +326,12 @@ func (n *Node) deserted() bool {
 // released takes back what sandboxes that ended were given.
 func (n *Node) released(ctx context.Context, ids []string) {
 	n.doors.shut(ids...) // first: a connection is of its container's network namespace
+	n.askers.drop(ids...)
 	if err := n.net.Detach(ctx, ids...); err != nil {
 		n.opts.Log.Error("detach from network", "err", err)
+	}
+	for _, id := range ids {
+		n.letGo(ctx, id)
 	}
 }
 
@@ -292,8 +340,15 @@ func (n *Node) released(ctx context.Context, ids []string) {
 func (n *Node) recover(ctx context.Context) error {
 	wanted := make(map[string]bool)
 	var held []network.Held
+	owners := n.images.Owners()
 	for _, rec := range n.store.Instances("") {
 		if rec.Node != n.opts.Name {
+			continue
+		}
+		if cameBack(rec, owners) {
+			if err := n.store.DeleteInstance(ctx, rec.Space, rec.ID); err != nil {
+				return fmt.Errorf("remove instance %s again: %w", rec.ID, err)
+			}
 			continue
 		}
 		in := newInstance(rec)
@@ -332,7 +387,27 @@ func (n *Node) recover(ctx context.Context) error {
 		}
 	}
 	n.dropOwners(ctx, wanted)
+	if err := n.volumes.recover(ctx, n.lives); err != nil {
+		return fmt.Errorf("take up volumes: %w", err)
+	}
+	if err := n.materials.recover(n.lives); err != nil {
+		return fmt.Errorf("take back secrets: %w", err)
+	}
 	return n.net.Recover(ctx, held)
+}
+
+// cameBack reports whether an instance had been removed, long enough ago for a
+// kill -9 to bring back its record. An instance has its image until then.
+func cameBack(rec store.Instance, owners []image.Owner) bool {
+	return time.Since(rec.Created) > bus.MarkerTTL && !slices.ContainsFunc(owners, func(o image.Owner) bool { return o.Name == rec.ID })
+}
+
+// lives reports whether a container of an earlier daemon may still run.
+func (n *Node) lives(id string) bool {
+	if in := n.instances[id]; in != nil {
+		return in.sandbox != nil && in.State != mayfly.Exited
+	}
+	return slices.ContainsFunc(n.left, func(a leftAttempt) bool { return a.sandbox.ID == id })
 }
 
 // heldBy is what a sandbox holds of the network.
@@ -341,7 +416,7 @@ func heldBy(s *container.Sandbox) []network.Held {
 	if err != nil {
 		return nil
 	}
-	return []network.Held{{ID: s.ID, Address: a, Ports: s.Ports}}
+	return []network.Held{{ID: s.ID, Address: a, Ports: s.Ports, Groups: s.Groups}}
 }
 
 // adopt takes over a sandbox that an earlier daemon left, and its socket.
@@ -355,6 +430,9 @@ func (n *Node) adopt(id string) (*container.Sandbox, error) {
 	default:
 		if err := n.doors.reopen(s); err != nil {
 			n.opts.Log.Error("listen for a container", "id", id, "err", err) // it can go on without
+		}
+		if err := n.askers.adopt(s); err != nil {
+			n.opts.Log.Error("note whose an address is", "id", id, "err", err)
 		}
 	}
 	return s, nil

@@ -10,6 +10,7 @@ import (
 
 	"github.com/mayfly-run/mayfly"
 	"github.com/mayfly-run/mayfly/build"
+	"github.com/mayfly-run/mayfly/store"
 )
 
 // keepReleases is how many releases of a function keep their images, the
@@ -76,9 +77,11 @@ func (n *Node) done(key functionKey) {
 	n.tasks.Done()
 }
 
+// active reports whether requests come to a release: it is the active one, or a
+// route leads to it.
 func (n *Node) active(key functionKey) bool {
 	w, err := n.store.Workload(key.space, key.name)
-	return err == nil && w.Number == key.number
+	return err == nil && (w.Number == key.number || n.store.Routed(key.space, key.name, key.number))
 }
 
 // drop stops keeping sandboxes of a release; those who wait for one still get
@@ -90,7 +93,11 @@ func (n *Node) drop(ctx context.Context, key functionKey) {
 	used := n.users[key] > 0
 	n.mu.Unlock()
 	if f != nil {
-		f.pool.Drain()
+		f.drain()
+		select {
+		case n.dropped <- struct{}{}:
+		default:
+		}
 	}
 	if used {
 		return
@@ -129,8 +136,8 @@ func (n *Node) owned(space, name string) map[functionKey]bool {
 }
 
 // pruneReleases deletes the releases before the active one, and their images,
-// but for those that are in use, those that tasks wait for, and the newest that
-// keep an image. What never became active keeps none.
+// but for those that are in use, those that tasks wait for or routes lead to, and
+// the newest that keep an image. What never became active keeps none.
 func (n *Node) pruneReleases(ctx context.Context, active functionKey) error {
 	all, err := n.store.Releases(ctx, active.space, active.name)
 	if err != nil {
@@ -144,7 +151,7 @@ func (n *Node) pruneReleases(ctx context.Context, active functionKey) error {
 		n.mu.Lock()
 		used := n.users[key] > 0
 		n.mu.Unlock()
-		if key.number >= active.number || used || owned[key] && kept < keepReleases {
+		if key.number >= active.number || used || owned[key] && kept < keepReleases || n.supervised(key) || n.store.Routed(key.space, key.name, key.number) {
 			if owned[key] {
 				kept++
 			}
@@ -169,6 +176,17 @@ func (n *Node) pruneReleases(ctx context.Context, active functionKey) error {
 		n.releaseImages(ctx, functionKey{active.space, active.name, number}.owner())
 	}
 	return n.images.Collect(ctx)
+}
+
+// supervised reports whether a release of a service runs, or may come back.
+func (n *Node) supervised(key functionKey) bool {
+	ro, _ := n.store.Rollouts.Find(key.space, key.name)
+	if key.number == ro.Value.Stable || key.number == ro.Value.Before {
+		return true
+	}
+	return slices.ContainsFunc(n.store.Assignments.List(key.space), func(a store.Record[mayfly.Assignment]) bool {
+		return a.Value.Workload == key.name && a.Value.Release == key.number
+	})
 }
 
 // pinned returns those of the releases of a function that tasks wait for.
@@ -202,10 +220,15 @@ func (n *Node) NeededImages() []string {
 	names := []string{build.StackImage("host")}
 	for _, w := range n.store.Snapshot().WorkloadsIn("") {
 		if w.Workload.Stack != "" {
-			names = append(names, build.StackImage(w.Workload.Stack))
+			names = append(names, build.ImageOf(w.Workload.Stack, w.Workload.Base))
 		}
 		if w.Workload.Code != "" {
 			names = append(names, codeImage(w.Workload.Space, w.Workload.Name))
+		}
+		if b := w.Workload.Build; b != nil && b.Recipe == "go" {
+			names = append(names, build.StackImage("go"))
+		} else if b != nil {
+			names = append(names, build.ToolsImage(w.Workload.Stack, w.Workload.Base))
 		}
 	}
 	slices.Sort(names)

@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"log/slog"
+	"net/http"
 	"runtime"
 	"sync"
 	"time"
@@ -28,10 +29,18 @@ type Requests interface {
 	Enter(ctx context.Context, rel *mayfly.Release) (leave func(), err error)
 }
 
+// Emitter publishes the events that functions return. The event package gives it.
+type Emitter interface {
+	// Returned publishes what a task returned, if that is an event, once for each
+	// task. It is called before the end of the task is on disk.
+	Returned(ctx context.Context, task *mayfly.Task, header http.Header, output []byte) error
+}
+
 // RunnerOptions tune a Runner. The zero value is fit for production.
 type RunnerOptions struct {
 	Log   *slog.Logger // nil: no log
 	Tasks int          // attempts at once; 8 for each core, and 16 at least, if zero
+	Emit  Emitter      // nil: no result is an event
 }
 
 // Runner runs tasks on this machine. It asks the queue for one whenever it has
@@ -49,6 +58,7 @@ type Runner struct {
 	opts     RunnerOptions
 	adopted  []*attempt
 	unwanted []*container.Sandbox // of attempts whose tasks have moved on
+	ahead    *ahead
 
 	workers sync.WaitGroup
 
@@ -72,7 +82,8 @@ func NewRunner(n *Node, q *queue.Queue, r Requests, o RunnerOptions) *Runner {
 	if o.Tasks == 0 {
 		o.Tasks = max(16, 8*runtime.NumCPU())
 	}
-	run := &Runner{node: n, queue: q, requests: r, opts: o, running: make(map[*attempt]struct{}), lent: make(map[string]*loan)}
+	run := &Runner{node: n, queue: q, requests: r, opts: o, running: make(map[*attempt]struct{}), lent: make(map[string]*loan), ahead: newAhead(o.Tasks)}
+	q.OnBacklog(o.Tasks, run.ahead.tell)
 	n.mu.Lock()
 	n.runner = run
 	n.mu.Unlock()
@@ -109,6 +120,7 @@ func (r *Runner) Run(ctx context.Context) error {
 		r.node.retire(s, func() {})
 	}
 	r.adopted, r.unwanted = nil, nil
+	r.workers.Go(func() { r.lookAhead(ctx) })
 	for range r.opts.Tasks {
 		r.workers.Go(func() { r.work(ctx, ctx) })
 	}
@@ -252,7 +264,13 @@ const imageTask = "_image-"
 // tried again, for the result is nowhere else; it reports whether it was.
 func (r *Runner) done(ctx context.Context, g *queue.Grant, res mayfly.Result) bool {
 	for {
-		_, err := r.queue.Done(context.WithoutCancel(ctx), g, res)
+		var err error
+		if r.opts.Emit != nil && res.Exit.Reason == mayfly.Succeeded {
+			err = r.opts.Emit.Returned(context.WithoutCancel(ctx), &g.Task, res.Header, res.Output)
+		}
+		if err == nil {
+			_, err = r.queue.Done(context.WithoutCancel(ctx), g, res)
+		}
 		switch mayfly.KindOf(err) {
 		case mayfly.Unavailable, mayfly.Busy:
 			r.opts.Log.Warn("the end of a task is not recorded yet; it is tried again", "task", g.Task.ID, "err", err)

@@ -6,6 +6,7 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"strings"
 	"sync"
 
 	"github.com/mayfly-run/mayfly"
@@ -87,8 +88,15 @@ func (n *Node) AttachInstance(ctx context.Context, space, ref string, stdin io.R
 	})
 }
 
-// InstanceLogs passes an instance's log on.
+// InstanceLogs passes an instance's log on. SERVICE/REPLICA names one too.
 func (n *Node) InstanceLogs(ctx context.Context, space, ref string, o mayfly.LogOptions, each func(mayfly.LogEntry) error) error {
+	if strings.Contains(ref, "/") {
+		rec, err := n.store.InstanceOf(space, ref)
+		if err != nil {
+			return err
+		}
+		ref = rec.ID
+	}
 	in, err := n.find(space, ref)
 	if err != nil {
 		return err
@@ -100,7 +108,11 @@ func (n *Node) InstanceLogs(ctx context.Context, space, ref string, o mayfly.Log
 	if s != nil {
 		ended = s.Ended()
 	}
-	return container.ReadLog(ctx, n.host.Dir(in.ID), o, ended, each)
+	err = container.ReadLog(ctx, n.host.Dir(in.ID), o, ended, each)
+	if errors.Is(err, fs.ErrNotExist) { // it could not be made, or was forgotten just now
+		return mayfly.Errorf(mayfly.NotFound, "instance %s has no log", in.Name)
+	}
+	return err
 }
 
 // SandboxLogs passes on the log of the sandbox that served a run.

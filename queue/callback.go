@@ -24,8 +24,8 @@ import (
 // be made is on disk before the outcome is, and goes only when it was taken or
 // given up, so it is made at least once; webhook-id tells repetitions apart.
 
-// callbackDelays are before each attempt after the first, about a day in all.
-func callbackDelays() []time.Duration {
+// CallbackDelays are before each attempt after the first, about a day in all.
+func CallbackDelays() []time.Duration {
 	return []time.Duration{5 * time.Second, 30 * time.Second, 2 * time.Minute, 10 * time.Minute, 30 * time.Minute,
 		time.Hour, 2 * time.Hour, 4 * time.Hour, 8 * time.Hour, 8 * time.Hour}
 }
@@ -58,7 +58,7 @@ type calls struct {
 }
 
 func newCalls() calls {
-	return calls{wake: make(chan struct{}, 1), active: map[callKey]bool{}, hosts: map[string]int{}, full: map[string][]call{}, delays: callbackDelays()}
+	return calls{wake: make(chan struct{}, 1), active: map[callKey]bool{}, hosts: map[string]int{}, full: map[string][]call{}, delays: CallbackDelays()}
 }
 
 func (c *calls) due(next call) {
@@ -149,7 +149,7 @@ func (q *Queue) putCallback(ctx context.Context, rec callbackRecord, over *uint6
 
 // runCallbacks makes callbacks until ctx ends.
 func (q *Queue) runCallbacks(ctx context.Context) {
-	client := newCaller()
+	client := NewCaller()
 	defer client.CloseIdleConnections()
 	var making sync.WaitGroup
 	defer making.Wait()
@@ -212,7 +212,7 @@ func readCallback(msg bus.Message) (rec callbackRecord, err error) {
 	if msg.Subject != bus.CallbackSubject(rec.Task.Space, rec.Task.ID) || !idPattern.MatchString(rec.Task.ID) || rec.Tries < 0 {
 		return rec, errors.New("it is not its record")
 	}
-	return rec, checkCallback(rec.Task.Callback)
+	return rec, CheckURL(rec.Task.Callback)
 }
 
 // makeCall makes one attempt at a callback, and decides what follows.
@@ -262,16 +262,16 @@ func (q *Queue) tryCall(ctx context.Context, client *http.Client, c call) error 
 	if err != nil {
 		return err
 	}
-	why := notify(ctx, client, task, secret)
+	again, why := notify(ctx, client, task, secret)
 	if ctx.Err() != nil {
 		return nil // the next start makes it
 	}
-	return q.afterCall(ctx, c, rec, msg.Sequence, why)
+	return q.afterCall(ctx, c, rec, msg.Sequence, again, why)
 }
 
 // afterCall removes a callback that was taken, and has another made again later
-// or gives it up.
-func (q *Queue) afterCall(ctx context.Context, c call, rec callbackRecord, seq uint64, why error) error {
+// or gives it up. Who was called asks to be left alone for again.
+func (q *Queue) afterCall(ctx context.Context, c call, rec callbackRecord, seq uint64, again time.Duration, why error) error {
 	var gone *goneError
 	if why == nil || errors.As(why, &gone) || rec.Tries >= len(q.calls.delays) {
 		if why != nil {
@@ -284,7 +284,7 @@ func (q *Queue) afterCall(ctx context.Context, c call, rec callbackRecord, seq u
 		return bus.Remove(ctx, stream, seq)
 	}
 	delay := q.calls.delays[rec.Tries]
-	delay += time.Duration(rand.Float64() * 0.2 * float64(delay))
+	delay = max(again, delay+time.Duration(rand.Float64()*0.2*float64(delay)))
 	rec.Tries, rec.Next = rec.Tries+1, now().Add(delay)
 	q.log.Info("a callback failed; it is made again", "task", c.key.id, "url", rec.Task.Callback, "in", delay, "error", why)
 	if err := q.putCallback(ctx, rec, &seq); errors.Is(err, bus.ErrExists) {

@@ -8,11 +8,13 @@ import (
 	"crypto/sha256"
 	"encoding/base64"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
 	"net/netip"
+	"net/url"
 	"strconv"
 	"strings"
 	"syscall"
@@ -42,9 +44,9 @@ type goneError struct{ status string }
 
 func (e *goneError) Error() string { return "it answered " + e.status }
 
-// newCaller makes a client that follows no redirect, uses no proxy, and reaches
+// NewCaller makes a client that follows no redirect, uses no proxy, and reaches
 // no address that answers for the machine or its network only.
-func newCaller() *http.Client {
+func NewCaller() *http.Client {
 	dialer := &net.Dialer{Timeout: callTimeout / 2, Control: func(_, address string, _ syscall.RawConn) error {
 		return checkAddress(address)
 	}}
@@ -81,6 +83,24 @@ func checkAddress(address string) error {
 	return nil
 }
 
+// CheckURL refuses what no webhook can be sent to. Empty is nobody. What a name
+// stands for is looked at when it is called.
+func CheckURL(raw string) error {
+	if raw == "" {
+		return nil
+	}
+	u, err := url.Parse(raw)
+	if err != nil || len(raw) > maxCallback || u.Hostname() == "" || u.Scheme != "http" && u.Scheme != "https" {
+		return mayfly.Errorf(mayfly.Invalid, "%.100q is not an http or https URL of at most %d bytes", raw, maxCallback)
+	}
+	if ip, err := netip.ParseAddr(u.Hostname()); err == nil {
+		if err := checkAddress(netip.AddrPortFrom(ip, 0).String()); err != nil {
+			return mayfly.Errorf(mayfly.Invalid, "%.100q: %w", raw, err)
+		}
+	}
+	return nil
+}
+
 // What is refused beside link-local addresses, and what may stand for any.
 var (
 	nat64          = netip.MustParsePrefix("64:ff9b::/96")
@@ -89,42 +109,82 @@ var (
 	oracleMetadata = netip.MustParseAddr("192.0.0.192")
 )
 
-// notify makes one attempt: it fails when the answer is not one of success.
-func notify(ctx context.Context, client *http.Client, task mayfly.Task, secret string) error {
-	url := task.Callback
+// notify makes one attempt, as Post does.
+func notify(ctx context.Context, client *http.Client, task mayfly.Task, secret string) (again time.Duration, err error) {
 	task.Env = nil
 	body, err := json.Marshal(callbackBody{Type: "task." + string(task.State), Timestamp: task.Ended, Data: task})
 	if err != nil {
-		return fmt.Errorf("encode callback: %w", err)
+		return 0, fmt.Errorf("encode callback: %w", err)
 	}
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, url, bytes.NewReader(body))
+	id := fmt.Sprintf("%s-%s-%d", task.ID, task.State, task.Attempt)
+	return Post(ctx, client, Webhook{URL: task.Callback, ID: id, Secret: secret, Type: "application/json", Body: body})
+}
+
+// Webhook is a request of Standard Webhooks, to somebody outside.
+type Webhook struct {
+	URL    string
+	ID     string // the same for each time that it is sent
+	Secret string // as Queue.Secret gives it
+	Type   string // media type of Body
+	Body   []byte
+}
+
+// maxRetryAfter is the longest that an answer may ask to be left alone.
+const maxRetryAfter = 24 * time.Hour
+
+// Post sends a webhook once. Where the answer is not one of success, that is an
+// error, and again is how long it asks to be left alone, if it does. IsGone tells
+// of one that wants nothing more.
+func Post(ctx context.Context, client *http.Client, w Webhook) (again time.Duration, err error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, w.URL, bytes.NewReader(w.Body))
 	if err != nil {
-		return err
+		return 0, err
 	}
-	id, at := fmt.Sprintf("%s-%s-%d", task.ID, task.State, task.Attempt), strconv.FormatInt(time.Now().Unix(), 10)
-	signature, err := sign(secret, id, at, body)
+	at := strconv.FormatInt(time.Now().Unix(), 10)
+	signature, err := sign(w.Secret, w.ID, at, w.Body)
 	if err != nil {
-		return err
+		return 0, err
 	}
-	req.Header.Set("Content-Type", "application/json")
+	req.Header.Set("Content-Type", w.Type)
 	req.Header.Set("User-Agent", "mayfly")
-	req.Header.Set("webhook-id", id)
+	req.Header.Set("webhook-id", w.ID)
 	req.Header.Set("webhook-timestamp", at)
 	req.Header.Set("webhook-signature", signature)
 	resp, err := client.Do(req)
 	if err != nil {
-		return err
+		return 0, err
 	}
 	defer resp.Body.Close()
 	_, _ = io.CopyN(io.Discard, resp.Body, callAnswer) // what it says does not matter
 	switch {
 	case resp.StatusCode >= 200 && resp.StatusCode < 300:
-		return nil
+		return 0, nil
 	case resp.StatusCode == http.StatusGone:
-		return &goneError{resp.Status}
+		return 0, &goneError{resp.Status}
 	default:
-		return fmt.Errorf("it answered %s", resp.Status)
+		return retryAfter(resp.Header.Get("Retry-After"), time.Now()), fmt.Errorf("it answered %s", resp.Status)
 	}
+}
+
+// IsGone reports whether an error of Post says that nobody wants to be told.
+func IsGone(err error) bool {
+	var gone *goneError
+	return errors.As(err, &gone)
+}
+
+// retryAfter reads the header of that name: seconds, or a date.
+func retryAfter(text string, now time.Time) time.Duration {
+	seconds, err := strconv.ParseUint(text, 10, 64)
+	if errors.Is(err, strconv.ErrRange) || err == nil && seconds > uint64(maxRetryAfter/time.Second) {
+		return maxRetryAfter
+	}
+	if err == nil {
+		return time.Duration(seconds) * time.Second
+	}
+	if at, err := http.ParseTime(text); err == nil {
+		return max(0, min(at.Sub(now), maxRetryAfter))
+	}
+	return 0
 }
 
 // sign is a signature of Standard Webhooks, version 1.

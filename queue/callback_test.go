@@ -183,7 +183,7 @@ func TestCallbackAddresses(t *testing.T) {
 			t.Errorf("%s: %v", address, err)
 		}
 	}
-	err := notify(t.Context(), newCaller(), mayfly.Task{Callback: "http://169.254.169.254/latest"}, newSecret())
+	_, err := notify(t.Context(), NewCaller(), mayfly.Task{Callback: "http://169.254.169.254/latest"}, newSecret())
 	if err == nil || !strings.Contains(err.Error(), "not an address that a callback may go to") {
 		t.Errorf("it was called: %v", err)
 	}
@@ -221,5 +221,39 @@ func TestCallbacksToASlowHost(t *testing.T) {
 	defer n.mu.Unlock()
 	if s := fmt.Sprint(n.calls.hosts, len(n.calls.full)); !strings.HasSuffix(s, " 0") {
 		t.Errorf("left: %s", s)
+	}
+}
+
+func TestRetryAfter(t *testing.T) {
+	at := time.Date(2026, 1, 31, 12, 0, 0, 0, time.UTC)
+	for text, want := range map[string]time.Duration{
+		"": 0, "0": 0, "120": 2 * time.Minute, "86400": 24 * time.Hour, "86401": 24 * time.Hour, "9223372036854775807": 24 * time.Hour,
+		"99999999999999999999999": 24 * time.Hour, "-5": 0, "1.5": 0, "soon": 0,
+		"Sat, 31 Jan 2026 12:00:30 GMT": 30 * time.Second, "Saturday, 31-Jan-26 12:01:00 GMT": time.Minute,
+		"Sat, 31 Jan 2026 11:00:00 GMT": 0, "Sat, 31 Jan 2037 11:00:00 GMT": 24 * time.Hour,
+	} {
+		if got := retryAfter(text, at); got != want {
+			t.Errorf("%q is %s, not %s", text, got, want)
+		}
+	}
+}
+
+// A receiver that asks to be left alone is, however soon it would have been called.
+func TestCallbackRetryAfter(t *testing.T) {
+	n := eager(newNode(t, Options{}))
+	calls := make(chan time.Time, 10)
+	var count atomic.Int64
+	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		calls <- time.Now()
+		if count.Add(1) == 1 {
+			w.Header().Set("Retry-After", "2")
+			w.WriteHeader(http.StatusServiceUnavailable)
+		}
+	}))
+	defer s.Close()
+	n.runWith(s.URL, mayfly.Succeeded)
+	first := <-calls
+	if d := (<-calls).Sub(first); d < 2*time.Second {
+		t.Errorf("it was called again after %s", d)
 	}
 }

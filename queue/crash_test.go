@@ -1,32 +1,25 @@
 package queue
 
 import (
-	"bufio"
 	"context"
-	"fmt"
-	"os"
-	"os/exec"
 	"strings"
 	"testing"
 
 	"github.com/mayfly-run/mayfly"
+	"github.com/mayfly-run/mayfly/bus/bustest"
 )
-
-// crashDir tells a copy of the test binary to work in that directory until it
-// is killed, and to print what it was told.
-const crashDir = "MAYFLY_TEST_QUEUE_DIR"
 
 // TestKill: whatever was accepted before a kill -9 is accounted for afterwards,
 // once.
 func TestKill(t *testing.T) {
-	if dir := os.Getenv(crashDir); dir != "" {
+	if dir := bustest.Doomed(); dir != "" {
 		workUntilKilled(t, dir)
 		return
 	}
 	dir := t.TempDir()
 	accepted, ended := map[string]bool{}, map[string]string{}
 	for _, lines := range []int{1, 50, 500} {
-		for _, line := range killAfter(t, dir, lines) {
+		for _, line := range bustest.KillAfter(t, "TestKill", dir, lines) {
 			what, id, _ := strings.Cut(line, " ")
 			if accepted[id] = true; what == "accepted" {
 				continue
@@ -71,43 +64,14 @@ func workUntilKilled(t *testing.T, dir string) {
 					return
 				}
 				if task, err := n.Done(context.Background(), g, result(mayfly.Succeeded)); err == nil {
-					fmt.Println("ack ended", task.ID)
+					bustest.Acknowledge("ended", task.ID)
 				}
 			}
 		}()
 	}
 	for {
 		for _, task := range n.submit(work("a"), work("b"), work("c")) {
-			fmt.Println("ack accepted", task.ID)
+			bustest.Acknowledge("accepted", task.ID)
 		}
 	}
-}
-
-// killAfter runs the worker and kills it when it has printed so many lines.
-func killAfter(t *testing.T, dir string, lines int) []string {
-	t.Helper()
-	cmd := exec.Command(os.Args[0], "-test.run=^TestKill$")
-	cmd.Env = append(os.Environ(), crashDir+"="+dir)
-	cmd.Stderr = os.Stderr
-	out, err := cmd.StdoutPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	var list []string
-	for scan := bufio.NewScanner(out); scan.Scan(); {
-		if text, ok := strings.CutPrefix(scan.Text(), "ack "); ok {
-			list = append(list, text)
-		}
-		if len(list) == lines {
-			cmd.Process.Kill()
-		}
-	}
-	cmd.Wait()
-	if len(list) < lines {
-		t.Fatalf("the worker ended by itself after %d of %d lines", len(list), lines)
-	}
-	return list
 }

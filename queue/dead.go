@@ -113,7 +113,7 @@ func (q *Queue) Purge(ctx context.Context, space, id string) (mayfly.Task, error
 	if err := q.conclude(ctx, task, nil); err != nil {
 		return task, err
 	}
-	q.tell(task)
+	q.tellEnd(task, true)
 	q.waiting.add(-1, 0)
 	return task, q.unpark(ctx, dead.seq)
 }

@@ -103,6 +103,7 @@ func (q *Queue) match() {
 		q.askers = q.askers[1:]
 		q.hold(e)
 		a.ch <- e
+		q.tellBacklog(e.lane.flow)
 	}
 }
 

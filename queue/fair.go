@@ -36,7 +36,9 @@ type flow struct {
 	limits  limits
 	bucket  bucket
 	keys    map[string]int // granted, by LimitKey
+	limited bool           // some task says itself how many of its key may run
 	granted int
+	told    int           // of its backlog that whoever warms instances knows
 	pass    time.Duration // its clock
 	usual   time.Duration // how long its tasks run
 	index   int           // in the space's heap; -1 when it is not there
@@ -119,6 +121,7 @@ func (q *Queue) update(f *flow) {
 	case s.index >= 0:
 		heap.Remove(&q.spaces, s.index)
 	}
+	q.tellBacklog(f)
 }
 
 // pick takes the task whose turn it is, nil when there is none.

@@ -55,10 +55,7 @@ func TestAging(t *testing.T) {
 
 // Many tasks that wait cost the queue no memory and hold nobody up.
 func TestManyPaused(t *testing.T) {
-	count := 100_000
-	if testing.Short() {
-		count = 5000
-	}
+	const count = 160 * windowPaused
 	n := startNode(t)
 	if err := n.Pause(t.Context(), home, "paused"); err != nil {
 		t.Fatal(err)

@@ -26,6 +26,7 @@ const (
 type blocked struct {
 	window entryHeap
 	unread sequences // all after those of window
+	most   int       // that a task of the key says; 0: the limit of the flow
 	last   uint64    // of those that are read again, which are between; one batch at a time
 }
 
@@ -119,8 +120,12 @@ func (q *Queue) nextOfKey(f *flow, key string) {
 
 // atLimit reports whether as many tasks of an entry's key are granted as may be.
 func (f *flow) atLimit(e *entry) bool {
-	return e.task.LimitKey != "" && f.keys[e.task.LimitKey] >= f.limits.key.Max
+	most := f.mostOf(e.task.LimitMax)
+	return e.task.LimitKey != "" && most > 0 && f.keys[e.task.LimitKey] >= most
 }
+
+// mostOf is how many tasks of a key may run at once, where one says so itself.
+func (f *flow) mostOf(said int) int { return cmp.Or(said, f.limits.key.Max) }
 
 // overtakes reports whether tasks of an entry's key that come before it are to be
 // read again first.
@@ -132,7 +137,7 @@ func (l *lane) overtakes(e *entry) bool {
 // skipBlocked takes what cannot go because of its key away from the heads of the
 // lanes.
 func (q *Queue) skipBlocked(f *flow) {
-	if f.limits.key.Max <= 0 {
+	if f.limits.key.Max <= 0 && !f.limited {
 		return
 	}
 	for _, l := range f.lanes {
@@ -157,6 +162,7 @@ func (q *Queue) block(e *entry) {
 		b = &blocked{}
 		l.blocked[e.task.LimitKey] = b
 	}
+	b.most = e.task.LimitMax
 	e.blocked = b
 	heap.Push(&b.window, e)
 	most := blockedMax
@@ -213,7 +219,7 @@ func (q *Queue) readBlocked(l *lane, b *blocked, most int) {
 // readOn goes on where what was read again had ended meanwhile.
 func (q *Queue) readOn(l *lane) {
 	for key, b := range l.blocked {
-		if len(b.window) == 0 && l.flow.keys[key] < l.flow.limits.key.Max {
+		if len(b.window) == 0 && l.flow.keys[key] < l.flow.mostOf(b.most) {
 			q.readBlocked(l, b, blockedMax)
 		}
 		if len(b.window) == 0 && b.unread.len() == 0 && !l.unread.contains(b.last) {

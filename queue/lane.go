@@ -100,6 +100,7 @@ func (q *Queue) leave(l *lane, seq uint64) {
 // add takes a task into memory, as one that waits for its turn or its time.
 func (q *Queue) add(l *lane, task mayfly.Task, seq uint64, payload []byte) *entry {
 	e := &entry{task: task, seq: seq, lane: l, index: -1}
+	l.flow.limited = l.flow.limited || task.LimitMax > 0
 	if len(payload) <= maxHeld && q.held < maxAllHeld {
 		e.held, e.counted, e.payload = true, true, payload
 		q.held += len(payload)

@@ -63,7 +63,7 @@ func (q *Queue) mayStart(f *flow) bool {
 		return true
 	}
 	at := time.Now()
-	b.tokens = min(b.tokens+l.rate*at.Sub(b.at).Seconds(), l.burst+l.rate*rateSlack.Seconds())
+	b.tokens = f.tokens(at)
 	if b.at = at; b.tokens >= 1 {
 		return true
 	}
@@ -76,6 +76,12 @@ func (q *Queue) mayStart(f *flow) bool {
 		q.addTimer(timer{at: at.Add(wait), flow: f})
 	}
 	return false
+}
+
+// tokens is how many tasks the rate of a flow lets start now.
+func (f *flow) tokens(at time.Time) float64 {
+	l, b := f.limits, &f.bucket
+	return min(b.tokens+l.rate*at.Sub(b.at).Seconds(), l.burst+l.rate*rateSlack.Seconds())
 }
 
 // followRecord keeps limits current until ctx ends.

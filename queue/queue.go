@@ -127,16 +127,20 @@ type Queue struct {
 	timers   clock              // of entries and lanes, by the clock that nobody sets
 	laters   clock              // of minutes and tasks in later, by the wall clock
 	minutes  map[minuteKey]bool
-	scanning bool              // what was there before Open is being looked at
-	arrivals []arrival         // written meanwhile
-	toRead   []*lane           // lanes to read on
-	most     int               // entries, about
-	held     int               // bytes of payloads of entries
-	waiters  bells             // of Wait, rung when a task has ended
-	watchers bells             // of Watch, rung at every change
-	onEnd    func(mayfly.Task) // is told of every end; nil: nobody
-	stalled  bool              // match waits for room on the disk
-	readCond *sync.Cond        // toRead changed, or closed
+	scanning bool                                  // what was there before Open is being looked at
+	arrivals []arrival                             // written meanwhile
+	toRead   []*lane                               // lanes to read on
+	most     int                                   // entries, about
+	held     int                                   // bytes of payloads of entries
+	waiters  bells                                 // of Wait, rung when a task has ended
+	watchers bells                                 // of Watch, rung at every change
+	onEnd    func(mayfly.Task)                     // is told of every end; nil: nobody
+	ends     []func(task mayfly.Task, purged bool) // the same
+	stalled  bool                                  // match waits for room on the disk
+	readCond *sync.Cond                            // toRead changed, or closed
+
+	onBacklog   func(space, workload string) // is told of a backlog; nil: nobody
+	backlogMost int                          // of which it is told
 
 	parents  map[parentKey]bool // of tasks that are held; true when those are to be looked at
 	toWake   []parentKey        // of parents, those that are true
@@ -236,6 +240,7 @@ func (q *Queue) Run(ctx context.Context) error {
 	}
 	q.running = true
 	q.match()
+	q.tellBacklogs()
 	q.mu.Unlock()
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()

@@ -48,6 +48,26 @@ func NewRequest(ctx context.Context, host string, task *mayfly.Task, body io.Rea
 	return req, nil
 }
 
+// CloudEventOf returns the attributes of the event that a task's request carries in
+// binary mode, by their names; nil where there is none.
+func CloudEventOf(task *mayfly.Task) map[string]string {
+	if task.Request == nil || task.Request.Header["Ce-Specversion"] == "" {
+		return nil
+	}
+	attributes := map[string]string{}
+	for name, value := range task.Request.Header {
+		if attribute, is := strings.CutPrefix(name, "Ce-"); is {
+			if plain, err := url.PathUnescape(value); err == nil {
+				value = plain
+			}
+			attributes[strings.ToLower(attribute)] = value
+		} else if name == "Content-Type" {
+			attributes["datacontenttype"] = value
+		}
+	}
+	return attributes
+}
+
 // passedOn reports whether a header, by its canonical name, is one of those that
 // RequestOf keeps: of the content, of CloudEvents and Standard Webhooks, of
 // traces, and those of the sender's own that do not sound like a secret.
@@ -58,12 +78,15 @@ func passedOn(name string) bool {
 	case "Traceparent", "Tracestate", "User-Agent":
 		return true
 	}
+	if strings.HasPrefix(name, "Ce-") {
+		return true // an attribute of an event
+	}
 	for _, part := range []string{"X-Mayfly-", "X-Forwarded-", "Auth", "Key", "Token", "Secret", "Password"} {
 		if strings.Contains(name, part) {
 			return false
 		}
 	}
-	for _, prefix := range []string{"Content-", "Ce-", "Webhook-", "X-"} {
+	for _, prefix := range []string{"Content-", "Webhook-", "X-"} {
 		if strings.HasPrefix(name, prefix) {
 			return true
 		}

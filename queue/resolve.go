@@ -3,7 +3,6 @@ package queue
 import (
 	"cmp"
 	"context"
-	"net/url"
 	"strings"
 	"time"
 
@@ -45,6 +44,7 @@ func newTask(sub mayfly.Submission) (mayfly.Task, error) {
 		Timeout: sub.Timeout, Memory: sub.Memory, Retries: sub.Retries,
 		Key: sub.Key, Labels: sub.Labels, Callback: sub.Callback, After: sub.After,
 		Size: len(sub.Payload), Request: sub.Request, Attempt: 1,
+		LimitKey: sub.Limit.Field, LimitMax: sub.Limit.Max,
 	}
 	if sub.Key != "" {
 		task.ID = keyID(task.Space, queueOf(task), sub.Key)
@@ -70,7 +70,7 @@ func (r *resolver) resolve(ctx context.Context, p *publish) error {
 		applyDefaults(task, &mayfly.Workload{})
 		return nil
 	}
-	w, err := r.q.store.Workload(task.Space, task.Workload)
+	w, err := r.q.store.Function(task.Space, task.Workload)
 	if err != nil {
 		return err
 	}
@@ -196,7 +196,7 @@ func checkSubmission(sub mayfly.Submission) error {
 	if err := checkRetries(sub.Retries); err != nil {
 		return err
 	}
-	return checkCallback(sub.Callback)
+	return CheckURL(sub.Callback)
 }
 
 // checkProgram refuses what no program can be started with.
@@ -230,16 +230,6 @@ func checkRetries(r mayfly.Retries) error {
 		if d < 0 || d > maxDelay {
 			return mayfly.Errorf(mayfly.Invalid, "a delay of %s before a retry is not between 0 and a year", d)
 		}
-	}
-	return nil
-}
-
-func checkCallback(raw string) error {
-	if raw == "" {
-		return nil
-	}
-	if u, err := url.Parse(raw); err != nil || len(raw) > maxCallback || u.Hostname() == "" || u.Scheme != "http" && u.Scheme != "https" {
-		return mayfly.Errorf(mayfly.Invalid, "callback %.100q is not an http or https URL of at most %d bytes", raw, maxCallback)
 	}
 	return nil
 }

@@ -82,6 +82,7 @@ func (q *Queue) scanSome(ctx context.Context, most int) error {
 	q.arrivals = nil
 	q.readCond.Broadcast()
 	q.match()
+	q.tellBacklogs()
 	return nil
 }
 

@@ -35,6 +35,10 @@ type ScheduleOptions struct {
 	Log *slog.Logger     // nil: nothing is logged
 	Max int              // schedules over all spaces; 100,000 if zero
 	Now func() time.Time // the clock on the wall; the machine's if nil
+
+	// Emit accepts an event of a space, and reports whether it is new; nil: ticks
+	// that emit events fail.
+	Emit func(ctx context.Context, space string, ev mayfly.Event) (fresh bool, err error)
 }
 
 // Schedules keeps the schedules of every space and submits a task for each of

@@ -48,6 +48,9 @@ func (s *Schedules) check(ctx context.Context, want mayfly.Schedule) error {
 		return mayfly.Errorf(mayfly.TooLarge, "the payload of schedule %s has %d bytes, and the limit is %d", want.Name, n, MaxSchedulePayload).
 			WithHint("put it where the task can fetch it, and give its address")
 	}
+	if want.Emit != nil {
+		return nil // it was checked with the times
+	}
 	if err := checkSubmission(schedule.TickSubmission(want, time.Time{})); err != nil {
 		return mayfly.Errorf(mayfly.KindOf(err), "schedule %s: %w", want.Name, err)
 	}
@@ -55,7 +58,7 @@ func (s *Schedules) check(ctx context.Context, want mayfly.Schedule) error {
 	switch {
 	case want.Manifest != "": // its workload may be about to come
 	case want.Task.Workload != "":
-		_, err = s.record.Workload(want.Space, want.Task.Workload)
+		_, err = s.record.Function(want.Space, want.Task.Workload)
 	case s.images != nil:
 		_, err = s.images.Resolve(ctx, want.Task.Image)
 	}
@@ -204,7 +207,8 @@ func (s *Schedules) remove(ctx context.Context, name schedule.Name, manifest str
 }
 
 // RunNow submits a schedule's task now, whatever its times, its overlap policy
-// and its pause say. It is no tick, but ticks to come heed it as they would one.
+// and its pause say. For one that emits an event there is no task, and the id is
+// the event's. It is no tick, but ticks to come heed it as they would one.
 func (s *Schedules) RunNow(ctx context.Context, space, name string) (mayfly.Task, error) {
 	if err := checkScheduleName(space, name); err != nil {
 		return mayfly.Task{}, err
@@ -214,6 +218,12 @@ func (s *Schedules) RunNow(ctx context.Context, space, name string) (mayfly.Task
 	def, _, err := s.refresh(ctx, e)
 	if err != nil {
 		return mayfly.Task{}, err
+	}
+	if def.Emit != nil {
+		ev := schedule.TickEvent(def.Schedule, s.opts.Now())
+		ev.ID = mayfly.NewID()
+		_, err := s.emit(ctx, def.Space, ev)
+		return mayfly.Task{ID: ev.ID, Space: def.Space, State: mayfly.TaskSucceeded, Accepted: ev.Time}, err
 	}
 	sub := schedule.RunSubmission(def.Schedule)
 	got := s.tasks.Submit(ctx, []mayfly.Submission{sub})[0]

@@ -144,6 +144,10 @@ func (s *Schedules) dealTicks(ctx context.Context, def definition, due []schedul
 // Another payload under the same key means that the tick was fired before the
 // schedule was changed, and bus.ErrExists that another leader fires it at this moment.
 func (s *Schedules) submit(ctx context.Context, def definition, tick time.Time, next *ticks) (fresh bool, err error) {
+	if def.Emit != nil {
+		next.LastTask = ""
+		return s.emit(ctx, def.Space, schedule.TickEvent(def.Schedule, tick))
+	}
 	sub := schedule.TickSubmission(def.Schedule, tick)
 	got := s.tasks.Submit(ctx, []mayfly.Submission{sub})[0]
 	switch {
@@ -157,6 +161,14 @@ func (s *Schedules) submit(ctx context.Context, def definition, tick time.Time, 
 		next.follow(got.Task.ID)
 	}
 	return got.New, nil
+}
+
+// emit emits an event, and reports whether it is new.
+func (s *Schedules) emit(ctx context.Context, space string, ev mayfly.Event) (fresh bool, err error) {
+	if s.opts.Emit == nil {
+		return false, mayfly.Errorf(mayfly.Unavailable, "this node has no events")
+	}
+	return s.opts.Emit(ctx, space, ev)
 }
 
 // follow remembers a task that has not ended.

@@ -136,6 +136,9 @@ func ofWorkload(w mayfly.Workload) ([]mayfly.Schedule, error) {
 				WithHint("add it by itself")
 		}
 		want.Space, want.Task.Workload, want.Manifest = w.Space, w.Name, w.Name
+		if want.Emit != nil {
+			want.Task.Workload = ""
+		}
 		list = append(list, want)
 	}
 	return list, nil

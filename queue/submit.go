@@ -141,7 +141,7 @@ func (p *publish) prepare(ctx context.Context, sub mayfly.Submission, r *resolve
 	if err = r.resolve(ctx, p); err != nil {
 		return err
 	}
-	if k := p.limits.key; k.Max > 0 {
+	if k := p.limits.key; k.Max > 0 && p.task.LimitKey == "" {
 		if p.task.LimitKey = limitKey(sub.Payload, k.Field); large(p.task) {
 			p.task.LimitKey = limitKeyIn(p.begin(r.q), k.Field)
 		}

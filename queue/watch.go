@@ -90,7 +90,10 @@ func (q *Queue) await(ctx context.Context, space, id string, at bells, wanted fu
 }
 
 // tell wakes those who wait for a task to change as it has, other tasks too.
-func (q *Queue) tell(task mayfly.Task) {
+func (q *Queue) tell(task mayfly.Task) { q.tellEnd(task, false) }
+
+// tellEnd is tell, of a task that was buried before and is purged too.
+func (q *Queue) tellEnd(task mayfly.Task, purged bool) {
 	q.mu.Lock()
 	q.changed(task)
 	if task.State.Ended() && len(q.waiters) > 0 {
@@ -102,11 +105,25 @@ func (q *Queue) tell(task mayfly.Task) {
 	if task.Callback != "" && task.State.Ended() {
 		q.calls.due(call{key: callKey{task.Space, task.ID}, url: task.Callback, at: time.Now()})
 	}
-	onEnd := q.onEnd
+	onEnd, ends := q.onEnd, q.ends
 	q.mu.Unlock()
 	if onEnd != nil && task.State.Ended() {
 		onEnd(task)
 	}
+	if task.State.Ended() {
+		for _, end := range ends {
+			end(task, purged)
+		}
+	}
+}
+
+// OnEnd has every end of a task told, and that it was buried, once it is on disk;
+// purged says that it was buried, which was told before. Whoever is told does not
+// wait for anything. It is called before Run.
+func (q *Queue) OnEnd(told func(task mayfly.Task, purged bool)) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.ends = append(q.ends, told)
 }
 
 // changed wakes those who watch a task.

@@ -1,6 +1,7 @@
 package router
 
 import (
+	"context"
 	"io"
 	"net/http"
 	"strings"
@@ -19,6 +20,7 @@ type requestBody struct {
 	control     *http.ResponseController
 	eof         atomic.Bool
 	interrupted atomic.Bool
+	unwanted    bool  // interrupted though the client was there: net/http says then that it has left
 	left        bool  // nothing more is to be done with it
 	err         error // why the last Read failed, a bodyError; whoever reads has ended
 }
@@ -72,6 +74,12 @@ func (b *requestBody) interrupt() {
 		b.interrupted.Store(true)
 		b.control.SetReadDeadline(time.Unix(1, 0))
 	}
+}
+
+// over reports whether ctx has ended, for another reason than that what is left of
+// the body was not wanted.
+func (b *requestBody) over(ctx context.Context) bool {
+	return ctx.Err() != nil && (b == nil || !b.unwanted || context.Cause(ctx) != context.Canceled)
 }
 
 // await waits until whoever reads the body is done, and makes him be. It is

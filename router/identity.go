@@ -1,11 +1,6 @@
 package router
 
-import (
-	"net/http"
-	"strings"
-
-	"github.com/mayfly-run/mayfly/container"
-)
+import "github.com/mayfly-run/mayfly/container"
 
 // A run's identity reaches the program in the environment where a program is
 // started for the run, in headers where it had been started before, and in
@@ -18,14 +13,4 @@ func (x *run) identity() container.Run {
 	}
 	r.SetDeadline(x.deadline)
 	return r
-}
-
-// identify replaces whatever X-Mayfly headers a client sent.
-func (x *run) identify(h http.Header) {
-	for name := range h {
-		if strings.HasPrefix(name, "X-Mayfly-") {
-			h.Del(name)
-		}
-	}
-	x.identity().Headers(h.Set)
 }

@@ -3,8 +3,10 @@ package router
 import (
 	"context"
 	"sync"
+	"time"
 
 	"github.com/mayfly-run/mayfly"
+	"github.com/mayfly-run/mayfly/store"
 )
 
 // limit lets so many runs of a workload through at once, the others in the
@@ -13,7 +15,13 @@ type limit struct {
 	mu      sync.Mutex
 	max     int // 0: no limit
 	running int
-	queue   []chan struct{}
+	queue   []held
+}
+
+// held is a run that waits.
+type held struct {
+	turn  chan struct{}
+	since time.Time
 }
 
 // acquire waits for a place. release gives it back.
@@ -31,7 +39,7 @@ func (l *limit) acquire(ctx context.Context, max, maxQueue int) error {
 		return mayfly.Errorf(mayfly.Busy, "%d runs are under way and %d wait", max, maxQueue)
 	}
 	turn := make(chan struct{})
-	l.queue = append(l.queue, turn)
+	l.queue = append(l.queue, held{turn, time.Now()})
 	l.mu.Unlock()
 	select {
 	case <-turn:
@@ -47,14 +55,31 @@ func (l *limit) acquire(ctx context.Context, max, maxQueue int) error {
 func (l *limit) leave(turn chan struct{}) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	for i, t := range l.queue {
-		if t == turn {
+	for i, h := range l.queue {
+		if h.turn == turn {
 			l.queue = append(l.queue[:i], l.queue[i+1:]...)
 			return
 		}
 	}
 	l.running--
 	l.admit()
+}
+
+// Held is how many runs of a function wait for its concurrency, and how long the
+// first of them has.
+func (r *Router) Held(space, workload string) (n int, oldest time.Duration) {
+	r.mu.Lock()
+	l := r.limits[store.Key{Space: space, Name: workload}]
+	r.mu.Unlock()
+	if l == nil {
+		return 0, 0
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if len(l.queue) > 0 {
+		oldest = time.Since(l.queue[0].since)
+	}
+	return len(l.queue), oldest
 }
 
 func (l *limit) release() {
@@ -68,7 +93,7 @@ func (l *limit) release() {
 func (l *limit) admit() {
 	for len(l.queue) > 0 && (l.max == 0 || l.running < l.max) {
 		l.running++
-		close(l.queue[0])
+		close(l.queue[0].turn)
 		l.queue = l.queue[1:]
 	}
 }

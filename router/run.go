@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"os"
@@ -33,7 +34,9 @@ type run struct {
 	results  map[string][]byte     // of the tasks that it came after
 	started  func(instance string) // told when there is a container; or nil
 	body     *requestBody
+	visit    *visit
 	lease    *container.Lease
+	moves    moves // from instances that ended before they had answered
 	accepted time.Time
 	handed   time.Time // over to the sandbox
 	deadline time.Time
@@ -48,6 +51,7 @@ const triggerQueue = "queue"
 type call struct {
 	trigger string
 	memory  int64 // bytes, instead of the release's limit; 0: that
+	visit   *visit
 }
 
 // serve makes a run of a request and answers it.
@@ -57,7 +61,7 @@ func (r *Router) serve(w http.ResponseWriter, req *http.Request, rel *mayfly.Rel
 	if timeout == 0 {
 		timeout = r.opts.Timeout
 	}
-	x := &run{router: r, release: rel, memory: c.memory, attempt: 1, body: newRequestBody(w, req.Body), accepted: now, deadline: now.Add(timeout), record: mayfly.Run{
+	x := &run{router: r, release: rel, memory: c.memory, attempt: 1, body: newRequestBody(w, req.Body), visit: c.visit, accepted: now, deadline: now.Add(timeout), record: mayfly.Run{
 		ID: mayfly.NewID(), Space: rel.Workload.Space, Workload: rel.Workload.Name, Release: rel.Number,
 		Node: r.opts.Node, Trigger: c.trigger, Started: now,
 	}}
@@ -87,8 +91,14 @@ func (r *Router) serve(w http.ResponseWriter, req *http.Request, rel *mayfly.Rel
 	problem(w, told, x.record.ID)
 }
 
-func errDeadline(timeout time.Duration) error {
-	return mayfly.Errorf(mayfly.TimedOut, "the function did not end within its timeout of %v", timeout)
+// errDeadline is a function's timeout that has passed. Every run has one ready, and
+// few need the words.
+type errDeadline time.Duration
+
+func (e errDeadline) Error() string { return e.Unwrap().Error() }
+
+func (e errDeadline) Unwrap() error {
+	return mayfly.Errorf(mayfly.TimedOut, "the function did not end within its timeout of %v", time.Duration(e))
 }
 
 // performRequest performs a run that has a request.
@@ -109,15 +119,18 @@ func (r *Router) performRequest(ctx context.Context, x *run, w *answer, req *htt
 	req = req.WithContext(ctx)
 	x.body.limit(maxBody)
 	req.Body = x.body
-	// A client that neither sends on nor leaves must not outlast the deadline.
-	defer context.AfterFunc(ctx, x.body.interrupt)()
+	if !x.body.eof.Load() { // a client that neither sends on nor leaves must not outlast the deadline
+		defer context.AfterFunc(ctx, x.body.interrupt)()
+	}
 	return r.perform(ctx, x, func() (int, error) {
-		x.body.control.EnableFullDuplex() // HTTP/2 is always, and says so with an error
+		if !x.body.eof.Load() {
+			x.body.control.EnableFullDuplex() // HTTP/2 is always, and says so with an error
+		}
 		switch wl.Protocol {
 		case mayfly.Stdio:
 			return x.stdio(ctx, w, req)
 		case mayfly.CGI:
-			return x.cgi(ctx, w, req)
+			return x.cgi(ctx, w, x.visit.retold(req))
 		default:
 			return x.http(ctx, w, req)
 		}
@@ -135,6 +148,23 @@ func (r *Router) perform(ctx context.Context, x *run, serve func() (int, error))
 	}
 	defer l.release()
 	x.set(func(rec *mayfly.Run) { rec.Queue = time.Since(x.accepted) })
+	for {
+		status, err := r.performOnce(ctx, x, serve)
+		e := (*movableError)(nil)
+		if !errors.As(err, &e) {
+			return status, err
+		}
+		if ctx.Err() != nil || !x.moves.on(e) {
+			return status, e.error
+		}
+		x.set(func(rec *mayfly.Run) { rec.Moved++ })
+	}
+}
+
+// performOnce has one instance serve a run. It has ended before it has answered
+// where the error is a movableError.
+func (r *Router) performOnce(ctx context.Context, x *run, serve func() (int, error)) (int, error) {
+	wl := &x.release.Workload
 	lease, err := r.sandboxes.Take(ctx, x.release)
 	if err != nil {
 		return 0, x.crowded(ctx, err)
@@ -160,12 +190,33 @@ func (r *Router) perform(ctx context.Context, x *run, serve func() (int, error))
 		}
 	}
 	status, err := serve()
-	if ctx.Err() != nil {
-		reason, cause := endOf(ctx)
-		lease.Blame(reason, cause.Error())
-	}
-	lease.GiveUp(err == nil && ctx.Err() == nil)
+	x.giveUp(ctx, err)
 	return status, err
+}
+
+// giveUp ends the lease of a run that ended with err. What a client does is no
+// reason to end an instance in which others are.
+func (x *run) giveUp(ctx context.Context, err error) {
+	l := x.lease
+	if !x.body.over(ctx) {
+		l.GiveUp(err == nil || l.Shared() && byClient(err))
+		return
+	}
+	reason, cause := endOf(ctx)
+	if l.Shared() && reason != mayfly.DeadlinePassed {
+		l.GiveUp(mayfly.KindOf(cause) != mayfly.Unavailable)
+		return
+	}
+	l.Blame(reason, cause.Error())
+	if l.Shared() {
+		l.Condemn() // nobody knows how to end the run alone
+	}
+	l.GiveUp(false)
+}
+
+// byClient reports whether the client is why a run failed.
+func byClient(err error) bool {
+	return errors.As(err, new(*bodyError)) || errors.As(err, new(*http.MaxBytesError))
 }
 
 // furnish puts what the run is told into a container that serves it alone.
@@ -220,7 +271,7 @@ func (x *run) explain(ctx context.Context, err error) (mayfly.Exit, error) {
 	var bad *bodyError
 	told := err
 	switch {
-	case ctx.Err() != nil && mayfly.KindOf(err) != mayfly.Busy:
+	case x.body.over(ctx) && mayfly.KindOf(err) != mayfly.Busy:
 		e.Reason, told = endOf(ctx)
 	case errors.As(err, &tooLarge):
 		e.Reason = mayfly.Rejected
@@ -314,8 +365,10 @@ func (a *answer) WriteHeader(status int) {
 		rec := x.record
 		x.mu.Unlock()
 		a.Header().Set("X-Mayfly-Run", rec.ID)
-		a.Header().Set("Server-Timing", fmt.Sprintf("queue;dur=%s, sandbox;dur=%s, handler;dur=%s",
-			millis(rec.Queue), millis(rec.Sandbox), millis(time.Since(x.handed))))
+		b := append(make([]byte, 0, 80), "queue;dur="...)
+		b = append(appendMillis(b, rec.Queue), ", sandbox;dur="...)
+		b = append(appendMillis(b, rec.Sandbox), ", handler;dur="...)
+		a.Header().Set("Server-Timing", string(appendMillis(b, time.Since(x.handed))))
 	}
 	a.ResponseWriter.WriteHeader(status)
 }
@@ -341,8 +394,19 @@ func (a *answer) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 // Unwrap lets http.ResponseController reach the connection.
 func (a *answer) Unwrap() http.ResponseWriter { return a.ResponseWriter }
 
+// ReadFrom implements io.ReaderFrom, so that the kernel can move a large body.
+func (a *answer) ReadFrom(r io.Reader) (int64, error) {
+	if to, ok := a.ResponseWriter.(io.ReaderFrom); ok && a.status != 0 {
+		return to.ReadFrom(r)
+	}
+	return io.Copy(struct{ io.Writer }{a}, r)
+}
+
 func (a *answer) flush() { http.NewResponseController(a.ResponseWriter).Flush() }
 
-func millis(d time.Duration) string {
-	return strconv.FormatFloat(float64(d)/float64(time.Millisecond), 'f', 3, 64)
+// appendMillis appends a time in milliseconds, to the microsecond.
+func appendMillis(b []byte, d time.Duration) []byte {
+	us := max(d.Microseconds(), 0)
+	b = append(strconv.AppendInt(b, us/1000, 10), '.')
+	return append(b, byte('0'+us/100%10), byte('0'+us/10%10), byte('0'+us%10))
 }

@@ -45,7 +45,27 @@ func (r *Router) RunLogs(ctx context.Context, space, ref string, o mayfly.LogOpt
 	if x.Instance == "" {
 		return nil
 	}
-	return r.logs.SandboxLogs(ctx, x.Instance, o, each)
+	rel, err := r.store.Release(ctx, x.Space, x.Workload, x.Release)
+	if err != nil || rel.Workload.Isolation != mayfly.IsolationInstance || x.Handler == 0 && x.Exit != nil {
+		return r.logs.SandboxLogs(ctx, x.Instance, o, each)
+	}
+	return r.logs.SandboxLogs(ctx, x.Instance, within(&x, o), func(e mayfly.LogEntry) error {
+		if x.Exit != nil && e.Time.After(x.Exit.Time.Add(moment)) {
+			return nil
+		}
+		return each(e)
+	})
+}
+
+// within narrows what is read of the log of an instance that serves many runs to
+// the time that one of them was in it. What others wrote meanwhile is there too:
+// a program that is to tell them apart writes its run's id, which it is given with
+// its input. A tail is of the instance's log.
+func within(x *mayfly.Run, o mayfly.LogOptions) mayfly.LogOptions {
+	if handed := x.Started.Add(x.Queue + x.Sandbox); o.Since.Before(handed) {
+		o.Since = handed
+	}
+	return o
 }
 
 // underWay returns the runs that have not ended and that match, newest first.

@@ -4,11 +4,13 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"errors"
 	"io"
 	"net"
 	"net/http"
 	"os"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/mayfly-run/mayfly"
@@ -53,7 +55,7 @@ func (r *Router) ServeTask(ctx context.Context, rel *mayfly.Release, g *queue.Gr
 	} else {
 		status, err = r.performTask(ctx, x, w, &g.Task, payload)
 	}
-	res := mayfly.Result{Instance: x.record.Instance, Output: w.kept.Bytes()}
+	res := mayfly.Result{Instance: x.record.Instance, Output: w.kept.Bytes(), Header: eventHeader(w.header)}
 	if err == nil {
 		res.Exit = answeredWith(status)
 		if status >= 400 {
@@ -78,7 +80,7 @@ func (r *Router) taskRun(rel *mayfly.Release, g *queue.Grant) *run {
 	return &run{
 		router: r, release: rel, memory: memory, attempt: g.Attempt.Number,
 		payload: g.Payload, size: int64(g.Task.Size), request: g.Task.Request, results: g.Results,
-		accepted: g.Attempt.Granted, deadline: g.Deadline,
+		accepted: g.Attempt.Granted, deadline: g.Deadline, visit: &visit{},
 		record: mayfly.Run{
 			ID: g.Task.ID, Space: rel.Workload.Space, Workload: rel.Workload.Name, Release: rel.Number,
 			Node: r.opts.Node, Trigger: triggerQueue, Started: g.Attempt.Granted,
@@ -120,9 +122,9 @@ const oneWrite = 16 << 10
 // ask gives a task to a program that listens. Most often all of the request is in
 // memory, so it takes one write; a longer one goes on while the answer is read.
 func (x *run) ask(ctx context.Context, w *taskAnswer) (int, error) {
-	conn, err := connect(ctx, x.lease)
+	conn, _, err := x.connect(ctx, false)
 	if err != nil {
-		return 0, x.died(err)
+		return 0, &movableError{x.died(err), false}
 	}
 	stop := context.AfterFunc(ctx, func() { conn.SetDeadline(time.Unix(1, 0)) })
 	sent := make(chan error, 1)
@@ -145,7 +147,7 @@ func (x *run) ask(ctx context.Context, w *taskAnswer) (int, error) {
 		}()
 	}
 	br := x.router.reader(conn)
-	resp, err := readResponse(br, nil)
+	resp, err := readResponse(br)
 	if err == nil {
 		err = w.keep(resp)
 	}
@@ -159,7 +161,7 @@ func (x *run) ask(ctx context.Context, w *taskAnswer) (int, error) {
 		return 0, x.died(err)
 	}
 	again := stop() && !resp.Close && br.Buffered() == 0
-	x.router.readers.Put(br) // the answer has been read
+	x.router.putReader(br) // the answer has been read
 	select {
 	case err := <-sent:
 		again = again && err == nil
@@ -176,14 +178,30 @@ func (x *run) ask(ctx context.Context, w *taskAnswer) (int, error) {
 	return resp.StatusCode, nil
 }
 
-// reader buffers what is read from a connection.
+// readResponse passes over what comes before the answer proper.
+func readResponse(br *bufio.Reader) (*http.Response, error) {
+	for range maxInterim {
+		resp, err := http.ReadResponse(br, nil)
+		if err != nil || resp.StatusCode >= 200 || resp.StatusCode == http.StatusSwitchingProtocols {
+			return resp, err
+		}
+	}
+	return nil, errors.New("too many interim answers")
+}
+
+// reader buffers what is read from a connection, until putReader.
 func (r *Router) reader(conn net.Conn) *bufio.Reader {
 	br, ok := r.readers.Get().(*bufio.Reader)
 	if !ok {
-		return bufio.NewReaderSize(conn, 2048)
+		return bufio.NewReaderSize(conn, 4096)
 	}
 	br.Reset(conn)
 	return br
+}
+
+func (r *Router) putReader(br *bufio.Reader) {
+	br.Reset(nil)
+	r.readers.Put(br)
 }
 
 // head is the head of the request for a task.
@@ -205,6 +223,19 @@ func (x *run) head(length int64) []byte {
 	return append(h, "\r\n"...)
 }
 
+// eventHeader is what of a header says whether the body is an event.
+func eventHeader(header http.Header) (of map[string][]string) {
+	for name, values := range header {
+		if name == "Content-Type" || strings.HasPrefix(name, "Ce-") {
+			if of == nil {
+				of = map[string][]string{}
+			}
+			of[name] = values
+		}
+	}
+	return of
+}
+
 // firstLine is the beginning of what a failed function answered, for people.
 func firstLine(text []byte) string {
 	line, _, _ := bytes.Cut(bytes.TrimSpace(text), []byte("\n"))
@@ -216,7 +247,7 @@ func firstLine(text []byte) string {
 
 // taskAnswer keeps what a function answers.
 type taskAnswer struct {
-	header http.Header // made where it is a http.ResponseWriter
+	header http.Header // of the answer
 	kept   bytes.Buffer
 }
 
@@ -232,6 +263,7 @@ func (w *taskAnswer) Write(p []byte) (int, error) {
 
 // keep reads an answer to its end and keeps the first part.
 func (w *taskAnswer) keep(resp *http.Response) error {
+	w.header = resp.Header
 	if resp.ContentLength == 0 {
 		return nil
 	}

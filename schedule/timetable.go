@@ -1,6 +1,7 @@
 package schedule
 
 import (
+	"cmp"
 	"crypto/sha256"
 	"encoding/binary"
 	"maps"
@@ -84,6 +85,15 @@ func checkSchedule(s mayfly.Schedule) error {
 		return mayfly.Errorf(mayfly.Invalid, "schedule "+s.Name+": "+format, args...)
 	}
 	switch sub := s.Task; {
+	case s.Emit != nil:
+		if sub.Workload != "" || sub.Image != "" || sub.Payload != nil {
+			return bad("it either emits an event or makes a task")
+		}
+		if ev := TickEvent(s, time.Unix(0, 0)); s.Emit.ID != "" || !s.Emit.Time.IsZero() {
+			return bad("the id and the time of its events follow from its ticks")
+		} else if err := ev.Check(); err != nil {
+			return bad("%w", err)
+		}
 	case (sub.Workload == "") == (sub.Image == ""):
 		return bad("it needs a workload or an image, and not both")
 	case sub.Image == "" && len(sub.Argv) > 0:
@@ -228,6 +238,15 @@ func TickSubmission(s mayfly.Schedule, tick time.Time) mayfly.Submission {
 	sub.Key = TickKey(s.Space, s.Name, tick)
 	sub.Labels[TickLabel] = nominal(tick)
 	return sub
+}
+
+// TickEvent is what to emit for a tick. Its id follows from the names and the
+// tick's nominal time alone, as a task's key does.
+func TickEvent(s mayfly.Schedule, tick time.Time) mayfly.Event {
+	ev := *s.Emit
+	ev.ID, ev.Time = nominal(tick), tick.UTC()
+	ev.Source = cmp.Or(ev.Source, "/mayfly/"+s.Space+"/schedules/"+s.Name)
+	return ev
 }
 
 // RunSubmission is what to submit out of turn: it is of no tick.

@@ -9,7 +9,7 @@ set -euo pipefail
 run='python3=python3 python3-pil=python3-pil iproute2=ip ca-certificates=ca-certificates'
 test="$run gcc=gcc libc6-dev=libc6-dev mmdebstrap=mmdebstrap busybox-static=busybox
  crun=crun runc=runc nftables=nft iptables=iptables docker-registry=docker-registry
- qemu-system-x86=qemu-system-x86_64 zstd=zstd xz-utils=xz gzip=gzip tar=tar nodejs=node
+ qemu-system-x86=qemu-system-x86_64 zstd=zstd xz-utils=xz gzip=gzip tar=tar nodejs=node npm=/usr/bin/npm
  tmux=tmux e2fsprogs=mke2fs attr=setfattr procps=ps git=git"
 # docker.io and podman are compared with only where somebody has installed them:
 # either brings services that a bench must not put on a machine unasked.

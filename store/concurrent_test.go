@@ -19,7 +19,7 @@ func TestOneOfManyDeploysWinsARoute(t *testing.T) {
 		errs := make([]error, writers)
 		for i := range writers {
 			s := openOn(t, first.bus)
-			w := mayfly.Workload{Space: fmt.Sprintf("r%d", round), Name: fmt.Sprintf("w%d", i), Routes: []mayfly.Route{{Path: "/same"}}}
+			w := mayfly.Workload{Space: fmt.Sprintf("r%d", round), Name: fmt.Sprintf("w%d", i), Routes: []mayfly.Route{{Path: fmt.Sprintf("/same%d", round)}}}
 			rel, err := s.PutRelease(t.Context(), w, "sha256:1")
 			if err != nil {
 				t.Fatal(err)

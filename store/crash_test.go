@@ -1,68 +1,32 @@
 package store
 
 import (
-	"bufio"
 	"context"
-	"fmt"
-	"os"
-	"os/exec"
+	"errors"
 	"strconv"
 	"strings"
 	"testing"
 
 	"github.com/mayfly-run/mayfly"
 	"github.com/mayfly-run/mayfly/bus"
+	"github.com/mayfly-run/mayfly/bus/bustest"
 )
 
-// crashDir tells a copy of the test binary to write to that directory until it
-// is killed, and to print each thing that the store has acknowledged.
-const crashDir = "MAYFLY_TEST_CRASH_DIR"
-
 func TestKillLosesNothingAcknowledged(t *testing.T) {
-	if dir := os.Getenv(crashDir); dir != "" {
+	if dir := bustest.Doomed(); dir != "" {
 		writeUntilKilled(t, dir)
 		return
 	}
 	dir := t.TempDir()
 	acked := map[string]string{} // the last acknowledged value of each thing
 	for round, lines := range []int{1, 40, 400} {
-		for _, line := range killAfter(t, dir, lines) {
+		for _, line := range bustest.KillAfter(t, "TestKillLosesNothingAcknowledged", dir, lines) {
 			what, value, _ := strings.Cut(line, " ")
 			acked[what] = value
 		}
 		verifyAcked(t, dir, acked)
 		t.Logf("round %d: %d things acknowledged so far", round, len(acked))
 	}
-}
-
-// killAfter runs the writer and kills it as soon as it has printed n lines; it
-// returns all that were printed.
-func killAfter(t *testing.T, dir string, n int) []string {
-	t.Helper()
-	cmd := exec.Command(os.Args[0], "-test.run=^TestKillLosesNothingAcknowledged$", "-test.v=false")
-	cmd.Env = append(os.Environ(), crashDir+"="+dir)
-	cmd.Stderr = os.Stderr
-	out, err := cmd.StdoutPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	var lines []string
-	for scan := bufio.NewScanner(out); scan.Scan(); {
-		if text, ok := strings.CutPrefix(scan.Text(), "ack "); ok {
-			lines = append(lines, text)
-		}
-		if len(lines) == n {
-			cmd.Process.Kill()
-		}
-	}
-	cmd.Wait()
-	if len(lines) < n {
-		t.Fatalf("the writer ended by itself after %d of %d lines", len(lines), n)
-	}
-	return lines
 }
 
 func writeUntilKilled(t *testing.T, dir string) {
@@ -80,14 +44,14 @@ func writeUntilKilled(t *testing.T, dir string) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		fmt.Println("ack", in.ID, mayfly.Starting)
+		bustest.Acknowledge(in.ID, mayfly.Starting)
 		in.State = mayfly.Running
 		if _, err := s.UpdateInstance(context.Background(), in, rev); err != nil {
 			t.Fatal(err)
 		}
-		fmt.Println("ack", in.ID, mayfly.Running)
+		bustest.Acknowledge(in.ID, mayfly.Running)
 		w := deploy(t, s, mayfly.Workload{Space: "default", Name: "w" + strconv.Itoa(i%3)})
-		fmt.Println("ack", w.Workload.Name, w.Number)
+		bustest.Acknowledge(w.Workload.Name, w.Number)
 	}
 }
 
@@ -113,6 +77,32 @@ func verifyAcked(t *testing.T, dir string, acked map[string]string) {
 		in, err := s.Instance("default", what)
 		if err != nil || value == string(mayfly.Running) && in.State != mayfly.Running {
 			t.Errorf("instance %s: %q, %v; %q was acknowledged", what, in.State, err, value)
+		}
+	}
+}
+
+// The marker of what was removed stays, for without it a kill -9 brings back what it
+// took the place of. Only of instances, of which there are ever new ones, it goes.
+func TestRemovalHasNoEnd(t *testing.T) {
+	s := open(t)
+	ctx := t.Context()
+	seq, err := s.Wishes.Put(ctx, "default", "db", mayfly.Wish{Generation: 1}, 0)
+	if err := errors.Join(err, s.Wishes.Delete(ctx, "default", "db", seq)); err != nil {
+		t.Fatal(err)
+	}
+	in := mayfly.Instance{ID: mayfly.NewID(), Space: "default", Name: "one"}
+	_, err = s.PutInstance(ctx, in)
+	if err := errors.Join(err, s.DeleteInstance(ctx, "default", in.ID)); err != nil {
+		t.Fatal(err)
+	}
+	for key, goes := range map[string]bool{
+		bus.TableKey("default", s.Wishes.kind, "db"): false,
+		bus.InstanceKey("default", in.ID):            true,
+		bus.NameKey("default", "one"):                true,
+	} {
+		last, err := s.bus.Last(ctx, bus.StateStream, bus.StateSubject(key))
+		if err != nil || !removed(last.Header) || (last.Header.Get("Nats-TTL") != "") != goes {
+			t.Errorf("%s: what is left is %+v, %v", key, last, err)
 		}
 	}
 }

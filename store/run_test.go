@@ -2,6 +2,7 @@ package store
 
 import (
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"testing"
@@ -43,23 +44,25 @@ func TestPagesOfRuns(t *testing.T) {
 		{"default", "none", 5}, {"nobody", "", 5},
 	} {
 		t.Run(fmt.Sprintf("%s/%s/%d", test.space, test.workload, test.limit), func(t *testing.T) {
-			var want []string
+			want := map[string][]string{} // by workload: each has its own order
 			for _, run := range slices.Backward(all) {
 				if run.Space == test.space && (test.workload == "" || run.Workload == test.workload) {
-					want = append(want, run.ID)
+					want[run.Workload] = append(want[run.Workload], run.ID)
 				}
 			}
-			got := pages(t, s, test.space, test.workload, test.limit)
-			if !slices.Equal(got, want) {
-				t.Fatalf("%d runs, want %d in their order", len(got), len(want))
+			got := map[string][]string{}
+			for _, run := range pages(t, s, test.space, test.workload, test.limit) {
+				got[run.Workload] = append(got[run.Workload], run.ID)
+			}
+			if !maps.EqualFunc(got, want, slices.Equal) {
+				t.Fatalf("%d workloads, want %d, each with its runs in their order", len(got), len(want))
 			}
 		})
 	}
 }
 
-func pages(t *testing.T, s *Store, space, workload string, limit int) []string {
+func pages(t *testing.T, s *Store, space, workload string, limit int) (all []mayfly.Run) {
 	t.Helper()
-	var ids []string
 	for before := ""; ; {
 		page, err := s.Runs(t.Context(), space, workload, limit, before)
 		if err != nil {
@@ -68,13 +71,11 @@ func pages(t *testing.T, s *Store, space, workload string, limit int) []string {
 		if len(page) > limit {
 			t.Fatalf("%d runs on a page of %d", len(page), limit)
 		}
-		for _, run := range page {
-			ids = append(ids, run.ID)
-			before = run.ID
-		}
 		if len(page) == 0 {
-			return ids
+			return all
 		}
+		all = append(all, page...)
+		before = page[len(page)-1].ID
 	}
 }
 

@@ -76,13 +76,14 @@ type nameRecord struct {
 type mirror struct {
 	close  func()
 	closed <-chan struct{}
+	tables map[string]func(key Key, value []byte, seq uint64) error // by kind
 
 	mu        sync.Mutex
 	applied   uint64 // newest sequence seen
 	deployed  uint64 // newest of a workload
 	workloads map[Key]*workloadRecord
-	newest    map[string]uint64   // by space: revision of its workload written last
-	routes    map[routeKey]string // name of the workload that has the route
+	newest    map[string]uint64 // by space: revision of its workload written last
+	claims    claims
 	names     map[Key]nameRecord
 	active    map[Key]*Workload    // shared with snap while it is clean
 	instances map[string]*Instance // shared with snap while it is clean
@@ -96,9 +97,10 @@ func newMirror() *mirror {
 	return &mirror{
 		close:     sync.OnceFunc(func() { close(closed) }),
 		closed:    closed,
+		tables:    map[string]func(Key, []byte, uint64) error{},
 		workloads: map[Key]*workloadRecord{},
 		newest:    map[string]uint64{},
-		routes:    map[routeKey]string{},
+		claims:    newClaims(),
 		names:     map[Key]nameRecord{},
 		active:    map[Key]*Workload{},
 		instances: map[string]*Instance{},
@@ -123,11 +125,19 @@ func (m *mirror) apply(key string, value []byte, seq uint64) error {
 	var err error
 	switch part[1] {
 	case "workloads":
+		if strings.HasPrefix(part[2], mappedPrefix) {
+			err = m.applyRoute(Key{part[0], part[2]}, value, seq)
+			break
+		}
 		err = m.applyWorkload(Key{part[0], part[2]}, value, seq)
 	case "instances":
 		err = m.applyInstance(part[2], value, seq)
 	case "names":
 		err = m.applyName(Key{part[0], part[2]}, value, seq)
+	default:
+		if apply := m.tables[part[1]]; apply != nil {
+			err = apply(Key{part[0], part[2]}, value, seq)
+		}
 	}
 	if err != nil {
 		return fmt.Errorf("read %s: %w", key, err)

@@ -1,6 +1,6 @@
 // Package store is the record: which releases and workloads there are, which
-// instances run, and what was called. It is the only meeting place of the
-// parts of Mayfly.
+// instances run and where they shall, what was called and what happened. It is the
+// only meeting place of the parts of Mayfly.
 //
 // Every write is compare-and-set: it names the revision it is based on, and
 // loses with a Conflict error when somebody else wrote meanwhile. What a write
@@ -22,7 +22,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"regexp"
+	"strings"
 	"sync"
 
 	"github.com/nats-io/nats.go"
@@ -47,6 +47,9 @@ type Store struct {
 	mirror *mirror
 	watch  jetstream.ConsumeContext
 	cons   jetstream.Consumer
+	news   news
+	runs   runsWaiting
+	Tables
 
 	// Deploys of this process wait for each other here instead of losing to
 	// each other and trying again. Correctness does not depend on it.
@@ -58,8 +61,13 @@ func Open(ctx context.Context, b *bus.Bus, opts Options) (*Store, error) {
 	if opts.Log == nil {
 		opts.Log = slog.New(slog.DiscardHandler)
 	}
-	s := &Store{bus: b, log: opts.Log, mirror: newMirror()}
-	if err := s.follow(ctx); err != nil {
+	s := &Store{bus: b, log: opts.Log, mirror: newMirror(), news: news{own: make(map[string]bool)}, runs: runsWaiting{open: make(map[runsOf]*runBatch)}}
+	s.Tables = newTables(s)
+	err := s.follow(ctx)
+	if err == nil {
+		err = s.followNews(ctx)
+	}
+	if err != nil {
 		s.Close()
 		return nil, err
 	}
@@ -69,10 +77,14 @@ func Open(ctx context.Context, b *bus.Bus, opts Options) (*Store, error) {
 // Close stops following the record. What waits for a change fails. The bus
 // stays open; it is closed after the store. A second Close does nothing.
 func (s *Store) Close() {
+	s.publishWaiting()
+	s.publishRuns()
 	s.mirror.close()
-	if s.watch != nil {
-		s.watch.Stop()
-		<-s.watch.Closed()
+	for _, watch := range []jetstream.ConsumeContext{s.watch, s.news.watch} {
+		if watch != nil {
+			watch.Stop()
+			<-watch.Closed()
+		}
 	}
 }
 
@@ -103,7 +115,9 @@ func (s *Store) publish(ctx context.Context, subject string, value any, cond con
 	if value == nil {
 		msg.Header.Set("KV-Operation", "PURGE")
 		msg.Header.Set("Nats-Rollup", "sub")
-		opts = append(opts, jetstream.WithMsgTTL(bus.MarkerTTL))
+		if bus.EverNew(subject) {
+			opts = append(opts, jetstream.WithMsgTTL(bus.MarkerTTL))
+		}
 	} else {
 		data, err := json.Marshal(value)
 		if err != nil {
@@ -166,11 +180,11 @@ func unavailable(doing string, err error) error {
 	return mayfly.Errorf(mayfly.Unavailable, "%s: %w", doing, err)
 }
 
-var idPattern = regexp.MustCompile(`^[0-9a-hj-km-np-tv-z]{20}$`)
+const idAlphabet = "0123456789abcdefghjkmnpqrstvwxyz"
 
 // checkID returns an Invalid error unless id has the form of mayfly.NewID.
 func checkID(what, id string) error {
-	if idPattern.MatchString(id) {
+	if len(id) == 20 && strings.Trim(id, idAlphabet) == "" {
 		return nil
 	}
 	return mayfly.Errorf(mayfly.Invalid, "%s id %q is not an id", what, id)

@@ -112,10 +112,14 @@ func TestRouteBelongsToOneWorkload(t *testing.T) {
 	}
 	_, err = s.SetWorkload(t.Context(), "default", "other", rel.Number, 0)
 	wantKind(t, err, mayfly.Conflict)
-	other.Space = "elsewhere"
-	deploy(t, s, other)
+	other.Space = "elsewhere" // whose requests come in at the same door
+	rel, err = s.PutRelease(t.Context(), other, "sha256:1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = s.SetWorkload(t.Context(), "elsewhere", "other", rel.Number, 0)
+	wantKind(t, err, mayfly.Conflict)
 	deploy(t, s, thumb())
-	other.Space = "default"
 	deploy(t, s, other)
 }
 

@@ -82,14 +82,20 @@ func (s *Store) SetWorkload(ctx context.Context, space, name string, number int,
 	return s.putWorkload(ctx, Key{space, name}, workloadRecord{Last: number, Release: &rel}, seen)
 }
 
-// DeleteWorkload removes a workload and its releases; its call history stays
-// until it is too old. seen is as for SetWorkload.
+// DeleteWorkload removes a workload, the routes that were mapped to it and its
+// releases; its call history stays until it is too old. seen is as for SetWorkload.
 func (s *Store) DeleteWorkload(ctx context.Context, space, name string, seen uint64) error {
 	if _, err := s.Workload(space, name); err != nil {
 		return err
 	}
 	last, newest, err := s.lastRelease(ctx, space, name)
 	if err != nil {
+		return err
+	}
+	if err := checkSeen(Key{space, name}, s.mirror.workload(Key{space, name}), seen); err != nil {
+		return err
+	}
+	if err := s.unmapAll(ctx, Key{space, name}); err != nil {
 		return err
 	}
 	if _, err := s.putWorkload(ctx, Key{space, name}, workloadRecord{Last: last}, seen); err != nil {
@@ -111,44 +117,24 @@ func (s *Store) DeleteWorkload(ctx context.Context, space, name string, seen uin
 }
 
 // putWorkload writes a workload's record. Its Last never goes down.
-//
-// No workload's key is ever removed, so memory knows the revision that the
-// server will compare with, unless another store's write is on its way here.
 func (s *Store) putWorkload(ctx context.Context, key Key, next workloadRecord, seen uint64) (uint64, error) {
 	s.deploys.Lock()
 	defer s.deploys.Unlock()
-	all := bus.WorkloadKey(key.Space, "*")
-	for {
-		rec, newest, err := s.mirror.checkWorkload(key, next, seen)
-		if err != nil {
-			return 0, err
+	return s.writeDeployed(ctx, key, func(m *mirror) (any, error) {
+		var rec workloadRecord
+		if old := m.workloads[key]; old != nil {
+			rec = *old
 		}
-		next.Last = max(next.Last, rec.Last)
-		rev, err := s.write(ctx, bus.WorkloadKey(key.Space, key.Name), next, condition{newest, bus.StateSubject(all)})
-		if !errors.Is(err, errLost) {
-			return rev, err
+		if err := checkSeen(key, rec, seen); err != nil {
+			return nil, err
 		}
-		if err := s.catchUp(ctx, all); err != nil {
-			return 0, err
+		made := next
+		made.Last = max(next.Last, rec.Last)
+		if next.Release == nil {
+			return made, nil
 		}
-	}
-}
-
-// checkWorkload says whether next can follow what memory holds at this moment,
-// and what that is: the record, and the newest revision in its space.
-func (m *mirror) checkWorkload(key Key, next workloadRecord, seen uint64) (rec workloadRecord, newest uint64, err error) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if old := m.workloads[key]; old != nil {
-		rec = *old
-	}
-	if err := checkSeen(key, rec, seen); err != nil {
-		return rec, 0, err
-	}
-	if next.Release != nil {
-		err = m.checkRoutes(key, next.Release.Workload.Routes)
-	}
-	return rec, m.newest[key.Space], err
+		return made, m.checkRoutes(key, next.Release.Workload.Routes)
+	})
 }
 
 // checkSeen compares the revision that a caller acted on with the present one.
@@ -183,6 +169,17 @@ func (s *Store) Workload(space, name string) (Workload, error) {
 			WithHint("`mayfly workloads` lists those there are")
 	}
 	return Workload{Release: *rec.Release, Revision: rec.revision}, nil
+}
+
+// Function returns a function's active release, or a NotFound error. A service
+// is an Invalid one: it runs by itself.
+func (s *Store) Function(space, name string) (Workload, error) {
+	w, err := s.Workload(space, name)
+	if err == nil && w.Workload.Service != nil {
+		return Workload{}, mayfly.Errorf(mayfly.Invalid, "%s is a service, which is not called but runs by itself", name).
+			WithHint("`mayfly services` shows where it is")
+	}
+	return w, err
 }
 
 // Workloads returns the workloads of a space by name; of all spaces when space

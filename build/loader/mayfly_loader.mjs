@@ -14,7 +14,8 @@ import { join } from 'node:path'
 const TEXT = 'text/plain; charset=utf-8'
 
 // Context is what a handler knows about its run. deadline is in milliseconds
-// since the epoch, as Date.now() counts, or null when there is none.
+// since the epoch, as Date.now() counts, or null when there is none. cloudevent
+// has the attributes of the event that it runs for, by their names, or is null.
 class Context {
   constructor (headers) {
     this.run = headers['x-mayfly-run'] ?? ''
@@ -22,6 +23,7 @@ class Context {
     this.deadline = number(headers['x-mayfly-deadline'])
     this.workload = headers['x-mayfly-workload'] ?? ''
     this.space = headers['x-mayfly-space'] ?? ''
+    this.cloudevent = 'ce-specversion' in headers ? attributes(headers) : null
   }
 
   // remaining returns the milliseconds until the deadline, never below 0; null
@@ -29,6 +31,21 @@ class Context {
   remaining () {
     return this.deadline === null ? null : Math.max(0, this.deadline - Date.now())
   }
+}
+
+// attributes are those of an event in binary mode.
+function attributes (headers) {
+  const found = {}
+  for (const [name, value] of Object.entries(headers)) {
+    if (!name.startsWith('ce-')) continue
+    try {
+      found[name.slice(3)] = decodeURIComponent(value)
+    } catch {
+      found[name.slice(3)] = value
+    }
+  }
+  if ('content-type' in headers) found.datacontenttype = headers['content-type']
+  return found
 }
 
 class BadRequest extends Error {}

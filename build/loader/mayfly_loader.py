@@ -20,9 +20,10 @@ MAX_HEAD = 64 * 1024  # bytes of a request's line and headers
 
 class Context:
     """What a handler knows about its run. deadline is in seconds since the
-    epoch, as time.time() counts, or None when there is none."""
+    epoch, as time.time() counts, or None when there is none. cloudevent has the
+    attributes of the event that it runs for, by their names, or is None."""
 
-    __slots__ = ("run", "attempt", "deadline", "workload", "space")
+    __slots__ = ("run", "attempt", "deadline", "workload", "space", "cloudevent")
 
     def __init__(self, headers):
         self.run = headers.get("x-mayfly-run", "")
@@ -31,6 +32,7 @@ class Context:
         self.deadline = int(deadline) / 1000 if deadline else None
         self.workload = headers.get("x-mayfly-workload", "")
         self.space = headers.get("x-mayfly-space", "")
+        self.cloudevent = attributes(headers) if "ce-specversion" in headers else None
 
     def remaining(self):
         """Seconds until the deadline, never below 0; None without one."""
@@ -41,6 +43,28 @@ class Context:
     def __repr__(self):
         return "Context(run=%r, attempt=%r, deadline=%r, workload=%r, space=%r)" % (
             self.run, self.attempt, self.deadline, self.workload, self.space)
+
+
+def attributes(headers):
+    """The attributes of an event in binary mode."""
+    found = {name[3:]: unquote(value) for name, value in headers.items() if name.startswith("ce-")}
+    if "content-type" in headers:
+        found["datacontenttype"] = headers["content-type"]
+    return found
+
+
+def unquote(text):
+    """Takes the percent-encoding away."""
+    first, *rest = text.split("%")
+    if not rest:
+        return text
+    data = first.encode("latin-1")
+    for part in rest:
+        try:
+            data += bytes([int(part[:2], 16)]) + part[2:].encode("latin-1")
+        except ValueError:
+            data += b"%" + part.encode("latin-1")
+    return data.decode("utf-8", "replace")
 
 
 class BadRequest(Exception):

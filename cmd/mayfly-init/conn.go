@@ -257,8 +257,20 @@ func (c *conn) hello(number, logMax uint32) bool {
 	binary.BigEndian.PutUint16(b, wire.Version)
 	binary.BigEndian.PutUint32(b[2:], main)
 	binary.BigEndian.PutUint32(b[6:], 0)
-	return c.reply(wire.Hello, number, 10, -1)
+	n := greetingLen
+	for i := range in.programs[:in.programsEnd] {
+		if p := &in.programs[i]; p.used && p != in.main {
+			binary.BigEndian.PutUint32(b[n:], p.number)
+			b[n+4] = p.label
+			n += wire.RunningLen
+		}
+	}
+	binary.BigEndian.PutUint32(b[10:], uint32(n-greetingLen)/wire.RunningLen)
+	return c.reply(wire.Hello, number, n, -1)
 }
+
+// greetingLen is the length in bytes of a greeting's body without its list.
+const greetingLen = 14
 
 // answer says that a request was carried out, or why not.
 func (c *conn) answer(number uint32, errno syscall.Errno) bool {

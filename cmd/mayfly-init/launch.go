@@ -16,6 +16,11 @@ type launch struct {
 	path     []byte    // PATH of the environment; nil without one
 	dir      []byte    // to run it in; empty: init's own
 	stdio    [3]wire.Stream
+	label    byte
+	other    bool // it runs as uid, gid and groups, not as init does
+	uid, gid uint32
+	groups   [wire.MaxGroups]uint32
+	ngroups  int
 	fds      [3]int
 	errno    syscall.Errno // why the child failed
 
@@ -67,7 +72,7 @@ func (l *launch) start(c *conn, number uint32, main bool) syscall.Errno {
 		closePipes(number)
 		return errno
 	}
-	*p = program{used: true, number: number, pid: pid, pipes: pipes}
+	*p = program{used: true, number: number, label: l.label, pid: pid, pipes: pipes}
 	if main {
 		in.main = p
 	}
@@ -95,7 +100,11 @@ func (l *launch) parse(body []byte) (ok bool, _ syscall.Errno) {
 		l.stdio[i] = wire.Stream(r.byte())
 		r.short = r.short || l.stdio[i] > wire.Passed
 	}
-	if r.short || argc == 0 {
+	l.label = 0
+	if len(r.body) > 0 { // a daemon of version 1 gives none
+		l.label = r.byte()
+	}
+	if !l.user(&r) || r.short || argc == 0 || l.label > wire.MaxLabel {
 		return false, 0
 	}
 	if l.nul {
@@ -110,6 +119,26 @@ func (l *launch) parse(body []byte) (ok bool, _ syscall.Errno) {
 	}
 	l.take(&reader{body: body}, argc)
 	return true, 0
+}
+
+// user reads whom the program is to run as. It returns false when that is
+// malformed.
+func (l *launch) user(r *reader) bool {
+	l.other = len(r.body) > 0
+	if !l.other {
+		return true
+	}
+	version := r.byte()
+	l.uid, l.gid = r.uint32(), r.uint32()
+	n := r.uint32()
+	if version != 1 || n > wire.MaxGroups {
+		return false
+	}
+	l.ngroups = int(n)
+	for i := range l.groups[:n] {
+		l.groups[i] = r.uint32()
+	}
+	return true
 }
 
 // count passes over a list and returns how long it is.
@@ -180,8 +209,11 @@ func (l *launch) streams(c *conn, number uint32) (pipes int, errno syscall.Errno
 				errno = syscall.EBADF
 			}
 		case kind == wire.Log && i > 0:
-			if l.fds[i], errno = openPipe(number, byte(i)); errno == 0 {
+			if l.fds[i], errno = openPipe(number, byte(i), l.label); errno == 0 {
 				pipes++
+				if l.other { // it is to be able to open /dev/stdout anew
+					sys(unix.SYS_FCHOWN, uintptr(l.fds[i]), uintptr(l.uid), uintptr(l.gid), 0, 0, 0)
+				}
 			}
 		default:
 			var fd uintptr
@@ -236,6 +268,11 @@ func (l *launch) become() syscall.Errno {
 			return errno
 		}
 	}
+	if l.other {
+		if errno := l.change(); errno != 0 {
+			return errno
+		}
+	}
 	if len(l.dir) > 0 {
 		if _, errno := sys(unix.SYS_CHDIR, at(l.dir), 0, 0, 0, 0, 0); errno != 0 {
 			return errno
@@ -253,6 +290,20 @@ func (l *launch) become() syscall.Errno {
 		return l.search(unsafe.Slice(unsafe.StringData(defaultPath), len(defaultPath)))
 	}
 	return l.search(l.path)
+}
+
+// change becomes another user. A user who is not root loses all capabilities by
+// it (capabilities(7)).
+func (l *launch) change() syscall.Errno {
+	if _, errno := sys(unix.SYS_SETGROUPS, uintptr(l.ngroups), uintptr(unsafe.Pointer(&l.groups)), 0, 0, 0, 0); errno != 0 {
+		return errno
+	}
+	gid, uid := uintptr(l.gid), uintptr(l.uid)
+	if _, errno := sys(unix.SYS_SETRESGID, gid, gid, gid, 0, 0, 0); errno != 0 {
+		return errno
+	}
+	_, errno := sys(unix.SYS_SETRESUID, uid, uid, uid, 0, 0, 0)
+	return errno
 }
 
 const defaultPath = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"

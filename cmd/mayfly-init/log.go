@@ -42,7 +42,7 @@ func (l *log) open(fd0, fd1 int) {
 
 // copy reads one chunk from a pipe that is ready and passes it on. It returns
 // false at the pipe's end.
-func (l *log) copy(fd int, stream byte) bool {
+func (l *log) copy(fd int, stream, label byte) bool {
 	n, errno := sys(unix.SYS_READ, uintptr(fd), at(l.chunk[chunkHead:]), readSize, 0, 0, 0)
 	if errno == syscall.EAGAIN { // the program made it so
 		return true
@@ -52,7 +52,7 @@ func (l *log) copy(fd int, stream byte) bool {
 	}
 	end := chunkHead + int(n)
 	wire.PutHeader(l.chunk[:], wire.Output, 0, end-wire.HeaderLen)
-	wire.PutChunk(l.chunk[wire.HeaderLen:], stream, wallTime(), int(n))
+	wire.PutChunk(l.chunk[wire.HeaderLen:], stream, label, wallTime(), int(n))
 	l.append(l.chunk[wire.HeaderLen:end])
 	sendChunk(end)
 	return true
@@ -85,7 +85,7 @@ func (l *log) change() {
 // noteDropped records how much the disk did not take, as a chunk of stream 0.
 func (l *log) noteDropped() bool {
 	b := l.note[:wire.ChunkLen+8]
-	wire.PutChunk(b, 0, wallTime(), 8)
+	wire.PutChunk(b, 0, 0, wallTime(), 8)
 	binary.BigEndian.PutUint64(b[wire.ChunkLen:], l.dropped)
 	if !l.write(b) {
 		return false

@@ -45,7 +45,7 @@ var in struct {
 	message unix.Msghdr
 	iovec   unix.Iovec
 	control [8]uint64
-	frame   [wire.HeaderLen + 256]byte
+	frame   [wire.HeaderLen + greetingLen + maxPrograms*wire.RunningLen]byte
 	wait    uint32
 	address uintptr
 	errno   syscall.Errno

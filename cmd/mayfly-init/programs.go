@@ -14,6 +14,7 @@ type program struct {
 	used   bool
 	ended  bool // collected; its status is recorded when what it wrote is in the log
 	number uint32
+	label  byte
 	pid    int
 	pipes  int   // that are open
 	wait   int32 // as wait4(2) gave it
@@ -26,6 +27,7 @@ type program struct {
 type pipe struct {
 	used   bool
 	stream byte
+	label  byte
 	fd     int
 	number uint32 // of the program
 }
@@ -126,13 +128,16 @@ func nextExpiry() int64 {
 	return wake
 }
 
-// record puts a status on disk and then tells every connection.
+// record puts a status on disk, where a later daemon could ask for it, and then
+// tells every connection.
 func (p *program) record() {
 	b := in.frame[wire.HeaderLen:][:wire.StatusLen]
 	binary.BigEndian.PutUint32(b, p.number)
-	binary.BigEndian.PutUint32(b[4:], uint32(p.wait))
+	binary.BigEndian.PutUint32(b[4:], uint32(p.label)<<16|uint32(p.wait)&0xffff)
 	binary.BigEndian.PutUint64(b[8:], uint64(p.time))
-	writeAll(wire.ExitFD, b)
+	if p == in.main || p.label != 0 {
+		writeAll(wire.ExitFD, b)
+	}
 	for i := range in.conns[:in.connsEnd] {
 		if c := &in.conns[i]; c.used && c.greeted && !c.attached && !c.reply(wire.Exited, p.number, len(b), -1) {
 			c.broken = true
@@ -162,7 +167,7 @@ func pollPipes() {
 
 // ready is called when there is something to read, or the end.
 func (p *pipe) ready() {
-	if in.log.pending > 0 || in.log.copy(p.fd, p.stream) {
+	if in.log.pending > 0 || in.log.copy(p.fd, p.stream, p.label) {
 		return
 	}
 	closeFD(p.fd)
@@ -177,7 +182,7 @@ func (p *pipe) ready() {
 // openPipe makes a pipe for a program's output and returns the end that is the
 // program's. It belongs to init's user, who is the program's, so that the
 // program can open /dev/stdout anew.
-func openPipe(number uint32, stream byte) (int, syscall.Errno) {
+func openPipe(number uint32, stream, label byte) (int, syscall.Errno) {
 	for i := range in.pipes {
 		p := &in.pipes[i]
 		if p.used {
@@ -187,7 +192,7 @@ func openPipe(number uint32, stream byte) (int, syscall.Errno) {
 		if _, errno := sys(unix.SYS_PIPE2, uintptr(unsafe.Pointer(ends)), unix.O_CLOEXEC, 0, 0, 0, 0); errno != 0 {
 			return -1, errno
 		}
-		*p = pipe{used: true, stream: stream, fd: int(ends[0]), number: number}
+		*p = pipe{used: true, stream: stream, label: label, fd: int(ends[0]), number: number}
 		in.pipesEnd = max(in.pipesEnd, i+1)
 		return int(ends[1]), 0
 	}

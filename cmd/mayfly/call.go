@@ -136,7 +136,7 @@ func (c *cli) printAnswer(resp *http.Response, name string, f callFlags) error {
 			return err
 		}
 	}
-	if _, err := io.Copy(c.stdout, resp.Body); err != nil {
+	if err := c.pour(resp.Body); err != nil {
 		if errors.Is(err, io.ErrUnexpectedEOF) {
 			err = errors.New("it broke off")
 		}

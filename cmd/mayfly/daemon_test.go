@@ -101,8 +101,8 @@ func (d *testDaemon) busybox() error {
 }
 
 var (
-	servingFunctions = regexp.MustCompile(`msg="serving functions" address=(\S+)`)
-	choseBridge      = regexp.MustCompile(`bridge=(mf-\S+)`)
+	servingRoutes = regexp.MustCompile(`msg="serving routes" address=(\S+)`)
+	choseBridge   = regexp.MustCompile(`bridge=(mf-\S+)`)
 )
 
 // start starts the daemon, as often as it has ended, and returns when it is
@@ -127,7 +127,7 @@ func (d *testDaemon) start() error {
 	if err != nil {
 		return err
 	}
-	found := servingFunctions.FindSubmatch(text)
+	found := servingRoutes.FindSubmatch(text)
 	if line != "ready\n" || found == nil {
 		return errors.Join(fmt.Errorf("mayfly up said %q: %s", line, text), d.cmd.Process.Kill(), d.cmd.Wait())
 	}

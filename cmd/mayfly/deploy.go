@@ -1,7 +1,6 @@
 package main
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -10,19 +9,17 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"time"
 
 	"github.com/spf13/cobra"
 
 	"github.com/mayfly-run/mayfly"
-	"github.com/mayfly-run/mayfly/build"
 	"github.com/mayfly-run/mayfly/manifest"
 	client "github.com/mayfly-run/mayfly/sdk/go"
 )
 
 // manifestFiles are looked for in this order when no file is named.
 func manifestFiles() []string {
-	return []string{"mayfly.yaml", "mayfly.yml", "compose.yaml", "compose.yml"}
+	return []string{"mayfly.yaml", "mayfly.yml", "compose.yaml", "compose.yml", "docker-compose.yaml", "docker-compose.yml"}
 }
 
 var errUnread = errors.New("nobody reads any more")
@@ -32,25 +29,29 @@ var errUnread = errors.New("nobody reads any more")
 func isUnread(err error) bool { return errors.Is(err, errUnread) || errors.Is(err, io.ErrClosedPipe) }
 
 func (c *cli) deploy() *cobra.Command {
-	var file string
-	var profiles []string
+	var f manifestFlags
+	var wait, noWait, prune bool
 	cmd := &cobra.Command{
 		Use:   "deploy [flags] [NAME...]",
-		Short: "Deploy the functions of a manifest",
-		Long: `Deploy the functions of a manifest, or only those that are named. Each deploy
-makes a release and fails, with the log, unless one sandbox of it becomes ready;
-the release before serves until then.`,
+		Short: "Deploy the functions and services of a manifest",
+		Long: `Deploy the functions and services of a manifest, mayfly.yaml or a Compose file,
+or only those that are named. Each that is another than before gets a release.
+
+A function's release fails, with the log, unless one sandbox of it becomes ready.
+A service's replaces the one before step by step; the deploy waits until that is
+done, and fails if it was rolled back. What has not changed is left alone.`,
 		Example: `  mayfly deploy
-  mayfly deploy -f examples/thumbnail thumbnail`,
+  mayfly deploy -f examples/thumbnail thumbnail
+  mayfly deploy -f compose.yaml --prune`,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			m, err := c.readManifest(file, profiles)
+			m, err := c.readManifest(f)
 			if err != nil {
 				return err
 			}
 			for _, w := range m.Warnings {
 				fmt.Fprintf(c.stderr, "mayfly: %s\n", w)
 			}
-			functions, err := chosen(m.Functions, args)
+			chosen, err := choose(m, args)
 			if err != nil {
 				return err
 			}
@@ -58,17 +59,26 @@ the release before serves until then.`,
 			if err != nil {
 				return err
 			}
-			for _, f := range functions {
-				if err := c.deployOne(cmd.Context(), cl, f); err != nil {
-					return fmt.Errorf("deploy %s: %w", f.Name, err)
-				}
-			}
-			return nil
+			d := deployment{cli: c, cl: cl, manifest: m, chosen: chosen, whole: len(args) == 0, wait: wait && !noWait, prune: prune}
+			return d.run(cmd.Context())
 		},
 	}
-	cmd.Flags().StringVarP(&file, "file", "f", "", "the manifest, or its folder (default mayfly.yaml)")
-	cmd.Flags().StringArrayVar(&profiles, "profile", nil, "a Compose profile that is on; again for more")
+	f.add(cmd)
+	cmd.Flags().BoolVar(&wait, "wait", true, "return when the services are as they shall be")
+	cmd.Flags().BoolVar(&noWait, "no-wait", false, "return when it is written down what is wanted")
+	cmd.Flags().BoolVar(&prune, "prune", false, "delete what this manifest deployed before and has no more")
 	return cmd
+}
+
+// manifestFlags say which manifest is meant.
+type manifestFlags struct {
+	file     string
+	profiles []string
+}
+
+func (f *manifestFlags) add(cmd *cobra.Command) {
+	cmd.Flags().StringVarP(&f.file, "file", "f", "", "the manifest, or its folder (default mayfly.yaml, else compose.yaml)")
+	cmd.Flags().StringArrayVar(&f.profiles, "profile", nil, "a Compose profile that is on; again for more")
 }
 
 // manifestIn is the manifest of a folder: the first of the usual names that is
@@ -82,7 +92,8 @@ func manifestIn(dir string) string {
 	return filepath.Join(dir, manifestFiles()[0])
 }
 
-func (c *cli) readManifest(file string, profiles []string) (*manifest.Manifest, error) {
+func (c *cli) readManifest(f manifestFlags) (*manifest.Manifest, error) {
+	file := f.file
 	if info, err := os.Stat(file); file == "" || err == nil && info.IsDir() {
 		file = manifestIn(file)
 	}
@@ -91,106 +102,59 @@ func (c *cli) readManifest(file string, profiles []string) (*manifest.Manifest, 
 		name, value, _ := strings.Cut(e, "=")
 		env[name] = value
 	}
-	return manifest.Load(file, manifest.Options{Env: env, Profiles: profiles, Space: c.space})
+	return manifest.Load(file, manifest.Options{Env: env, Profiles: f.profiles, Space: c.space})
 }
 
-// chosen returns the functions with those names, in their order, or all.
-func chosen(all []manifest.Function, names []string) ([]manifest.Function, error) {
+// choose returns the workloads with those names, or all: functions first, each
+// service after those that it waits for, and last the functions that require
+// something.
+func choose(m *manifest.Manifest, names []string) ([]manifest.Workload, error) {
+	requires := func(w manifest.Workload) bool { return len(w.Requires) > 0 }
+	all := slices.DeleteFunc(slices.Concat(m.Functions, m.Services), func(w manifest.Workload) bool { return w.Service == nil && requires(w) })
+	for _, w := range m.Functions {
+		if requires(w) {
+			all = append(all, w)
+		}
+	}
 	if len(all) == 0 {
-		return nil, mayfly.Errorf(mayfly.Invalid, "there is nothing to deploy: the manifest has no functions").WithHint("add one under functions:")
+		return nil, mayfly.Errorf(mayfly.Invalid, "there is nothing to deploy: the manifest has no functions and no services").
+			WithHint("add one under functions: or services:")
 	}
 	if len(names) == 0 {
 		return all, nil
 	}
-	var some []manifest.Function
 	for _, name := range names {
-		i := slices.IndexFunc(all, func(f manifest.Function) bool { return f.Name == name })
-		if i < 0 {
-			var there []string
-			for _, f := range all {
-				there = append(there, f.Name)
-			}
-			return nil, mayfly.Errorf(mayfly.NotFound, "the manifest has no function %q", name).WithHint("it has %s", strings.Join(there, ", "))
+		if slices.ContainsFunc(all, func(w manifest.Workload) bool { return w.Name == name }) {
+			continue
 		}
-		some = append(some, all[i])
-	}
-	return some, nil
-}
-
-func (c *cli) deployOne(ctx context.Context, cl *client.Client, f manifest.Function) error {
-	begun := time.Now()
-	w := f.Workload
-	if f.CodeDir != "" {
-		digest, err := piped(func(out io.Writer) error { return build.Tar(ctx, out, f.CodeDir) },
-			func(in io.Reader) (string, error) { return cl.PutCode(ctx, in) })
-		if err != nil {
-			return err
+		var there []string
+		for _, w := range all {
+			there = append(there, w.Name)
 		}
-		w.Code = digest
+		return nil, mayfly.Errorf(mayfly.NotFound, "the manifest has no function or service %q", name).WithHint("it has %s", strings.Join(there, ", "))
 	}
-	if w.Image != "" {
-		_, err := cl.GetImage(ctx, w.Image)
-		if mayfly.KindOf(err) == mayfly.NotFound {
-			err = c.fetch(ctx, cl, client.Transfer{Name: w.Image})
-		}
-		if err != nil {
-			return err
-		}
-	}
-	view := c.progress()
-	r, err := cl.Deploy(ctx, w, mayfly.NewID(), view.report)
-	view.done()
-	if err != nil {
-		return err
-	}
-	fmt.Fprintf(c.stdout, "%s release %d ready after %s\n", w.Name, r.Number, humanDuration(time.Since(begun)))
-	return nil
-}
-
-func (c *cli) delete() *cobra.Command {
-	return &cobra.Command{
-		Use:               "delete FUNCTION...",
-		Short:             "Take functions away",
-		Example:           `  mayfly delete thumbnail`,
-		Args:              atLeast("function"),
-		ValidArgsFunction: c.completeWorkloads(),
-		RunE: c.toEach(func(ctx context.Context, cl *client.Client, name string) error {
-			return cl.DeleteWorkload(ctx, name)
-		}),
-	}
+	return slices.DeleteFunc(all, func(w manifest.Workload) bool { return !slices.Contains(names, w.Name) }), nil
 }
 
 func (c *cli) workloads() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:     "workloads",
-		Short:   "List functions",
+		Short:   "List functions and services",
 		Example: `  mayfly workloads -o json`,
 		Args:    atMost(0),
 	}
-	output := outputFlag(cmd)
-	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		cl, err := c.client()
-		if err != nil {
-			return err
+	return listing(c, cmd, all((*client.Client).ListWorkloads), []string{"NAME", "RELEASE", "FROM", "PROTOCOL", "ISOLATION", "ROUTES", "DEPLOYED"}, func(r mayfly.Release) []string {
+		w := r.Workload
+		from := w.Image
+		if w.Stack != "" {
+			from = "stack " + w.Stack
 		}
-		list, err := cl.ListWorkloads(cmd.Context())
-		if err != nil {
-			return err
+		var routes []string
+		for _, route := range w.Routes {
+			routes = append(routes, route.Host+route.Path)
 		}
-		return print(c.stdout, output, list, []string{"NAME", "RELEASE", "FROM", "PROTOCOL", "ISOLATION", "ROUTES", "DEPLOYED"}, func(r mayfly.Release) []string {
-			w := r.Workload
-			from := w.Image
-			if w.Stack != "" {
-				from = "stack " + w.Stack
-			}
-			var routes []string
-			for _, route := range w.Routes {
-				routes = append(routes, route.Host+route.Path)
-			}
-			return []string{w.Name, fmt.Sprint(r.Number), from, string(w.Protocol), string(w.Isolation), strings.Join(routes, ", "), ago(r.Created)}
-		})
-	}
-	return cmd
+		return []string{w.Name, fmt.Sprint(r.Number), from, string(w.Protocol), string(w.Isolation), strings.Join(routes, ", "), ago(r.Created)}
+	})
 }
 
 func (c *cli) runs() *cobra.Command {

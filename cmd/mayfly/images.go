@@ -2,12 +2,14 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"io"
 	"os"
 	"slices"
 	"strings"
 
+	"github.com/goccy/go-yaml"
 	"github.com/google/go-containerregistry/pkg/authn"
 	"github.com/spf13/cobra"
 
@@ -329,25 +331,13 @@ func (c *cli) stack() *cobra.Command {
 
 func (c *cli) stackList() *cobra.Command {
 	cmd := &cobra.Command{Use: "ls", Aliases: []string{"list"}, Short: "List stacks", Example: `  mayfly stack ls`, Args: atMost(0)}
-	output := outputFlag(cmd)
-	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		cl, err := c.client()
-		if err != nil {
-			return err
+	return listing(c, cmd, all((*client.Client).ListStacks), []string{"NAME", "BUILT", "DESCRIPTION"}, func(s client.Stack) []string {
+		built := "no"
+		if s.Image != "" {
+			built = shortDigest(s.Image)
 		}
-		list, err := cl.ListStacks(cmd.Context())
-		if err != nil {
-			return err
-		}
-		return print(c.stdout, output, list, []string{"NAME", "BUILT", "DESCRIPTION"}, func(s client.Stack) []string {
-			built := "no"
-			if s.Image != "" {
-				built = shortDigest(s.Image)
-			}
-			return []string{s.Name, built, s.Description}
-		})
-	}
-	return cmd
+		return []string{s.Name, built, s.Description}
+	})
 }
 
 func (c *cli) completeStacks() cobra.CompletionFunc {
@@ -355,21 +345,58 @@ func (c *cli) completeStacks() cobra.CompletionFunc {
 }
 
 func (c *cli) stackShow() *cobra.Command {
-	return &cobra.Command{
-		Use: "show NAME", Short: "Show what a stack is made of, as JSON", Example: `  mayfly stack show python`,
+	cmd := &cobra.Command{
+		Use: "show [flags] NAME", Short: "Show what a stack is made of, and what was made of it", Example: `  mayfly stack show python
+  mayfly stack show python -o json`,
 		Args: exactly("name"), ValidArgsFunction: c.completeStacks(),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			cl, err := c.client()
-			if err != nil {
-				return err
-			}
-			s, err := cl.GetStack(cmd.Context(), args[0])
-			if err != nil {
-				return err
-			}
-			return printJSON(c.stdout, s)
-		},
 	}
+	output := outputFlag(cmd)
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		cl, err := c.client()
+		if err != nil {
+			return err
+		}
+		s, err := cl.GetStack(cmd.Context(), args[0])
+		if err != nil {
+			return err
+		}
+		if *output == "json" {
+			return printJSON(c.stdout, s)
+		}
+		return c.printStack(cmd.Context(), cl, s)
+	}
+	return cmd
+}
+
+// printStack prints a stack as its description is written, and then its image.
+func (c *cli) printStack(ctx context.Context, cl *client.Client, s client.Stack) error {
+	digest, used := s.Image, s.UsedBy
+	s.Image, s.UsedBy = "", nil
+	data, err := json.Marshal(s)
+	if err != nil {
+		return err
+	}
+	var keys yaml.MapSlice // JSON is YAML, and this keeps its order
+	if err := yaml.Unmarshal(data, &keys); err != nil {
+		return err
+	}
+	text, err := yaml.MarshalWithOptions(keys, yaml.UseLiteralStyleIfMultiline(true), yaml.IndentSequence(true))
+	if err != nil {
+		return err
+	}
+	fmt.Fprintf(c.stdout, "%s", text)
+	switch img, err := cl.GetImage(ctx, digest); {
+	case digest == "":
+		fmt.Fprintf(c.stdout, "# not built yet: mayfly stack build %s\n", s.Name)
+	case err != nil:
+		return err
+	default:
+		fmt.Fprintf(c.stdout, "# image %s, %s\n", digest, humanSize(img.Size))
+	}
+	if len(used) > 0 {
+		fmt.Fprintf(c.stdout, "# used by %s\n", strings.Join(used, ", "))
+	}
+	return nil
 }
 
 func (c *cli) stackBuild() *cobra.Command {

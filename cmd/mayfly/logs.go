@@ -16,10 +16,11 @@ func (c *cli) logs() *cobra.Command {
 	var follow, times bool
 	var tail, since string
 	cmd := &cobra.Command{
-		Use:   "logs [flags] CONTAINER|RUN|TASK",
-		Short: "Show what a container, a run of a function or a task wrote",
+		Use:   "logs [flags] SERVICE|CONTAINER|RUN|TASK",
+		Short: "Show what a service, a container, a run of a function or a task wrote",
 		Example: `  mayfly logs web
   mayfly logs -f --tail 20 web
+  mayfly logs blog/2
   mayfly logs --since 10m -t web`,
 		Args:              exactly("container, run or task"),
 		ValidArgsFunction: c.completeInstances(),
@@ -32,6 +33,9 @@ func (c *cli) logs() *cobra.Command {
 			if err != nil {
 				return err
 			}
+			if _, err := cl.GetService(cmd.Context(), args[0]); err == nil {
+				return c.serviceLogs(cmd.Context(), cl, args[0], opts, times)
+			}
 			out := newLogPrinter(c.stdout, c.stderr, times)
 			err = cl.InstanceLogs(cmd.Context(), args[0], opts, out.print)
 			if mayfly.KindOf(err) == mayfly.NotFound {
@@ -43,8 +47,8 @@ func (c *cli) logs() *cobra.Command {
 				if !isElsewhere(err) {
 					return err
 				}
-				return mayfly.Errorf(mayfly.NotFound, "no container, run or task is called %q", args[0]).
-					WithHint("see `mayfly ps -a`, `mayfly runs` and `mayfly task ls`")
+				return mayfly.Errorf(mayfly.NotFound, "no service, container, run or task is called %q", args[0]).
+					WithHint("see `mayfly services`, `mayfly ps -a`, `mayfly runs` and `mayfly task ls`")
 			}
 			return err
 		},
@@ -105,11 +109,12 @@ func parseTimeIn(text string, zone *time.Location) (time.Time, bool) {
 }
 
 // logPrinter writes entries where they were written to, stdout or stderr, and
-// with times begins each line with its own. Entries need not be whole lines.
+// begins each line with its time, if that is wanted, and with the name of the
+// process where a container has several. Entries need not be whole lines.
 type logPrinter struct {
 	to    map[string]io.Writer
 	times bool
-	open  map[string]bool // streams whose last line has not ended
+	open  map[string]bool // streams of processes whose last line has not ended
 }
 
 func newLogPrinter(stdout, stderr io.Writer, times bool) *logPrinter {
@@ -121,17 +126,21 @@ func (p *logPrinter) print(e mayfly.LogEntry) error {
 	if !ok {
 		return fmt.Errorf("print log: unknown stream %q", e.Stream)
 	}
-	if !p.times {
+	if !p.times && e.Process == "" {
 		_, err := w.Write(e.Data)
 		return err
 	}
 	var b bytes.Buffer
+	of := e.Stream + " " + e.Process
 	for line := range bytes.Lines(e.Data) {
-		if !p.open[e.Stream] {
+		if !p.open[of] && p.times {
 			b.WriteString(e.Time.UTC().Format("2006-01-02T15:04:05.000000Z "))
 		}
+		if !p.open[of] && e.Process != "" {
+			b.WriteString(e.Process + " | ")
+		}
 		b.Write(line)
-		p.open[e.Stream] = line[len(line)-1] != '\n'
+		p.open[of] = line[len(line)-1] != '\n'
 	}
 	_, err := w.Write(b.Bytes())
 	return err

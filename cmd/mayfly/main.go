@@ -3,10 +3,11 @@
 // Every verb but up and doctor goes through the API client, so it does the
 // same over a socket as over a network. Results go to stdout, everything else
 // to stderr. The exit status is that of the program that ran; failures of ours
-// are 125 for run and 1 for the other verbs.
+// are 125 for run and exec and 1 for the other verbs.
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -18,6 +19,9 @@ import (
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
+
+	"github.com/mayfly-run/mayfly"
+	client "github.com/mayfly-run/mayfly/sdk/go"
 )
 
 // version is set by the linker.
@@ -51,7 +55,7 @@ func (c *cli) run(args []string) int {
 	} else {
 		fmt.Fprintf(c.stderr, "mayfly: %s\n", err)
 	}
-	if cmd.Name() == "run" {
+	if cmd.Name() == "run" || cmd.Name() == "exec" {
 		return 125
 	}
 	return 1
@@ -137,10 +141,10 @@ func (c *cli) root() *cobra.Command {
 	root.SetErr(c.stderr)
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{flagError(err)} })
 	root.PersistentFlags().StringVar(&c.host, "host", "", "where the daemon is: unix:///path or http://host:port (default $MAYFLY_HOST, else the socket of this machine)")
-	root.PersistentFlags().StringVar(&c.space, "space", "default", "the space to work in")
+	root.PersistentFlags().StringVar(&c.space, "space", cmp.Or(os.Getenv(client.SpaceVariable), mayfly.DefaultSpace), "the space to work in, or $MAYFLY_SPACE")
 	root.AddGroup(&cobra.Group{ID: "node", Title: "The node:"}, &cobra.Group{ID: "instance", Title: "Containers:"},
-		&cobra.Group{ID: "image", Title: "Images:"}, &cobra.Group{ID: "workload", Title: "Functions:"},
-		&cobra.Group{ID: "task", Title: "Tasks:"})
+		&cobra.Group{ID: "image", Title: "Images:"}, &cobra.Group{ID: "service", Title: "Services:"}, &cobra.Group{ID: "workload", Title: "Functions and releases:"},
+		&cobra.Group{ID: "task", Title: "Tasks:"}, &cobra.Group{ID: "event", Title: "Events:"}, &cobra.Group{ID: "data", Title: "Data and settings:"})
 	add := func(group string, verbs ...*cobra.Command) {
 		for _, v := range verbs {
 			v.GroupID = group
@@ -148,9 +152,12 @@ func (c *cli) root() *cobra.Command {
 		}
 	}
 	add("node", c.up(), c.down(), c.doctor(), c.version())
-	add("instance", c.runVerb(), c.ps(), c.logs(), c.wait(), c.stop(), c.kill(), c.rm(), c.inspect(), c.stats())
+	add("instance", c.runVerb(), c.exec(), c.cp(), c.ps(), c.logs(), c.wait(), c.stop(), c.kill(), c.rm(), c.inspect(), c.stats())
 	add("image", c.images(), c.pull(), c.rmi(), c.stack())
-	add("workload", c.deploy(), c.call(), c.workloads(), c.runs(), c.delete())
+	add("service", c.services(), c.graph(), c.why(), c.scale(), c.load(), c.restart(), c.events(), c.endpoint(), c.forward())
+	add("workload", c.pushCode(), c.deploy(), c.call(), c.workloads(), c.releases(), c.rollback(), c.diff(), c.runs(), c.delete(), c.mapRoute(), c.unmapRoute(), c.routes())
 	add("task", c.task(), c.schedule())
+	add("event", c.event(), c.mapEvent(), c.unmapEvent(), c.triggers())
+	add("data", c.volume(), c.secret(), c.config())
 	return root
 }

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -9,6 +10,8 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+
+	client "github.com/mayfly-run/mayfly/sdk/go"
 )
 
 // format is the value of a -o flag.
@@ -48,9 +51,64 @@ func print[T any](w io.Writer, f *format, items []T, header []string, row func(T
 	return printTable(w, header, len(items), func(i int) []string { return row(items[i]) })
 }
 
+// listing has a verb print what get lists, as its -o says.
+func listing[T any](c *cli, cmd *cobra.Command, get func(ctx context.Context, cl *client.Client, args []string) ([]T, error),
+	header []string, row func(T) []string) *cobra.Command {
+	output := outputFlag(cmd)
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		cl, err := c.client()
+		if err != nil {
+			return err
+		}
+		list, err := get(cmd.Context(), cl, args)
+		if err != nil {
+			return err
+		}
+		return print(c.stdout, output, list, header, row)
+	}
+	return cmd
+}
+
+// all is what listing gets where nothing chooses among it.
+func all[T any](list func(*client.Client, context.Context) ([]T, error)) func(context.Context, *client.Client, []string) ([]T, error) {
+	return func(ctx context.Context, cl *client.Client, _ []string) ([]T, error) { return list(cl, ctx) }
+}
+
+// pour copies what a program wrote to stdout, byte by byte. Where a person looks
+// and the last line has no end, it gets one, so that the prompt is not behind it.
+func (c *cli) pour(from io.Reader) error {
+	to := &lastByte{w: c.stdout}
+	_, err := io.Copy(to, from)
+	if isTerminal(c.stdout) && to.last != 0 && to.last != '\n' {
+		fmt.Fprintln(c.stdout)
+	}
+	return err
+}
+
+// lastByte remembers the last byte that was written.
+type lastByte struct {
+	w    io.Writer
+	last byte
+}
+
+func (l *lastByte) Write(p []byte) (int, error) {
+	n, err := l.w.Write(p)
+	if n > 0 {
+		l.last = p[n-1]
+	}
+	return n, err
+}
+
 func printJSON(w io.Writer, v any) error {
 	enc := json.NewEncoder(w)
 	enc.SetIndent("", "  ")
+	enc.SetEscapeHTML(false)
+	return enc.Encode(v)
+}
+
+// printJSONLine prints a value of a list that has no end.
+func printJSONLine(w io.Writer, v any) error {
+	enc := json.NewEncoder(w)
 	enc.SetEscapeHTML(false)
 	return enc.Encode(v)
 }
@@ -90,6 +148,14 @@ func shorten(s string, n int) string {
 func shortDigest(d string) string {
 	d = strings.TrimPrefix(d, "sha256:")
 	return d[:min(len(d), 12)]
+}
+
+// counted is a number of things.
+func counted(n int, noun string) string {
+	if n != 1 {
+		noun += "s"
+	}
+	return fmt.Sprintf("%d %s", n, noun)
 }
 
 // humanSize is a number of bytes with two or three digits.

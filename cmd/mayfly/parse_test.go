@@ -78,12 +78,13 @@ func TestParseVolume(t *testing.T) {
 		"./lib:/b":    {Type: "bind", Source: "/usr/lib", Target: "/b"},
 		"..:/b":       {Type: "bind", Source: "/", Target: "/b"},
 		"/a/../c/:/b": {Type: "bind", Source: "/c", Target: "/b"},
+		"name:/b":     {Type: "volume", Source: "name", Target: "/b"},
 	} {
 		if got, err := parseVolume(text); err != nil || got != want {
 			t.Errorf("%s: %+v, %v", text, got, err)
 		}
 	}
-	for _, text := range []string{"", "/a", ":/b", "/a:", "/a:b", "/a:/b:", "/a:/b:rx", "/a:/b:ro:x", "name:/b"} {
+	for _, text := range []string{"", "/a", ":/b", "/a:", "/a:b", "/a:/b:", "/a:/b:rx", "/a:/b:ro:x"} {
 		if got, err := parseVolume(text); err == nil {
 			t.Errorf("%q is read as %+v", text, got)
 		}
@@ -115,6 +116,19 @@ func TestLogPrinter(t *testing.T) {
 		if diff := cmp.Diff([]string{c.stdout, c.stderr}, []string{stdout.String(), stderr.String()}); diff != "" {
 			t.Errorf("times %v:\n%s", c.times, diff)
 		}
+	}
+	var several bytes.Buffer
+	p := newLogPrinter(&several, nil, false)
+	for _, e := range []mayfly.LogEntry{
+		{Stream: "stdout", Process: "web", Data: []byte("a\nb")}, {Stream: "stdout", Process: "web", Data: []byte("c\n")},
+		{Stream: "stdout", Process: "cron", Data: []byte("d\n")},
+	} {
+		if err := p.print(e); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if want := "web | a\nweb | bc\ncron | d\n"; several.String() != want {
+		t.Errorf("several processes: %q, want %q", several.String(), want)
 	}
 	if err := newLogPrinter(nil, nil, false).print(mayfly.LogEntry{Stream: "x"}); err == nil {
 		t.Error("a stream that there is not is printed")
@@ -158,8 +172,8 @@ func TestProgressOnATerminal(t *testing.T) {
 		}{
 			{client.Progress{ID: "a", Text: "fetching", Total: 2000}, "a             fetching   " + bar(0) + "  0 B of 2.0 kB\n"},
 			{client.Progress{ID: "a", Text: "fetching", Done: 1, Total: 2000}, ""}, // too soon to be drawn
-			{client.Progress{ID: "b", Text: "waiting"}, "\x1b[1A\x1b[Ja             fetching   " + bar(0) + "  1 B of 2.0 kB\nb             waiting\n"},
-			{client.Progress{Text: "oh"}, "\x1b[2A\x1b[Joh\na             fetching   " + bar(0) + "  1 B of 2.0 kB\nb             waiting\n"},
+			{client.Progress{ID: "b", Text: "waiting"}, "\r\x1b[1A\x1b[Ja             fetching   " + bar(0) + "  1 B of 2.0 kB\nb             waiting\n"},
+			{client.Progress{Text: "oh"}, "\r\x1b[2A\x1b[Joh\na             fetching   " + bar(0) + "  1 B of 2.0 kB\nb             waiting\n"},
 		} {
 			got := step(c.p)
 			if diff := cmp.Diff(c.want, got); diff != "" {
@@ -168,7 +182,7 @@ func TestProgressOnATerminal(t *testing.T) {
 		}
 		time.Sleep(redrawTime)
 		for _, line := range strings.Split(step(client.Progress{ID: "a", Text: "fetching", Done: 9000, Total: 2000}), "\n") {
-			if n := len([]rune(strings.TrimPrefix(line, "\x1b[2A\x1b[J"))); n >= 60 {
+			if n := len([]rune(strings.TrimPrefix(line, "\r\x1b[2A\x1b[J"))); n >= 60 {
 				t.Errorf("%d columns: %q", n, line)
 			}
 		}

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -79,6 +80,19 @@ func (v *progressView) keep(p client.Progress) bool {
 	return true
 }
 
+// tell has write print lines of another kind, above the parts on a terminal. The
+// part with that ID is not drawn any more: what is printed says how it ended.
+func (v *progressView) tell(id string, write func()) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.clear()
+	write()
+	v.parts = slices.DeleteFunc(v.parts, func(p client.Progress) bool { return p.ID == id })
+	if v.live {
+		v.draw()
+	}
+}
+
 // done leaves the last state on the screen.
 func (v *progressView) done() {
 	v.mu.Lock()
@@ -92,7 +106,7 @@ func (v *progressView) done() {
 
 func (v *progressView) clear() {
 	if v.drawn > 0 {
-		fmt.Fprintf(v.w, "\x1b[%dA\x1b[J", v.drawn)
+		fmt.Fprintf(v.w, "\r\x1b[%dA\x1b[J", v.drawn)
 		v.drawn = 0
 	}
 }
@@ -108,7 +122,7 @@ func (v *progressView) draw() {
 }
 
 func (v *progressView) liveLine(p client.Progress) string {
-	line := fmt.Sprintf("%-12s  %-10s", shortDigest(plain(p.ID)), plain(p.Text))
+	line := fmt.Sprintf("%-12s  %-10s", partName(p.ID), plain(p.Text))
 	if p.Total <= 0 {
 		return shorten(strings.TrimRight(line, " "), v.width-1)
 	}
@@ -121,10 +135,18 @@ func (v *progressView) liveLine(p client.Progress) string {
 	return shorten(line+figures, v.width-1)
 }
 
+// partName is an ID as people know it: a digest is cut, a name is not.
+func partName(id string) string {
+	if id = plain(id); strings.HasPrefix(id, "sha256:") || strings.Trim(id, "0123456789abcdef") == "" {
+		return shortDigest(id)
+	}
+	return id
+}
+
 func plainLine(p client.Progress) string {
 	line := plain(p.Text)
 	if p.ID != "" {
-		line = shortDigest(plain(p.ID)) + ": " + line
+		line = partName(p.ID) + ": " + line
 	}
 	if p.Total > 0 {
 		line += " (" + humanSize(p.Total) + ")"

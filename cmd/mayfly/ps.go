@@ -6,11 +6,9 @@ import (
 	"fmt"
 	"strconv"
 	"strings"
-	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
-	"golang.org/x/sys/unix"
 
 	"github.com/mayfly-run/mayfly"
 	client "github.com/mayfly-run/mayfly/sdk/go"
@@ -45,15 +43,27 @@ func (c *cli) ps() *cobra.Command {
 			}
 			return nil
 		}
-		return print(c.stdout, output, list, []string{"ID", "NAME", "IMAGE", "COMMAND", "CREATED", "STATUS", "PORTS"}, func(i mayfly.Instance) []string {
+		return print(c.stdout, output, list, []string{"ID", "NAME", "SERVICE", "IMAGE", "COMMAND", "CREATED", "STATUS", "PORTS"}, func(i mayfly.Instance) []string {
 			command := strings.Join(i.Argv, " ")
 			if !whole {
 				command = shorten(command, 30)
 			}
-			return []string{i.ID, i.Name, i.Image, command, ago(i.Created), status(i), portsText(i.Ports)}
+			return []string{i.ID, i.Name, serviceText(i), i.Image, command, ago(i.Created), status(i), portsText(i.Ports)}
 		})
 	}
 	return cmd
+}
+
+// serviceText is the replica of a service that a container is, or belongs to.
+func serviceText(i mayfly.Instance) string {
+	if i.Replica == 0 {
+		return ""
+	}
+	text := fmt.Sprintf("%s/%d", i.Workload, i.Replica)
+	if i.Sidecar != "" {
+		text += " " + i.Sidecar
+	}
+	return text
 }
 
 func status(i mayfly.Instance) string {
@@ -117,8 +127,12 @@ func (c *cli) stop() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "stop [flags] CONTAINER...",
 		Short: "Ask containers to end, and kill them after a while",
-		Example: `  mayfly stop web
-  mayfly stop -t 1m db`,
+		Long: `Ask containers to end, and kill them after a while. That of a service, SERVICE/2,
+is drained first, has the grace that its manifest says, and is followed by another;
+a service is stopped by mayfly scale SERVICE=0.`,
+		Example: `  mayfly stop task-1
+  mayfly stop -t 1m scratch
+  mayfly stop web/2`,
 		Args:              atLeast("container"),
 		ValidArgsFunction: c.completeInstances(),
 		RunE: c.toEach(func(ctx context.Context, cl *client.Client, ref string) error {
@@ -161,13 +175,14 @@ func (c *cli) kill() *cobra.Command {
 		Use:   "kill [flags] CONTAINER...",
 		Short: "Send a signal to containers",
 		Example: `  mayfly kill web
-  mayfly kill -s HUP web`,
+  mayfly kill -s HUP web
+  mayfly kill db/1`,
 		Args:              atLeast("container"),
 		ValidArgsFunction: c.completeInstances(),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			signal, err := parseSignal(name)
-			if err != nil {
-				return err
+			signal, ok := mayfly.ParseSignal(name)
+			if !ok {
+				return usagef("%q is not a signal; try TERM, HUP or 15", name)
 			}
 			return c.toEach(func(ctx context.Context, cl *client.Client, ref string) error {
 				return cl.KillInstance(ctx, ref, signal)
@@ -176,17 +191,6 @@ func (c *cli) kill() *cobra.Command {
 	}
 	cmd.Flags().StringVarP(&name, "signal", "s", "KILL", "the signal, by name or number")
 	return cmd
-}
-
-func parseSignal(s string) (syscall.Signal, error) {
-	if n, err := strconv.Atoi(s); err == nil && n >= 1 && n <= 64 {
-		return syscall.Signal(n), nil
-	}
-	name := strings.ToUpper(s)
-	if n := unix.SignalNum("SIG" + strings.TrimPrefix(name, "SIG")); n != 0 {
-		return n, nil
-	}
-	return 0, usagef("%q is not a signal; try TERM, HUP or 15", s)
 }
 
 func (c *cli) rm() *cobra.Command {

@@ -39,7 +39,7 @@ func (f *runFlags) register(cmd *cobra.Command) {
 	_ = fs.MarkHidden("tty")
 	fs.StringArrayVarP(&f.env, "env", "e", nil, "NAME=VALUE, or NAME to pass ours on; again for more")
 	fs.StringArrayVar(&f.envFiles, "env-file", nil, "file with a NAME=VALUE on each line")
-	fs.StringArrayVarP(&f.volumes, "volume", "v", nil, "HOSTPATH:PATH[:ro]; again for more")
+	fs.StringArrayVarP(&f.volumes, "volume", "v", nil, "HOSTPATH:PATH[:ro], or VOLUME:PATH[:ro]; again for more")
 	fs.StringArrayVar(&f.tmpfs, "tmpfs", nil, "PATH[:size=64m][,ro], held in memory; again for more")
 	fs.StringArrayVarP(&f.ports, "publish", "p", nil, "[[IP:]HOSTPORT:]PORT[/udp]; again for more. Without a host port the system picks one")
 	fs.StringVarP(&f.memory, "memory", "m", "", "limit, such as 256m or 1g")
@@ -222,6 +222,10 @@ func (f *runFlags) mounts(s *mayfly.InstanceSpec) error {
 		if err != nil {
 			return err
 		}
+		if m.Type == "volume" {
+			s.Volumes = append(s.Volumes, mayfly.VolumeMount{Volume: m.Source, Target: m.Target, ReadOnly: m.ReadOnly, Copy: !m.ReadOnly})
+			continue
+		}
 		s.Mounts = append(s.Mounts, m)
 	}
 	for _, t := range f.tmpfs {
@@ -237,7 +241,7 @@ func (f *runFlags) mounts(s *mayfly.InstanceSpec) error {
 func parseVolume(v string) (m mayfly.Mount, err error) {
 	parts := strings.Split(v, ":")
 	if len(parts) < 2 || len(parts) > 3 || parts[0] == "" {
-		return m, usagef("--volume %q is not HOSTPATH:PATH[:ro]", v)
+		return m, usagef("--volume %q is not HOSTPATH:PATH[:ro] or NAME:PATH[:ro]", v)
 	}
 	m = mayfly.Mount{Type: "bind", Source: parts[0], Target: parts[1]}
 	if len(parts) == 3 {
@@ -250,7 +254,14 @@ func parseVolume(v string) (m mayfly.Mount, err error) {
 		}
 	}
 	if !strings.HasPrefix(m.Source, "/") && !strings.HasPrefix(m.Source, ".") {
-		return m, usagef("--volume %q: named volumes do not exist yet; give a path, as in ./%s", v, m.Source)
+		m.Type = "volume"
+		if mayfly.CheckName("volume", m.Source) != nil {
+			return m, usagef("--volume %q: %q is no name of a volume; for a directory here give ./%s", v, m.Source, m.Source)
+		}
+		if !path.IsAbs(m.Target) {
+			return m, usagef("--volume %q: the path in the container is not absolute", v)
+		}
+		return m, nil
 	}
 	if m.Source, err = filepath.Abs(m.Source); err != nil {
 		return m, err

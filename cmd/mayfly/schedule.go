@@ -33,25 +33,21 @@ func (c *cli) scheduleList() *cobra.Command {
 		Example: `  mayfly schedule ls -o json`,
 		Args:    atMost(0),
 	}
-	output := outputFlag(cmd)
-	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		cl, err := c.client()
-		if err != nil {
-			return err
+	return listing(c, cmd, all((*client.Client).ListSchedules), []string{"NAME", "RUNS", "WHEN", "NEXT", "LAST", "TASKS", "STATE"}, func(s mayfly.Scheduled) []string {
+		next := ""
+		if ticks := nextTicksOf(s); len(ticks) > 0 {
+			next = tickText(ticks[0])
 		}
-		list, err := cl.ListSchedules(cmd.Context())
-		if err != nil {
-			return err
-		}
-		return print(c.stdout, output, list, []string{"NAME", "RUNS", "WHEN", "NEXT", "LAST", "TASKS", "STATE"}, func(s mayfly.Scheduled) []string {
-			next := ""
-			if ticks := nextTicksOf(s); len(ticks) > 0 {
-				next = tickText(ticks[0])
-			}
-			return []string{s.Name, s.Task.Workload + s.Task.Image, whenText(s.Schedule), next, ago(s.Last), fmt.Sprint(s.Count), scheduleState(s)}
-		})
+		return []string{s.Name, runsText(s.Schedule), whenText(s.Schedule), next, ago(s.Last), fmt.Sprint(s.Count), scheduleState(s)}
+	})
+}
+
+// runsText is what a tick does.
+func runsText(s mayfly.Schedule) string {
+	if s.Emit != nil {
+		return "emits " + s.Emit.Type
 	}
-	return cmd
+	return s.Task.Workload + s.Task.Image
 }
 
 // whenText is what says when, as the flags have it.

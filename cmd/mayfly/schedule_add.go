@@ -18,15 +18,17 @@ type scheduleFlags struct {
 	times                  int
 	overlap                string
 	paused, replace        bool
+	emit, subject, source  string
 }
 
 func (c *cli) scheduleAdd() *cobra.Command {
 	var f scheduleFlags
 	cmd := &cobra.Command{
-		Use:   "add [flags] SCHEDULE FUNCTION [-] | add --image IMAGE [flags] SCHEDULE -- [COMMAND [ARG...]]",
+		Use:   "add [flags] SCHEDULE FUNCTION [-] | add --image IMAGE [flags] SCHEDULE -- [COMMAND [ARG...]] | add --emit TYPE [flags] SCHEDULE [-]",
 		Short: "Submit a task at times from now on",
 		Long: `Submit a task at times from now on: by a line of cron, every so often, or once.
 The task is as "task submit" makes it; with - its payload is read from stdin.
+With --emit each tick emits an event in place of a task, and the payload is its data.
 
 The line has five fields, minute hour day month weekday, or six with seconds in
 front: numbers, names, *, a-b, */n, lists; L is the month's last day, 5#1 the
@@ -55,6 +57,10 @@ within the time of --catch-up.`,
 			}
 			if s.Task.Payload, err = f.readPayload(c.stdin, args[1:]); err != nil {
 				return err
+			}
+			if s.Emit != nil && s.Task.Payload != nil {
+				s.Emit.Data, s.Task.Payload = s.Task.Payload, nil
+				s.Emit.DataContentType = contentOf(s.Emit.Data)
 			}
 			add := cl.AddSchedule
 			if f.replace {
@@ -89,6 +95,9 @@ func (f *scheduleFlags) register(cmd *cobra.Command) {
 	fs.DurationVar(&f.jitter, "jitter", 0, "let each tick be late by a part of this, such as 5m")
 	fs.StringVar(&f.overlap, "overlap", "skip", "while an earlier task has not ended: skip, queue or replace")
 	fs.DurationVar(&f.catchUp, "catch-up", 0, "how late a tick may be and still run (default 5m, for --at any time)")
+	fs.StringVar(&f.emit, "emit", "", "emit an event of this type in place of a task")
+	fs.StringVar(&f.subject, "subject", "", "what the event of --emit is about")
+	fs.StringVar(&f.source, "source", "", "where the event of --emit happened (default the schedule)")
 	fs.BoolVar(&f.paused, "paused", false, "add it paused")
 	fs.BoolVar(&f.replace, "replace", false, "replace the schedule of that name, if there is one")
 	_ = cmd.RegisterFlagCompletionFunc("overlap", cobra.FixedCompletions([]string{"skip", "queue", "replace"}, cobra.ShellCompDirectiveNoFileComp))
@@ -111,7 +120,12 @@ func (f *scheduleFlags) schedule(cmd *cobra.Command, args []string) (s mayfly.Sc
 		Name: args[0], Cron: f.cron, TimeZone: f.zone, Every: f.every, Times: f.times, Jitter: f.jitter, CatchUp: f.catchUp,
 		Overlap: mayfly.Overlap(f.overlap), Paused: f.paused,
 	}
-	if s.Task, err = f.submitFlags.task(cmd, dash, args[1:]); err != nil {
+	if f.emit != "" {
+		s.Emit = &mayfly.Event{Type: f.emit, Subject: f.subject, Source: f.source}
+		if len(args) > 2 || len(args) == 2 && args[1] != "-" {
+			return s, usagef("a schedule with --emit runs no function: %q", args[1])
+		}
+	} else if s.Task, err = f.submitFlags.task(cmd, dash, args[1:]); err != nil {
 		return s, err
 	}
 	zone := time.Local

@@ -2,9 +2,11 @@ package main
 
 import (
 	"encoding/json"
+	"encoding/xml"
 	"errors"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"net"
 	"net/http"
 	"os"
@@ -48,13 +50,16 @@ func (c checked) Run() int {
 // TestScripts runs testdata/script. A script that needs a node says `daemon`.
 // What a script can say beyond the words of testscript:
 //
-//	daemon                    use the daemon that all share; the image bb is busybox
+//	daemon [SPACE]            use the daemon that all share, and of that a space of
+//	                          its own, so that what others do is not seen; the image
+//	                          bb is busybox
 //	status CODE PROGRAM...    the program ends with that exit status
 //	fails CODE TEXT ARG...    mayfly ARG... ends so, with that one line and nothing else
 //	until REGEXP PROGRAM...   run the program until its stdout matches; with ! no more
 //	capture NAME              the last stdout, trimmed, as a variable
 //	freeport NAME             a port that nothing listens on, as a variable
 //	runid                     the first run of the last stdout, JSON, as RUN
+//	xml FILE                  the file is well-formed XML, and its root is svg
 //	term                      SIGTERM to the last background program
 //	http [-X M] [-H NAME:VALUE] [-d BODY] URL
 //	                          a web request: prints status, our headers and body
@@ -66,7 +71,7 @@ func TestScripts(t *testing.T) {
 		RequireUniqueNames: true,
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"daemon": useDaemon, "status": checkStatus, "fails": fails, "until": until,
-			"capture": capture, "freeport": freePort, "term": terminate, "runid": runID,
+			"capture": capture, "freeport": freePort, "term": terminate, "runid": runID, "xml": checkXML,
 		},
 	})
 }
@@ -78,6 +83,8 @@ func setUp(env *testscript.Env) error {
 	}
 	env.Setenv("EXAMPLES", filepath.Join(here, "../../examples"))
 	env.Setenv("MAYFLY_HOST", "unix:///nowhere/mayfly.sock")
+	// A program with the race detector else sleeps for a second before it ends.
+	env.Setenv("GORACE", "atexit_sleep_ms=0")
 	return nil
 }
 
@@ -89,11 +96,17 @@ func condition(name string) (bool, error) {
 	return err == nil, nil
 }
 
-func useDaemon(ts *testscript.TestScript, _ bool, _ []string) {
+func useDaemon(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) > 1 {
+		ts.Fatalf("usage: daemon [SPACE]")
+	}
 	d, err := shared.get()
 	ts.Check(err)
 	ts.Setenv("MAYFLY_HOST", d.host())
 	ts.Setenv("FUNCTIONS", d.functions)
+	if len(args) == 1 {
+		ts.Setenv("MAYFLY_SPACE", args[0])
+	}
 }
 
 func exitCode(err error) int {
@@ -129,12 +142,16 @@ func fails(ts *testscript.TestScript, neg bool, args []string) {
 	}
 }
 
+// untilLimit is how long a script waits for something. It is for a machine that
+// does much else at the same time, and costs nothing where all is well.
+const untilLimit = 2 * time.Minute
+
 func until(ts *testscript.TestScript, neg bool, args []string) {
 	if len(args) < 2 {
 		ts.Fatalf("usage: until REGEXP PROGRAM...")
 	}
 	want := regexp.MustCompile("(?m)" + args[0])
-	for limit := time.Now().Add(20 * time.Second); time.Now().Before(limit); {
+	for limit := time.Now().Add(untilLimit); time.Now().Before(limit); {
 		_ = ts.Exec(args[1], args[2:]...) // it may have to come into being first
 		if want.MatchString(ts.ReadFile("stdout")) != neg {
 			return
@@ -147,18 +164,40 @@ func capture(ts *testscript.TestScript, _ bool, args []string) {
 	ts.Setenv(args[0], strings.TrimSpace(ts.ReadFile("stdout")))
 }
 
+// freePort chooses below the ports that the kernel gives to those who ask for
+// any, and by chance: what other tests do meanwhile does not take it.
 func freePort(ts *testscript.TestScript, _ bool, args []string) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	ts.Check(err)
-	defer l.Close()
-	_, port, err := net.SplitHostPort(l.Addr().String())
-	ts.Check(err)
-	ts.Setenv(args[0], port)
+	for {
+		port := strconv.Itoa(15000 + rand.IntN(15000))
+		if l, err := net.Listen("tcp", ":"+port); err == nil {
+			ts.Check(l.Close())
+			ts.Setenv(args[0], port)
+			return
+		}
+	}
 }
 
 func terminate(ts *testscript.TestScript, _ bool, _ []string) {
 	all := ts.BackgroundCmds()
 	ts.Check(all[len(all)-1].Process.Signal(syscall.SIGTERM))
+}
+
+func checkXML(ts *testscript.TestScript, _ bool, args []string) {
+	in := xml.NewDecoder(strings.NewReader(ts.ReadFile(args[0])))
+	root := ""
+	for {
+		token, err := in.Token()
+		if err == io.EOF {
+			break
+		}
+		ts.Check(err)
+		if start, ok := token.(xml.StartElement); ok && root == "" {
+			root = start.Name.Space + " " + start.Name.Local
+		}
+	}
+	if root != "http://www.w3.org/2000/svg svg" {
+		ts.Fatalf("the root of %s is %q", args[0], root)
+	}
 }
 
 func runID(ts *testscript.TestScript, _ bool, _ []string) {
@@ -195,6 +234,9 @@ func request(method, url, header, body string) error {
 	}
 	if name, value, ok := strings.Cut(header, ":"); ok {
 		req.Header.Set(name, strings.TrimSpace(value))
+		if name == "Host" {
+			req.Host = strings.TrimSpace(value)
+		}
 	}
 	resp, err := (&http.Client{Timeout: time.Minute}).Do(req)
 	if err != nil {
@@ -202,7 +244,7 @@ func request(method, url, header, body string) error {
 	}
 	defer resp.Body.Close()
 	fmt.Println(resp.StatusCode)
-	for _, name := range []string{"Content-Type", "X-Mayfly-Run", "Server-Timing"} {
+	for _, name := range []string{"Content-Type", "X-Mayfly-Run", "Server-Timing", "Allow"} {
 		fmt.Printf("%s: %s\n", name, resp.Header.Get(name))
 	}
 	_, err = io.Copy(os.Stdout, resp.Body)

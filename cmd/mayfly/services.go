@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bufio"
 	"context"
 	"encoding/json"
 	"errors"
@@ -10,7 +9,6 @@ import (
 
 	"github.com/google/go-containerregistry/pkg/authn"
 
-	"github.com/mayfly-run/mayfly/build"
 	"github.com/mayfly-run/mayfly/image"
 	nodes "github.com/mayfly-run/mayfly/node"
 	client "github.com/mayfly-run/mayfly/sdk/go"
@@ -131,57 +129,4 @@ func (s imageService) RemoveImage(ctx context.Context, name string, force bool) 
 func (s imageService) PruneImages(ctx context.Context, all bool) (client.Pruned, error) {
 	removed, freed, err := s.store.Prune(ctx, image.PruneOptions{All: all, Keep: s.node.NeededImages()})
 	return client.Pruned{Images: removed, Freed: freed}, err
-}
-
-// stackService is the stacks as package api asks for them.
-type stackService struct{ stacks *build.Stacks }
-
-func wireStack(s build.Stack) client.Stack {
-	return client.Stack{Name: s.Name, Description: s.Description.Description, Host: s.Host, Packages: s.Packages, Env: s.Env, Loaders: s.Loaders, Image: s.Image}
-}
-
-func (s stackService) ListStacks(ctx context.Context) ([]client.Stack, error) {
-	all, err := s.stacks.List(ctx)
-	var list []client.Stack
-	for _, stack := range all {
-		list = append(list, wireStack(stack))
-	}
-	return list, err
-}
-
-func (s stackService) GetStack(ctx context.Context, name string) (client.Stack, error) {
-	stack, err := s.stacks.Show(ctx, name)
-	return wireStack(stack), err
-}
-
-func (s stackService) BuildStack(ctx context.Context, name string, fresh bool, report func(client.Progress)) (client.Stack, error) {
-	r, w := io.Pipe()
-	copied := make(chan struct{})
-	go func() {
-		defer close(copied)
-		reportLines(r, report)
-	}()
-	make := s.stacks.Ensure
-	if fresh {
-		make = s.stacks.Build
-	}
-	_, err := make(ctx, name, w)
-	w.Close()
-	<-copied
-	if err != nil {
-		return client.Stack{}, err
-	}
-	return s.GetStack(ctx, name)
-}
-
-// reportLines reports each line until the end. A line that is too long to be
-// one for people ends the reporting, and the rest is read and dropped.
-func reportLines(r io.Reader, report func(client.Progress)) {
-	lines := bufio.NewScanner(r)
-	for lines.Scan() {
-		if lines.Text() != "" {
-			report(client.Progress{Text: lines.Text()})
-		}
-	}
-	io.Copy(io.Discard, r)
 }

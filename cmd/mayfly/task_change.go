@@ -209,11 +209,7 @@ func (c *cli) deadMany(verb, short string, do func(*client.Client, context.Conte
 }
 
 func (c *cli) deadDone(done client.DeadDone) error {
-	what := "tasks"
-	if done.Tasks == 1 {
-		what = "task"
-	}
-	fmt.Fprintf(c.stdout, "%d %s\n", done.Tasks, what)
+	fmt.Fprintln(c.stdout, counted(done.Tasks, "task"))
 	for _, f := range done.Failures {
 		fmt.Fprintf(c.stderr, "mayfly: %s\n", plain(f.Error.Err().Error()))
 	}

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"time"
@@ -105,7 +106,7 @@ func (c *cli) printResult(ctx context.Context, cl *client.Client, task mayfly.Ta
 	if err != nil {
 		return err
 	}
-	if _, err := c.stdout.Write(result); err != nil {
+	if err := c.pour(bytes.NewReader(result)); err != nil {
 		return err
 	}
 	if task.Cut {

@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"net/netip"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -15,6 +16,7 @@ import (
 
 	"github.com/mayfly-run/mayfly"
 	"github.com/mayfly-run/mayfly/api"
+	"github.com/mayfly-run/mayfly/discovery"
 	client "github.com/mayfly-run/mayfly/sdk/go"
 )
 
@@ -26,13 +28,19 @@ const (
 // upFlags are the flags of up.
 type upFlags struct {
 	data, driver, node, logLevel string
-	http                         string
-	api                          []string
+	http, lines                  string
+	api, allowBind               []string
 	waiting, tasks               int
 	maxPayload                   string // as on the command line
 	payload                      int64  // the same in bytes; 0 for the default
 	keepAge                      time.Duration
 	keepTasks                    int64
+	labels                       map[string]string // of the node
+	buildMemory                  string            // as on the command line
+	buildTime                    time.Duration
+	trustProxy                   []string
+	proxies                      []netip.Prefix // the same, read
+	accessLog                    string
 }
 
 func (c *cli) up() *cobra.Command {
@@ -57,6 +65,9 @@ mayfly down stops them too.`,
 	fs := cmd.Flags()
 	fs.StringVar(&f.data, "data", defaultData, "the data directory")
 	fs.StringVar(&f.http, "http", defaultHTTP, "where functions are served, host:port; empty for nowhere")
+	fs.StringArrayVar(&f.trustProxy, "trust-proxy", nil, "an address or network of proxies whose X-Forwarded-* and Forwarded are believed, such as 10.0.0.0/8; again for more")
+	fs.StringVar(&f.accessLog, "access-log", "", "a file that gets a line of JSON for each web request, or - for standard output; SIGHUP opens it anew")
+	fs.StringVar(&f.lines, "lines", "", "where programs that are not Mayfly's register endpoints and subscribe, host:port (default nowhere)")
 	fs.StringArrayVar(&f.api, "api", []string{client.DefaultHost}, "where the API is served: unix:///path, or http:// and a loopback address; again for more")
 	fs.StringVar(&f.driver, "driver", "", "how containers are made: native, crun, runc or another OCI runtime")
 	fs.IntVar(&f.waiting, "waiting", 0, "most sandboxes of one function that wait for calls (default 32, -1 for none)")
@@ -64,7 +75,11 @@ mayfly down stops them too.`,
 	fs.StringVar(&f.maxPayload, "max-payload", "", "largest payload of a task, such as 64m or 1g (default 256m)")
 	fs.DurationVar(&f.keepAge, "keep-age", 0, "how long tasks that have ended are kept (default 168h)")
 	fs.Int64Var(&f.keepTasks, "keep-tasks", 0, "how many tasks that have ended are kept (default 500000)")
+	fs.StringArrayVar(&f.allowBind, "allow-bind", nil, "a directory of this machine whose contents may be volumes (provider bind); again for more")
+	fs.StringVar(&f.buildMemory, "build-memory", "", "what one build of code may use, its files included, such as 1g (default 2g, at most half of the machine's)")
+	fs.DurationVar(&f.buildTime, "build-time", 0, "how long one build of code may take (default 10m)")
 	fs.StringVar(&f.node, "node", "", "name of this node (default the host's name)")
+	fs.StringToStringVar(&f.labels, "label", nil, "a label of this node, such as zone=a; again for more")
 	fs.StringVar(&f.logLevel, "log-level", "info", "debug, info, warn or error")
 	return cmd
 }
@@ -76,8 +91,29 @@ func (f *upFlags) check() (err error) {
 			return usagef("--max-payload %q is not a size, such as 64m", f.maxPayload)
 		}
 	}
-	if f.http != "" {
-		if err := api.CheckLoopback(f.http); err != nil {
+	if f.buildMemory != "" {
+		if n, err := parseSize(f.buildMemory); err != nil || n < 64<<20 {
+			return usagef("--build-memory %q is not a size of at least 64m", f.buildMemory)
+		}
+	}
+	for _, text := range f.trustProxy {
+		p, err := netip.ParsePrefix(text)
+		if a, aerr := netip.ParseAddr(text); err != nil && aerr == nil {
+			p, err = netip.PrefixFrom(a, a.BitLen()), nil
+		}
+		if err != nil {
+			return usagef("--trust-proxy %q is neither an address nor a network, such as 10.0.0.0/8", text)
+		}
+		f.proxies = append(f.proxies, p.Masked())
+	}
+	if f.buildTime < 0 {
+		return usagef("--build-time %s is negative", f.buildTime)
+	}
+	for _, address := range []string{f.http, f.lines} {
+		if address == "" {
+			continue
+		}
+		if err := api.CheckLoopback(address); err != nil {
 			return err
 		}
 	}
@@ -99,13 +135,15 @@ func newLog(w io.Writer, level string) (*slog.Logger, error) {
 
 // node is what openNode opens and runNode runs.
 type node struct {
-	services api.Services
-	door     *api.Door                     // of programs in containers
-	routes   http.Handler                  // for --http; nil serves nothing there
-	driver   string                        // the one that was chosen
-	name     string                        // of the node
-	loops    []func(context.Context) error // what the services need; they end after them
-	closers  []func() error
+	services  api.Services
+	door      *api.Door                     // of programs in containers
+	routes    http.Handler                  // for --http; nil serves nothing there
+	endpoints *discovery.Discovery          // for --lines
+	driver    string                        // the one that was chosen
+	name      string                        // of the node
+	url       string                        // where routes are served; empty: nowhere
+	loops     []func(context.Context) error // what the services need; they end after them
+	closers   []func() error
 }
 
 func (n *node) onClose(f func() error) { n.closers = append(n.closers, f) }
@@ -132,8 +170,18 @@ func runNode(ctx context.Context, f upFlags, log *slog.Logger, ready io.Writer) 
 	if err != nil {
 		return err
 	}
-	server, err := api.Open(f.api, n.services, api.Options{Log: log, Version: version, Node: n.name, Driver: n.driver, Stop: stop})
+	var web net.Listener
+	if f.http != "" && n.routes != nil {
+		if web, err = listenHTTP(f.http); err != nil {
+			return errors.Join(err, n.close())
+		}
+		n.url = "http://" + web.Addr().String()
+	}
+	server, err := api.Open(f.api, n.services, api.Options{Log: log, Version: version, Node: n.name, Driver: n.driver, URL: n.url, Stop: stop})
 	if err != nil {
+		if web != nil {
+			web.Close()
+		}
 		return errors.Join(err, n.close())
 	}
 	n.door.Lead(server)
@@ -142,13 +190,17 @@ func runNode(ctx context.Context, f upFlags, log *slog.Logger, ready io.Writer) 
 		server.Close() // whoever waits for the node's end sees it when nothing is left
 	}()
 	loops := []func(context.Context) error{server.Run}
-	if f.http != "" && n.routes != nil {
-		l, err := listenHTTP(f.http)
+	if web != nil {
+		log.Info("serving routes", "address", n.url)
+		loops = append(loops, serveHTTP(web, n.routes, log))
+	}
+	if f.lines != "" {
+		l, err := listenLines(f.lines)
 		if err != nil {
 			return err
 		}
-		log.Info("serving functions", "address", "http://"+l.Addr().String())
-		loops = append(loops, serveHTTP(l, n.routes, log))
+		log.Info("serving the line protocol", "address", l.Addr())
+		loops = append(loops, serveLines(l, n.endpoints))
 	}
 	for _, address := range server.Addresses() {
 		log.Info("serving the API", "address", address)
@@ -207,12 +259,15 @@ func serveHTTP(l net.Listener, handler http.Handler, log *slog.Logger) func(cont
 		defer end(nil)
 		srv := &http.Server{
 			Handler:           handler,
+			Protocols:         new(http.Protocols),
 			ReadHeaderTimeout: 10 * time.Second,
 			IdleTimeout:       2 * time.Minute,
 			MaxHeaderBytes:    64 << 10,
 			BaseContext:       func(net.Listener) context.Context { return base },
 			ErrorLog:          slog.NewLogLogger(log.Handler(), slog.LevelDebug),
 		}
+		srv.Protocols.SetHTTP1(true)
+		srv.Protocols.SetUnencryptedHTTP2(true)
 		served := make(chan error, 1)
 		go func() { served <- srv.Serve(l) }()
 		select {

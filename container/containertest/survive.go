@@ -136,7 +136,7 @@ func halfMade(t *testing.T, b *Bed) {
 		"a layer that is a file":    func(c *container.Config) { c.Lower = append(c.Lower[:1:1], file) },
 		"a very long name":          func(c *container.Config) { c.Hostname = strings.Repeat("x", 100) },
 		"no memory":                 func(c *container.Config) { c.Resources.Memory = 4096 },
-		"a file with a path":        func(c *container.Config) { c.Files = map[string][]byte{"no/where": nil} },
+		"a file with a path":        func(c *container.Config) { c.Files = map[string][]byte{"no/such/path": nil} },
 		"a closed network":          func(c *container.Config) { c.NetNS = closed(t) },
 	} {
 		c := b.Config

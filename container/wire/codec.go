@@ -8,14 +8,32 @@ import "encoding/binary"
 func (g Greeting) Append(b []byte) []byte {
 	b = binary.BigEndian.AppendUint16(b, g.Version)
 	b = binary.BigEndian.AppendUint32(b, g.Main)
-	return binary.BigEndian.AppendUint32(b, g.LogMax)
+	b = binary.BigEndian.AppendUint32(b, g.LogMax)
+	b = binary.BigEndian.AppendUint32(b, uint32(len(g.Running)))
+	for _, r := range g.Running {
+		b = append(binary.BigEndian.AppendUint32(b, r.Number), r.Label)
+	}
+	return b
 }
+
+// RunningLen is the length in bytes of an encoded Running.
+const RunningLen = 5
 
 // Decode reads the body of a Hello. Bytes after those known are of a newer
 // version and are passed over.
 func (g *Greeting) Decode(b []byte) error {
 	d := decoder{b: b}
 	g.Version, g.Main, g.LogMax = d.uint16(), d.uint32(), d.uint32()
+	if g.Version < 2 || d.err != nil {
+		return d.err
+	}
+	n := d.uint32()
+	if uint64(n)*RunningLen > uint64(len(d.b)) {
+		return ErrMalformed
+	}
+	for range n {
+		g.Running = append(g.Running, Running{Number: d.uint32(), Label: d.byte()})
+	}
 	return d.err
 }
 
@@ -23,7 +41,15 @@ func (p Program) Append(b []byte) []byte {
 	b = appendList(b, p.Argv)
 	b = appendList(b, p.Env)
 	b = appendString(b, p.Dir)
-	return append(b, byte(p.Stdin), byte(p.Stdout), byte(p.Stderr))
+	b = append(b, byte(p.Stdin), byte(p.Stdout), byte(p.Stderr), p.Label)
+	if p.As == nil {
+		return b
+	}
+	b = append(b, 1)
+	for _, n := range append([]uint32{p.As.UID, p.As.GID, uint32(len(p.As.Groups))}, p.As.Groups...) {
+		b = binary.BigEndian.AppendUint32(b, n)
+	}
+	return b
 }
 
 func (k Kill) Append(b []byte) []byte {
@@ -54,14 +80,15 @@ const StatusLen = 16
 
 func (s Status) Append(b []byte) []byte {
 	b = binary.BigEndian.AppendUint32(b, s.Process)
-	b = binary.BigEndian.AppendUint32(b, s.Wait)
+	b = binary.BigEndian.AppendUint32(b, uint32(s.Label)<<16|s.Wait&0xffff)
 	return binary.BigEndian.AppendUint64(b, uint64(s.Time))
 }
 
 // Decode reads the body of an Exited.
 func (s *Status) Decode(b []byte) error {
 	d := decoder{b: b}
-	s.Process, s.Wait, s.Time = d.uint32(), d.uint32(), int64(d.uint64())
+	process, wait, time := d.uint32(), d.uint32(), int64(d.uint64())
+	s.Process, s.Label, s.Wait, s.Time = process, uint8(wait>>16), wait&0xffff, time
 	return d.err
 }
 
@@ -70,16 +97,20 @@ func (s *Status) Decode(b []byte) error {
 const ChunkLen = 13
 
 // PutChunk writes what stands before n bytes of a Chunk's data into b.
-func PutChunk(b []byte, stream byte, time int64, n int) {
+func PutChunk(b []byte, stream, label byte, time int64, n int) {
 	binary.BigEndian.PutUint64(b, uint64(time))
-	b[8] = stream
+	b[8] = stream | label<<streamBits
 	binary.BigEndian.PutUint32(b[9:], uint32(n))
 }
+
+// streamBits are for the stream of a chunk; those above are its label.
+const streamBits = 2
 
 // Decode reads the body of an Output. Data aliases b.
 func (c *Chunk) Decode(b []byte) error {
 	d := decoder{b: b}
-	c.Time, c.Stream = int64(d.uint64()), d.byte()
+	time, stream := int64(d.uint64()), d.byte()
+	c.Time, c.Stream, c.Label = time, stream&(1<<streamBits-1), stream>>streamBits
 	c.Data = d.bytes()
 	return d.err
 }

@@ -12,6 +12,11 @@
 //
 // An Attach turns its connection into a one-way stream of Output frames.
 //
+// Version 2 has labels: the daemon numbers the names that it gives programs in
+// one container from 1 on, init puts the number on what the program writes and
+// on its status, and tells with its Hello which programs run. In version 3 a
+// program may run as another user than init.
+//
 // Init runs without Go's runtime and reads what it is sent in place; of this
 // package it uses what neither allocates nor needs a variable.
 package wire
@@ -23,7 +28,7 @@ import (
 
 // Version is sent in Hello. Init serves every version up to its own; a daemon
 // that meets an older init speaks the older version.
-const Version = 1
+const Version = 3
 
 // MaxFrame is the largest frame in bytes: the kernel's ARG_MAX for argv and
 // environment together (execve(2)) fits.
@@ -75,18 +80,39 @@ type Greeting struct {
 	Version uint16
 	Main    uint32 // number of the Start that was served, 0 if none yet; init only
 	LogMax  uint32 // bytes of one log segment before init changes over; daemon only, 0 keeps
+
+	Running []Running // programs that were spawned and whose end is still to be told; init only
 }
 
-// Program is what to run. Init runs it as its own user, in a session of its
-// own, in Dir.
+// Running is a program that a later daemon finds.
+type Running struct {
+	Number uint32 // of its Spawn
+	Label  uint8
+}
+
+// MaxLabel is the largest label. 0 is that of a program without a name.
+const MaxLabel = 63
+
+// Program is what to run, in a session of its own, in Dir.
 type Program struct {
 	Argv   []string
 	Env    []string
-	Dir    string
+	Dir    string // init's own if empty
 	Stdin  Stream
 	Stdout Stream
 	Stderr Stream
+	Label  uint8
+	As     *User // nil: init's own
 }
+
+// User is whom a program runs as. Only root can become another.
+type User struct {
+	UID, GID uint32
+	Groups   []uint32 // at most MaxGroups
+}
+
+// MaxGroups is the most groups of a User.
+const MaxGroups = 64
 
 // Kill sends a signal.
 type Kill struct {
@@ -108,16 +134,19 @@ type Failure struct {
 	Text  string
 }
 
-// Status is how a process ended.
+// Status is how a process ended. In the file are those of the main program and
+// of programs with a label.
 type Status struct {
 	Process uint32
-	Wait    uint32 // as wait4(2) gives it
+	Label   uint8
+	Wait    uint32 // as wait4(2) gives it; 16 bits
 	Time    int64  // Unix nanoseconds
 }
 
 // Chunk is what a process wrote.
 type Chunk struct {
 	Stream byte // 1: stdout, 2: stderr
+	Label  uint8
 	Time   int64
 	Data   []byte
 }

@@ -14,9 +14,9 @@ func TestBodiesComeBackAsTheyWere(t *testing.T) {
 		in     body
 		decode func([]byte) (body, error)
 	}{
-		{Greeting{Version: 3, Main: 7, LogMax: 1 << 20}, func(b []byte) (body, error) { var v Greeting; err := v.Decode(b); return v, err }},
+		{Greeting{Version: 3, Main: 7, LogMax: 1 << 20, Running: []Running{{Number: 8}, {Number: 9, Label: MaxLabel}}}, func(b []byte) (body, error) { var v Greeting; err := v.Decode(b); return v, err }},
 		{Failure{Errno: 2, Text: "no"}, func(b []byte) (body, error) { var v Failure; err := v.Decode(b); return v, err }},
-		{Status{Process: 1, Wait: 0x0700, Time: -5}, func(b []byte) (body, error) { var v Status; err := v.Decode(b); return v, err }},
+		{Status{Process: 1, Label: MaxLabel, Wait: 0x0700, Time: -5}, func(b []byte) (body, error) { var v Status; err := v.Decode(b); return v, err }},
 	}
 	for _, tt := range tests {
 		b := tt.in.Append(nil)
@@ -35,6 +35,35 @@ func TestGreetingOfANewerVersionIsUnderstood(t *testing.T) {
 	b := append(Greeting{Version: 9}.Append(nil), "what is not known yet"...)
 	if err := g.Decode(b); err != nil || g.Version != 9 {
 		t.Errorf("%+v, %v", g, err)
+	}
+}
+
+func TestGreetingOfVersionOneSaysNothingOfPrograms(t *testing.T) {
+	var g Greeting
+	b := Greeting{Version: 1, Main: 4}.Append(nil)
+	if err := g.Decode(b[:10]); err != nil || g.Main != 4 || g.Running != nil {
+		t.Errorf("%+v, %v", g, err)
+	}
+}
+
+func TestGreetingThatPromisesTooMuch(t *testing.T) {
+	var g Greeting
+	b := Greeting{Version: 2}.Append(nil)
+	b[10] = 0xff
+	if err := g.Decode(b); err != ErrMalformed {
+		t.Errorf("%+v, %v", g, err)
+	}
+}
+
+func TestChunkHasALabel(t *testing.T) {
+	for _, want := range []Chunk{{Stream: 1}, {Stream: 2, Label: 1}, {Stream: 1, Label: MaxLabel, Time: 9, Data: []byte("x")}} {
+		b := make([]byte, ChunkLen, ChunkLen+len(want.Data))
+		PutChunk(b, want.Stream, want.Label, want.Time, len(want.Data))
+		var got Chunk
+		err := got.Decode(append(b, want.Data...))
+		if err != nil || got.Stream != want.Stream || got.Label != want.Label || got.Time != want.Time || !bytes.Equal(got.Data, want.Data) {
+			t.Errorf("%+v came back as %+v, %v", want, got, err)
+		}
 	}
 }
 

@@ -36,7 +36,26 @@ func main() {
 		}
 		os.Exit(1)
 	}
-	http.HandleFunc("/{$}", echo) // what a task asks for
+	if len(os.Args) > 1 && os.Args[1] == "tell" {
+		tell()
+		return
+	}
+	http.HandleFunc("/{$}", func(w http.ResponseWriter, r *http.Request) { // what a task asks for
+		if r.Header.Get("Ce-Type") == "to.http" {
+			w.Header().Set("Ce-Specversion", "1.0")
+			w.Header().Set("Ce-Type", "from.http")
+			w.Header().Set("Ce-Subject", r.Header.Get("Ce-Subject"))
+			w.Header().Set("Content-Type", "text/plain")
+		}
+		echo(w, r)
+	})
+	http.HandleFunc("/well", (&health{}).answer)
+	http.HandleFunc("/alive", (&health{}).answer)
+	http.HandleFunc("/tell", hear)
+	http.HandleFunc("/hostname", hostname)
+	http.HandleFunc("/fetch", fetch)
+	http.HandleFunc("/reach", reach)
+	http.HandleFunc("/told", told)
 	http.HandleFunc("/echo", echo)
 	http.HandleFunc("/request", func(w http.ResponseWriter, r *http.Request) {
 		fmt.Fprint(w, r.Method, " ", r.URL.RequestURI(), " ", r.Header.Get("Content-Type"), " ", r.Header.Get("Ce-Id"), " ")
@@ -44,6 +63,9 @@ func main() {
 	})
 	http.HandleFunc("/ticks", ticks)
 	http.HandleFunc("/upgrade", upgrade)
+	web := &sockets{}
+	http.HandleFunc("/websocket", web.serve)
+	http.HandleFunc("/websockets", web.list)
 	http.HandleFunc("/touch", touch)
 	http.HandleFunc("/status", func(w http.ResponseWriter, r *http.Request) {
 		n, _ := strconv.Atoi(r.URL.Query().Get("code"))

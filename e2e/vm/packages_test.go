@@ -6,7 +6,6 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/mayfly-run/mayfly/e2e/vm"
 )
@@ -41,8 +40,6 @@ func TestPackagesUnderCgroup2(t *testing.T) {
 		Memory:   2048,
 		Disk:     1024,
 	}
-	slow := containers // emulation takes a minute for each driver
-	slow.Timeout = 10 * time.Minute
 	cases := []struct {
 		pkg     string
 		options vm.Options
@@ -54,9 +51,9 @@ func TestPackagesUnderCgroup2(t *testing.T) {
 		{"image", vm.Options{Disk: 512}, nil},
 		{"container/seccomp", vm.Options{}, []string{"-test.run=Install|KernelVersions"}},
 		{"container/cgroup", vm.Options{Programs: []string{"sh", "busybox"}}, nil},
-		{"container", slow, nil},
-		{"e2e", platform, []string{"-test.run=Functions|DaemonKilled|TestTasks$|TasksOutlive"}},
-		{"container/containertest", slow, []string{"-test.run=(Drivers|Escapes)/^native$"}},
+		{"container", containers, nil},
+		{"e2e", platform, []string{"-test.run=Functions$|FunctionsRequireServices|ServicesFindEachOther|DaemonKilled|TestTasks$|TasksOutlive"}},
+		{"container/containertest", containers, []string{"-test.run=(Drivers|Escapes)/^native$"}},
 	}
 	for _, c := range cases {
 		t.Run(strings.ReplaceAll(c.pkg, "/", "-"), func(t *testing.T) {

@@ -57,7 +57,7 @@ type Options struct {
 // DefaultModules are loaded in every machine: an overlay, bridges, pairs of
 // virtual cards, address translation, and a virtio disk.
 var DefaultModules = []string{
-	"overlay", "bridge", "br_netfilter", "veth", "vxlan",
+	"overlay", "bridge", "br_netfilter", "nft_meta_bridge", "veth", "vxlan",
 	"nf_conntrack_netlink", "nf_tables", "nft_chain_nat", "nft_nat", "nft_masq", "nft_redir", "nft_ct", "nft_fib_inet",
 	"nft_reject_ipv4", "nft_reject_inet", "nft_limit", "nft_log", "nft_numgen", "nft_hash", "nft_objref", "nft_compat",
 	"virtio_pci", "virtio_blk",
@@ -230,49 +230,6 @@ func collect(console, output string, said []byte, ran error) (*Result, error) {
 	r.Output = string(out[:m[0]])
 	r.Exit, _ = strconv.Atoi(string(out[m[2]:m[3]]))
 	return r, nil
-}
-
-// GoTest compiles the tests of a package of this module, runs them in a machine
-// with args (such as "-test.run=X"), and fails the test with their output when
-// they fail. The package's testdata directory is there too.
-func GoTest(t testing.TB, pkg string, o Options, args ...string) (output string) {
-	t.Helper()
-	dir := t.TempDir()
-	bin := filepath.Join(dir, "test")
-	build := exec.CommandContext(t.Context(), "go", "test", "-c", "-o", bin, pkg)
-	build.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if said, err := build.CombinedOutput(); err != nil {
-		t.Fatalf("compile the tests of %s: %v\n%s", pkg, err, said)
-	}
-	src, err := goList(t.Context(), pkg)
-	if err != nil {
-		t.Fatal(err)
-	}
-	files := map[string]string{bin: "/test/test"}
-	for from, to := range o.Files {
-		files[from] = to
-	}
-	if data := filepath.Join(src, "testdata"); exists(data) {
-		files[data] = "/test/testdata"
-	}
-	o.Files, o.Dir = files, "/test"
-	o.Timeout = or(o.Timeout, 5*time.Minute)
-	// A test that hangs says where, before the machine is switched off.
-	limit := "-test.timeout=" + (o.Timeout - o.Timeout/5).String()
-	o.Command = append([]string{"/test/test", "-test.v", limit}, args...)
-	output, exit := Run(t, o)
-	if exit != 0 {
-		t.Errorf("the tests of %s fail in the machine (exit %d):\n%s", pkg, exit, output)
-	}
-	return output
-}
-
-func goList(ctx context.Context, pkg string) (dir string, err error) {
-	out, err := exec.CommandContext(ctx, "go", "list", "-f", "{{.Dir}}", pkg).Output()
-	if err != nil {
-		return "", fmt.Errorf("find package %s: %w", pkg, err)
-	}
-	return string(bytes.TrimSpace(out)), nil
 }
 
 // MakeDisk makes a file that can be a machine's disk, with an empty ext4.

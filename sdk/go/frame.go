@@ -13,7 +13,7 @@ const (
 	FrameStdin  = 0 // to the program; an empty frame ends its input
 	FrameStdout = 1
 	FrameStderr = 2
-	FrameExit   = 3 // the ended mayfly.Instance as JSON; the last frame
+	FrameExit   = 3 // the ended mayfly.Instance, or of an exec the mayfly.Exit, as JSON; the last frame
 	FrameError  = 4 // a Problem as JSON; the last frame
 )
 

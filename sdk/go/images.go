@@ -71,6 +71,11 @@ func (c *Client) GetStack(ctx context.Context, name string) (Stack, error) {
 	return ask[Stack](ctx, c, call{method: http.MethodGet, path: []string{"stacks", name}})
 }
 
+// MakeStack builds a stack that a manifest describes, unless it is there.
+func (c *Client) MakeStack(ctx context.Context, spec NewStack, report func(Progress)) (Stack, error) {
+	return follow[Stack](ctx, c, call{method: http.MethodPost, path: []string{"stacks"}, send: spec}, progress(report))
+}
+
 // BuildStack builds a stack unless what it is made of has not changed since,
 // or with fresh in any case, to have the newest packages.
 func (c *Client) BuildStack(ctx context.Context, name string, fresh bool, report func(Progress)) (Stack, error) {

@@ -16,6 +16,8 @@ type ScheduleRequest struct {
 	Name string      `json:"name,omitempty" doc:"unique in its space; a name in the path is enough"`
 	Task TaskRequest `json:"task" doc:"what each tick submits"`
 
+	Emit *mayfly.Event `json:"emit,omitempty" doc:"the event that each tick emits, in place of a task; its id and time follow from the tick"`
+
 	Cron     string        `json:"cron,omitempty" doc:"five fields, or six with seconds in front, or @daily and the like"`
 	TimeZone string        `json:"tz,omitempty" doc:"of cron, as in Europe/Berlin; UTC if empty"`
 	Every    time.Duration `json:"every,omitempty" doc:"ns, at least a second; counted from start, else from when it was added"`
@@ -35,14 +37,14 @@ func (r *ScheduleRequest) Plain(space string) (mayfly.Schedule, error) {
 	task, err := r.Task.Plain()
 	return mayfly.Schedule{
 		Space: space, Name: r.Name, Task: task, Cron: r.Cron, TimeZone: r.TimeZone, Every: r.Every, At: r.At,
-		Start: r.Start, End: r.End, Times: r.Times, Jitter: r.Jitter, CatchUp: r.CatchUp, Overlap: r.Overlap, Paused: r.Paused,
+		Start: r.Start, End: r.End, Times: r.Times, Jitter: r.Jitter, CatchUp: r.CatchUp, Overlap: r.Overlap, Paused: r.Paused, Emit: r.Emit,
 	}, err
 }
 
 func requestOf(s mayfly.Schedule) ScheduleRequest {
 	return ScheduleRequest{
 		Name: s.Name, Task: TaskRequest{Submission: s.Task}, Cron: s.Cron, TimeZone: s.TimeZone, Every: s.Every, At: s.At,
-		Start: s.Start, End: s.End, Times: s.Times, Jitter: s.Jitter, CatchUp: s.CatchUp, Overlap: s.Overlap, Paused: s.Paused,
+		Start: s.Start, End: s.End, Times: s.Times, Jitter: s.Jitter, CatchUp: s.CatchUp, Overlap: s.Overlap, Paused: s.Paused, Emit: s.Emit,
 	}
 }
 

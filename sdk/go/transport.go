@@ -3,6 +3,7 @@ package client
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -32,6 +33,8 @@ type call struct {
 	send   any       // JSON body
 	raw    io.Reader // or a body as it is
 	size   int64     // of raw, when it is known
+
+	content string // media type of raw; application/octet-stream if empty
 }
 
 func (c *Client) request(ctx context.Context, k call) (*http.Request, error) {
@@ -72,7 +75,7 @@ func (c *Client) request(ctx context.Context, k call) (*http.Request, error) {
 	if k.send != nil {
 		req.Header.Set("Content-Type", "application/json")
 	} else if k.raw != nil {
-		req.Header.Set("Content-Type", "application/octet-stream")
+		req.Header.Set("Content-Type", cmp.Or(k.content, "application/octet-stream"))
 		if k.size > 0 {
 			req.ContentLength = k.size
 		}
@@ -187,7 +190,7 @@ func (c *Client) readStream(ctx context.Context, body io.Reader, each func(Messa
 			}
 			return nil
 		}
-		if each != nil && (m.Progress != nil || m.Log != nil || m.Task != nil) {
+		if each != nil && (m.Progress != nil || m.Log != nil || m.Task != nil || m.Service != nil || m.News != nil || m.Event != nil || m.Dropped > 0) {
 			if err := each(m); err != nil {
 				return err
 			}

@@ -14,6 +14,7 @@ import (
 const (
 	ContentProblem = "application/problem+json"
 	ContentStream  = "application/x-ndjson"
+	ContentEvents  = "text/event-stream" // a stream as server-sent events, where a request accepts only them
 	AttachProtocol = "mayfly-attach/1"
 
 	HeaderSpace       = "X-Mayfly-Space"  // of a call, whose query belongs to the function
@@ -81,14 +82,20 @@ func (p *Problem) Err() *mayfly.Error {
 }
 
 // Message is one line of a stream. A stream is any number of messages with
-// Progress, Log or Task, and one last with Result or Error; one without the last was
+// Progress, Log, Task, Service or News, and one last with Result or Error; one without the last was
 // cut off. A message without any of them only shows that the other side lives.
 type Message struct {
-	Progress *Progress        `json:"progress,omitempty"`
-	Log      *mayfly.LogEntry `json:"log,omitempty"`
-	Task     *mayfly.Task     `json:"task,omitempty"`
-	Result   json.RawMessage  `json:"result,omitempty"`
-	Error    *Problem         `json:"error,omitempty"`
+	Progress *Progress          `json:"progress,omitempty"`
+	Log      *mayfly.LogEntry   `json:"log,omitempty"`
+	Task     *mayfly.Task       `json:"task,omitempty"`
+	Service  *mayfly.Supervised `json:"service,omitempty"`
+	News     *mayfly.News       `json:"news,omitempty"`
+	Result   json.RawMessage    `json:"result,omitempty"`
+
+	Event   *mayfly.AcceptedEvent `json:"event,omitempty"`
+	Dropped int                   `json:"dropped,omitempty" doc:"so many events were left out here, because they were not taken in time"`
+
+	Error *Problem `json:"error,omitempty"`
 }
 
 // Progress says how far a part of some long work has come.
@@ -157,10 +164,22 @@ type Stack struct {
 	Name        string            `json:"name"`
 	Description string            `json:"description,omitempty"`
 	Host        bool              `json:"host,omitempty" doc:"made of the machine's own /usr"`
+	Variant     string            `json:"variant,omitempty" doc:"of mmdebstrap; essential if empty"`
 	Packages    []string          `json:"packages,omitempty" doc:"of Debian"`
 	Env         map[string]string `json:"env,omitempty"`
 	Loaders     map[string]string `json:"loaders,omitempty" doc:"language to the path of its interpreter"`
+	Suites      []string          `json:"suites,omitempty" doc:"of Debian's release beside its own, such as backports"`
+	Files       map[string]string `json:"files,omitempty" doc:"small ones that it has, by absolute path"`
+	Prepare     []string          `json:"prepare,omitempty" doc:"commands that are run in it when it is made"`
+	Build       []string          `json:"build,omitempty" doc:"further packages, where code is made ready for it"`
 	Image       string            `json:"image,omitempty" doc:"digest; empty until it is built"`
+	UsedBy      []string          `json:"usedBy,omitempty" doc:"workloads of the space that have it from their manifest; empty for what comes with Mayfly"`
+}
+
+// NewStack is a stack that a manifest describes, and its name there.
+type NewStack struct {
+	Name string `json:"name"`
+	mayfly.StackSpec
 }
 
 // Code is an uploaded code tar.
@@ -174,6 +193,7 @@ type Version struct {
 	API     string `json:"api"`
 	Node    string `json:"node,omitempty"`
 	Driver  string `json:"driver,omitempty"`
+	URL     string `json:"url,omitempty" doc:"where routes are served, as http://127.0.0.1:8080"`
 }
 
 // StopRequest bounds how long a stop may wait.

@@ -20,10 +20,51 @@ func (c *Client) Deploy(ctx context.Context, w mayfly.Workload, key string, repo
 	return follow[mayfly.Release](ctx, c, call{method: http.MethodPost, path: []string{"workloads"}, header: keyHeader(key), send: w}, progress(report))
 }
 
+// Releases returns the releases of a workload that still exist, newest first.
+func (c *Client) Releases(ctx context.Context, name string) ([]mayfly.ServiceRelease, error) {
+	page, err := ask[Page[mayfly.ServiceRelease]](ctx, c, call{method: http.MethodGet, path: []string{"workloads", name, "releases"}})
+	return page.Items, err
+}
+
+// Rollback has a workload go back to a release, 0 being the one before. Of a
+// function it returns when one sandbox of that is ready, of a service when it is
+// wanted.
+func (c *Client) Rollback(ctx context.Context, name string, release int, report func(Progress)) (mayfly.Release, error) {
+	return follow[mayfly.Release](ctx, c, call{method: http.MethodPost, path: []string{"workloads", name, "rollback"}, send: RollbackRequest{release}}, progress(report))
+}
+
+// Diff says what differs between two releases of a workload. A to of 0 is the
+// active one, a from of 0 the one before to.
+func (c *Client) Diff(ctx context.Context, name string, from, to int) (mayfly.ReleaseDiff, error) {
+	query := url.Values{"from": {strconv.Itoa(from)}, "to": {strconv.Itoa(to)}}
+	return ask[mayfly.ReleaseDiff](ctx, c, call{method: http.MethodGet, path: []string{"workloads", name, "diff"}, query: query})
+}
+
+// PlanRequest asks what a deploy would do.
+type PlanRequest struct {
+	App       string            `json:"app,omitempty"` // whose other workloads are wanted too; none if empty
+	Workloads []mayfly.Workload `json:"workloads"`
+}
+
+// Plan says what Deploy would do with each of an app's workloads, and changes
+// nothing. It is one call for all of them.
+func (c *Client) Plan(ctx context.Context, p PlanRequest) (mayfly.Plan, error) {
+	return ask[mayfly.Plan](ctx, c, call{method: http.MethodPost, path: []string{"plan"}, send: p})
+}
+
 // PutCode uploads a code tar and returns its digest, for Workload.Code.
 func (c *Client) PutCode(ctx context.Context, tar io.Reader) (string, error) {
 	code, err := ask[Code](ctx, c, call{method: http.MethodPost, path: []string{"code"}, raw: tar})
 	return code.Digest, err
+}
+
+// HasCode reports whether a code tar is there already, so that it need not be put.
+func (c *Client) HasCode(ctx context.Context, digest string) (bool, error) {
+	err := c.do(ctx, call{method: http.MethodHead, path: []string{"code", digest}}, nil)
+	if mayfly.KindOf(err) == mayfly.NotFound {
+		return false, nil
+	}
+	return err == nil, err
 }
 
 // ListWorkloads returns the active release of each workload, sorted by name.

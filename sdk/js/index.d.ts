@@ -227,6 +227,18 @@ export class Container {
 }
 
 /** Talks to one daemon on behalf of one space. */
+export interface EventAttributes {
+  /** Unique together with source; a new one if it is left out. Emitting both again is safe. */
+  id?: string;
+  source?: string;
+  subject?: string;
+  time?: Date | number | string;
+  datacontenttype?: string;
+  dataschema?: string;
+  /** Further attributes, whose names are of a-z and 0-9. */
+  [extension: string]: unknown;
+}
+
 export class Client {
   /**
    * host is unix:///path or http://host:port; $MAYFLY_HOST, and without that the daemon's own socket, if it is not
@@ -258,6 +270,15 @@ export class Client {
   submit(workload: string | undefined, payload?: Payload, options?: TaskOptions): Promise<Task>;
   /** Submits many. The tasks of each request, up to 1,000, are accepted all or none. */
   submitAll(tasks: Iterable<Submission>): Promise<Task[]>;
+
+  /**
+   * Emits a CloudEvent and resolves to its id, when the event is on disk. The data goes as it is if it is a Buffer
+   * or a string, else as JSON. In a container source is the workload's own where it is left out.
+   */
+  emit(type: string, data?: unknown, attributes?: EventAttributes): Promise<string>;
+  /** Emits up to 1,000, in their order, and resolves to their ids. */
+  emitAll(events: Iterable<EventAttributes & { type: string; data?: unknown }>): Promise<string[]>;
+
   get(task: TaskRef): Promise<Task>;
   list(filter?: {
     workload?: string;
@@ -293,6 +314,8 @@ export const pull: Client['pull'];
 export const call: Client['call'];
 export const submit: Client['submit'];
 export const submitAll: Client['submitAll'];
+export const emit: Client['emit'];
+export const emitAll: Client['emitAll'];
 export const get: Client['get'];
 export const list: Client['list'];
 export const wait: Client['wait'];

@@ -18,6 +18,8 @@ export const pull = (...args) => client().pull(...args);
 export const call = (...args) => client().call(...args);
 export const submit = (...args) => client().submit(...args);
 export const submitAll = (...args) => client().submitAll(...args);
+export const emit = (...args) => client().emit(...args);
+export const emitAll = (...args) => client().emitAll(...args);
 export const get = (...args) => client().get(...args);
 export const list = (...args) => client().list(...args);
 export const wait = (...args) => client().wait(...args);

@@ -4,7 +4,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { Container, run } from './containers.js';
 import { CallError, MayflyError, TaskError } from './errors.js';
 import { Transport, problemOf } from './transport.js';
-import { MAX_INLINE, bytesOf, idOf, largePayload, logEntryOf, moment, submissionOf } from './values.js';
+import { MAX_INLINE, bytesOf, eventOf, idOf, largePayload, logEntryOf, moment, submissionOf } from './values.js';
 
 const INSIDE = 'unix:///run/mayfly/api.sock';
 const PATIENCE = 30_000; // ms that a program in a container waits for a daemon that is away
@@ -138,6 +138,19 @@ export class Client {
     if (body === undefined) return;
     const { ref } = await this.transport.json('POST', ['payloads'], { query: this.query(), body, headers: { 'Content-Type': 'application/octet-stream' } });
     submission.payloadRef = ref;
+  }
+
+  // Events
+
+  async emit(type, data, attributes = {}) {
+    return (await this.emitAll([{ type, data, ...attributes }]))[0];
+  }
+
+  async emitAll(events) {
+    const batch = Array.from(events, eventOf);
+    const body = Buffer.from(JSON.stringify(batch));
+    await this.transport.send('POST', ['events'], { query: this.query(), body, headers: { 'Content-Type': 'application/cloudevents-batch+json' } });
+    return batch.map((event) => event.id);
   }
 
   get(task) {

@@ -1,5 +1,6 @@
 // What the daemon tells, and what it is told.
 
+import { randomUUID } from 'node:crypto';
 import { MayflyError } from './errors.js';
 
 /** A duration on the wire, from seconds. */
@@ -21,6 +22,22 @@ export function bytesOf(value) {
   const found = /^(\d+(?:\.\d+)?)\s*([kmgt]?)i?b?$/i.exec(value.trim());
   if (!found) throw new MayflyError('invalid', `${JSON.stringify(value)} is not a size`, { hint: 'write it like 256m or 1g' });
   return Math.floor(Number(found[1]) * 1024 ** ' kmgt'.indexOf(found[2].toLowerCase() || ' '));
+}
+
+/** A CloudEvent in the JSON format. It gets an id, and the present time, where it has none. */
+export function eventOf({ type, data, id, time, ...attributes }) {
+  const event = { specversion: '1.0', id: id ?? randomUUID(), type, time: moment(time ?? Date.now()), ...attributes };
+  if (data instanceof Uint8Array) {
+    event.datacontenttype ??= 'application/octet-stream';
+    event.data_base64 = Buffer.from(data).toString('base64');
+  } else if (typeof data === 'string') {
+    event.datacontenttype ??= 'text/plain; charset=utf-8';
+    event.data = event.datacontenttype.includes('json') ? JSON.parse(data) : data;
+  } else if (data !== undefined) {
+    event.datacontenttype ??= 'application/json';
+    event.data = data;
+  }
+  return event;
 }
 
 /** The members of a submission that carry its payload: bytes and strings as they are, anything else as JSON. */

@@ -193,3 +193,11 @@ test('a daemon that is away', async () => {
   for (const host of ['unix:///nowhere/x.sock', 'http://127.0.0.1:1']) await fails(new mayfly.Client({ host }).get('x'), { kind: 'unavailable' });
   for (const host of ['tcp://x', 'unix://x', 'http://x/path']) assert.throws(() => new mayfly.Client({ host }), { kind: 'invalid' });
 });
+
+test('emit', async () => {
+  assert.ok(await client.emit('sdk.js', { n: 1 }, { source: '/js', subject: 'für', room: 'kitchen' }));
+  assert.equal(await client.emit('sdk.js', Buffer.from([0]), { source: '/js', id: 'js-1' }), 'js-1');
+  assert.deepEqual(await mayfly.emitAll([{ type: 'sdk.js', data: 'text', source: '/js', id: 'js-1' }]), ['js-1']);
+  await fails(client.emit('sdk.js', 1, { source: '/js', BAD: 'x' }), { kind: 'invalid' });
+  await fails(client.emit('sdk.js'), { kind: 'invalid' });
+});

@@ -27,7 +27,7 @@ __version__ = "0.1.0"
 __all__ = ["Answer", "CallError", "Client", "Container", "ContainerError", "KINDS", "LogEntry", "MayflyError", "Task", "TaskError"]
 
 _VERBS = frozenset(
-    "call cancel container containers get list logs progress pull result results run submit submit_all wait watch whoami".split()
+    "call cancel container containers emit emit_all get list logs progress pull result results run submit submit_all wait watch whoami".split()
 )
 
 _lock = threading.Lock()

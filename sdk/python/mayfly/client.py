@@ -11,7 +11,7 @@ from urllib.parse import quote
 from .containers import Containers
 from .errors import CallError, MayflyError, TaskError, argv_of
 from .transport import HOST_VARIABLE, Transport, problem_of, target_of
-from .values import MAX_INLINE, Answer, LogEntry, Seconds, Task, bytes_of, large_payload, moment, nanoseconds, payload_of
+from .values import MAX_INLINE, Answer, LogEntry, Seconds, Task, bytes_of, event_of, large_payload, moment, nanoseconds, payload_of
 
 SPACE_VARIABLE = "MAYFLY_SPACE"
 
@@ -160,6 +160,30 @@ class Client(Containers):
             task._created = one.get("created", True)
             accepted.append(task)
         return accepted
+
+    # Events
+
+    def emit(self, type: str, data: Any = None, **attributes: Any) -> str:
+        """Emits a CloudEvent and returns its id. When it returns, the event is on disk.
+
+        The data goes as it is if it is bytes or str, else as JSON. Attributes, all of them optional: source (in a
+        container the workload's own; elsewhere it has to be said), subject, id (the same id and source are the same
+        event, so that it is safe to emit it again after a lost answer), time (datetime), datacontenttype,
+        dataschema, and further ones of your own.
+        """
+        return self.emit_all([{"type": type, "data": data, **attributes}])[0]
+
+    def emit_all(self, events: Iterable[Dict[str, Any]]) -> List[str]:
+        """Emits up to 1,000 events, each a dictionary of emit's arguments, in their order, and returns their ids."""
+        batch = [event_of(**event) for event in events]
+        body = json.dumps(batch, separators=(",", ":")).encode()
+        connection, response = self._transport.open(
+            "POST", target_of(("events",), self._query()), body, {"Content-Type": "application/cloudevents-batch+json"}
+        )
+        data = self._transport.read(connection, response)
+        if response.status >= 300:
+            raise problem_of(response, data)
+        return [event["id"] for event in batch]
 
     def get(self, task: TaskRef) -> Task:
         """A task as it is now."""

@@ -242,5 +242,20 @@ class Away(unittest.TestCase):
         self.assertEqual(client.call("cat", "y").text, "y")
 
 
+class Events(unittest.TestCase):
+    def test_emit(self):
+        with mayfly.Client() as client:
+            event = client.emit("sdk.python", {"n": 1}, source="/python", subject="für", room="kitchen")
+            self.assertTrue(event)
+            self.assertEqual(client.emit("sdk.python", b"\x00", source="/python", id="py-1"), "py-1")
+            self.assertEqual(client.emit_all([{"type": "sdk.python", "data": "text", "source": "/python", "id": "py-1"}]), ["py-1"])
+            with self.assertRaises(mayfly.MayflyError) as caught:
+                client.emit("sdk.python", source="/python", BAD="x")
+            self.assertEqual(caught.exception.kind, "invalid")
+            with self.assertRaises(mayfly.MayflyError) as caught:
+                client.emit("sdk.python")
+            self.assertIn("source is missing", str(caught.exception))
+
+
 if __name__ == "__main__":
     unittest.main()

@@ -1,0 +1,2 @@
+printf 'Content-Type: text/plain\n\n'
+jq -rn '"hello from \("bash")"'

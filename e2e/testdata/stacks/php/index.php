@@ -1,0 +1,1 @@
+<?php echo json_encode(["text" => mb_strtolower("HELLO FROM PHP")]);

@@ -1,0 +1,3 @@
+export function handle(event, context) {
+  return { hello: event?.name ?? "world" };
+}

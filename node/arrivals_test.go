@@ -1,0 +1,210 @@
+package node
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/mayfly-run/mayfly"
+)
+
+// teller runs TellArrivals and has what is emitted.
+type teller struct {
+	t    *testing.T
+	n    *Node
+	told chan mayfly.Event
+	seen map[string]bool // ids: what comes again is as the ingest has it
+	end  func()
+}
+
+func tell(t *testing.T, n *Node) *teller {
+	t.Helper()
+	w := &teller{t: t, n: n, told: make(chan mayfly.Event, 1000), seen: map[string]bool{}}
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() {
+		done <- n.TellArrivals(ctx, func(_ context.Context, space string, events []mayfly.Event) error {
+			for _, ev := range events {
+				if err := ev.Check(); err != nil || space != "default" {
+					t.Errorf("%+v of space %s: %v", ev, space, err)
+				}
+				w.told <- ev
+			}
+			return nil
+		})
+	}()
+	w.end = sync.OnceFunc(func() {
+		cancel()
+		if err := <-done; !errors.Is(err, context.Canceled) {
+			t.Error(err)
+		}
+	})
+	t.Cleanup(w.end)
+	return w
+}
+
+// until returns the subjects that are told of up to the last.
+func (w *teller) until(last string) string {
+	w.t.Helper()
+	var all []string
+	for ev := range w.told {
+		if w.seen[ev.ID] {
+			continue
+		}
+		w.seen[ev.ID] = true
+		if ev.Subject == last {
+			break
+		}
+		all = append(all, ev.Subject)
+	}
+	return strings.Join(all, " ")
+}
+
+func (w *teller) put(v mayfly.Volume, name string) {
+	w.t.Helper()
+	p, err := w.n.volumes.room.Provider(v)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	o, err := p.Open(w.t.Context(), v)
+	if err == nil {
+		err = os.WriteFile(o.Path+"/"+name, []byte("photo"), 0o644)
+	}
+	if err != nil {
+		w.t.Fatal(err)
+	}
+}
+
+// want puts a file, and looks at what is told of besides.
+func (w *teller) want(v mayfly.Volume, name, want string) {
+	w.t.Helper()
+	w.put(v, name)
+	if got := w.until(name); got != want {
+		w.t.Errorf("told of %q before %s, want %q", got, name, want)
+	}
+}
+
+func TestVolumesTellOfFiles(t *testing.T) {
+	if os.Getuid() != 0 {
+		t.Skip("needs root")
+	}
+	bound := t.TempDir()
+	if err := os.WriteFile(bound+"/there", nil, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	for _, v := range []mayfly.Volume{
+		{Provider: mayfly.VolumeLocal}, {Provider: mayfly.VolumeLocal, Size: 8 << 20}, {Provider: mayfly.VolumeTmpfs},
+		{Provider: mayfly.VolumeBind, Source: bound},
+	} {
+		t.Run(fmt.Sprintf("%s %d", v.Provider, v.Size), func(t *testing.T) {
+			dir := t.TempDir()
+			v.Space, v.Name, v.Events.Type = "default", "photos", "photo.uploaded"
+			n, end := volumeNode(t, dir, bound)
+			recoverVolumes(t, n)
+			made, err := n.CreateVolume(t.Context(), v)
+			if err != nil {
+				t.Fatal(err)
+			}
+			n.volumes.known = nil // as of a daemon that was killed here
+			end()
+			n, end = volumeNode(t, dir, bound)
+			defer func() { end() }()
+			recoverVolumes(t, n)
+			(&teller{t: t, n: n}).put(made, "early")
+			w := tell(t, n)
+			if got := w.until("early"); got != "" {
+				t.Errorf("told of %q", got)
+			}
+			w.want(made, "first", "")
+			w.end()
+			w = tell(t, n)
+			w.want(made, "second", "")
+			if err := n.RemoveVolume(t.Context(), "default", "photos", true); err != nil {
+				t.Fatal(err)
+			}
+			w.end()
+			if left, err := os.ReadDir(dir + "/arrivals/default"); err != nil || len(left) != 0 {
+				t.Errorf("left %v, %v", left, err)
+			}
+		})
+	}
+}
+
+func TestEventOfFile(t *testing.T) {
+	n, end := volumeNode(t, t.TempDir())
+	defer end()
+	recoverVolumes(t, n)
+	v := mayfly.Volume{Space: "default", Name: "photos", Events: mayfly.VolumeEvents{Type: "photo.uploaded"}}
+	if _, err := n.CreateVolume(t.Context(), v); err != nil {
+		t.Fatal(err)
+	}
+	w := tell(t, n)
+	w.put(v, "a.jpg")
+	ev := <-w.told
+	var data arrival
+	if err := json.Unmarshal(ev.Data, &data); err != nil {
+		t.Fatal(err)
+	}
+	if data.Volume != "photos" || data.Path != "a.jpg" || data.Size != 5 || !data.ModTime.Equal(ev.Time) {
+		t.Errorf("data %s", ev.Data)
+	}
+	ev.Data, ev.ID, ev.Time = nil, "", data.ModTime
+	if got, want := fmt.Sprint(ev), fmt.Sprint(mayfly.Event{
+		Source: "/volumes/photos", Type: "photo.uploaded", Subject: "a.jpg", DataContentType: "application/json", Time: data.ModTime,
+	}); got != want {
+		t.Errorf("got %s, want %s", got, want)
+	}
+}
+
+// What a volume had before it tells of files is no news, nor is what comes of a
+// snapshot or a clone.
+func TestVolumeThatHadFiles(t *testing.T) {
+	n, end := volumeNode(t, t.TempDir())
+	defer end()
+	recoverVolumes(t, n)
+	v := mayfly.Volume{Space: "default", Name: "photos", Shared: true}
+	made, err := n.CreateVolume(t.Context(), v)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w := tell(t, n)
+	w.put(made, "old.jpg")
+	change := func(e mayfly.VolumeEvents) {
+		t.Helper()
+		v.Events = e
+		if _, err := n.PutVolume(t.Context(), v); err != nil {
+			t.Fatal(err)
+		}
+	}
+	change(mayfly.VolumeEvents{Type: "photo.uploaded", Match: []string{"*.jpg"}})
+	w.want(v, "1.jpg", "")
+	if _, err := n.SnapshotVolume(t.Context(), "default", "photos", "before"); err != nil {
+		t.Fatal(err)
+	}
+	w.put(v, "other.png")
+	w.want(v, "2.jpg", "")
+	change(mayfly.VolumeEvents{Type: "picture.uploaded"})
+	w.want(v, "3.png", "")
+	if err := n.RestoreVolume(t.Context(), "default", "photos", "before"); err != nil {
+		t.Fatal(err)
+	}
+	w.want(v, "4", "")
+	clone, err := n.CloneVolume(t.Context(), "default", "photos", "", "copy")
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.want(clone, "5", "")
+	change(mayfly.VolumeEvents{})
+	w.put(v, "6")
+	change(mayfly.VolumeEvents{Type: "picture.uploaded"})
+	w.want(v, "7", "")
+	bad := mayfly.Volume{Space: "default", Name: "bad", Events: mayfly.VolumeEvents{Type: "mayfly.x"}}
+	if _, err := n.CreateVolume(t.Context(), bad); mayfly.KindOf(err) != mayfly.Invalid {
+		t.Errorf("the platform's type: %v", err)
+	}
+}
