@@ -86,7 +86,6 @@ func TestAnActiveReplicaThatIsNotReadyIsNotReplaced(t *testing.T) {
 		t.Fatal(err)
 	}
 	web := n.consumer("web", tellExec)
-	n.until("web answers", func() bool { return n.ready("web") })
 	wants := func(nth int, address string) {
 		t.Helper()
 		if _, endpoints := n.told(web, nth); endpoints != address {

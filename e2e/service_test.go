@@ -118,7 +118,8 @@ func (n *node) one(service string) mayfly.Instance {
 
 var tellExec = mayfly.OnChange{Exec: []string{"/app", "tell"}}
 
-// consumer deploys one that requires db and says what it is told of it.
+// consumer deploys one that requires db and says what it is told of it, which it
+// can from when it listens.
 func (n *node) consumer(name string, change mayfly.OnChange) mayfly.Instance {
 	n.t.Helper()
 	n.serve(mayfly.Workload{
@@ -126,6 +127,7 @@ func (n *node) consumer(name string, change mayfly.OnChange) mayfly.Instance {
 		Requires: []mayfly.Require{{Name: "db", Service: "db", OnChange: change}},
 		Provides: []mayfly.Provide{{Name: "http", Port: 8080}},
 	})
+	n.until(name+" listens", func() bool { return n.ready(name) })
 	return n.one(name)
 }
 
