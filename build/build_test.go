@@ -40,6 +40,13 @@ func openStore(t *testing.T) *image.Store {
 func write(t *testing.T, pairs ...string) string {
 	t.Helper()
 	dir := t.TempDir()
+	writeIn(t, dir, pairs...)
+	return dir
+}
+
+// writeIn adds files to a folder likewise.
+func writeIn(t *testing.T, dir string, pairs ...string) {
+	t.Helper()
 	for i := 0; i < len(pairs); i += 2 {
 		name := filepath.Join(dir, pairs[i])
 		if err := os.MkdirAll(filepath.Dir(name), 0o755); err != nil {
@@ -49,7 +56,6 @@ func write(t *testing.T, pairs ...string) string {
 			t.Fatal(err)
 		}
 	}
-	return dir
 }
 
 // pack returns the tar of a folder.

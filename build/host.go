@@ -179,7 +179,7 @@ func (h *hostWriter) skeleton() error {
 		{"etc/host.conf", "multi on\n"},
 		{"etc/hostname", ""}, {"etc/hosts", ""}, {"etc/resolv.conf", ""}, // the container's own are mounted here
 	} {
-		if err := h.file(f[0], 0o644, []byte(f[1])); err != nil {
+		if err := writeFile(h.w, f[0], 0o644, []byte(f[1])); err != nil {
 			return err
 		}
 	}
@@ -289,7 +289,7 @@ func (h *hostWriter) copyFile(name string, info fs.FileInfo) error {
 		return err
 	}
 	h.left -= int64(len(data))
-	return h.file(name, fileMode(int64(info.Mode())), data)
+	return writeFile(h.w, name, fileMode(int64(info.Mode())), data)
 }
 
 func (h *hostWriter) parents(name string) error {
@@ -308,16 +308,6 @@ func (h *hostWriter) dir(name string, mode int64) error {
 	}
 	h.made[name] = true
 	return h.w.WriteHeader(header(name+"/", tar.TypeDir, mode))
-}
-
-func (h *hostWriter) file(name string, mode int64, data []byte) error {
-	head := header(name, tar.TypeReg, mode)
-	head.Size = int64(len(data))
-	if err := h.w.WriteHeader(head); err != nil {
-		return err
-	}
-	_, err := h.w.Write(data)
-	return err
 }
 
 func (h *hostWriter) link(name, target string) error {

@@ -173,19 +173,6 @@ func unignored(t *testing.T, dir string) []string {
 	return strings.Split(git("ls-files", "--others", "--exclude-standard", "-z"), "\x00")
 }
 
-func writeIn(t *testing.T, dir string, pairs ...string) {
-	t.Helper()
-	for i := 0; i < len(pairs); i += 2 {
-		name := filepath.Join(dir, pairs[i])
-		if err := os.MkdirAll(filepath.Dir(name), 0o755); err != nil {
-			t.Fatal(err)
-		}
-		if err := os.WriteFile(name, []byte(pairs[i+1]), 0o644); err != nil {
-			t.Fatal(err)
-		}
-	}
-}
-
 // FuzzIgnore: no line makes a match fail or take so long that the fuzzer gives up, and what a line says of a name
 // is the same each time.
 func FuzzIgnore(f *testing.F) {

@@ -52,12 +52,7 @@ func Needs(b *mayfly.Build, code io.ReadSeeker, out io.Writer) (apart bool, err 
 	}
 	w := tar.NewWriter(out)
 	for _, name := range sortedKeys(files) {
-		h := header(name, tar.TypeReg, 0o644)
-		h.Size = int64(len(files[name]))
-		if err := w.WriteHeader(h); err != nil {
-			return false, internal(err)
-		}
-		if _, err := io.WriteString(w, files[name]); err != nil {
+		if err := writeFile(w, name, 0o644, []byte(files[name])); err != nil {
 			return false, internal(err)
 		}
 	}

@@ -267,17 +267,12 @@ func (s *Stacks) finish(ctx context.Context, d Description, root image.Image, ha
 func writeFiles(w *tar.Writer, files map[string]string) error {
 	l := layerWriter{w: w}
 	made := map[string]bool{".": true}
-	for _, name := range slices.Sorted(maps.Keys(files)) {
+	for _, name := range sortedKeys(files) {
 		at := strings.TrimPrefix(name, "/")
 		if err := l.above(at, made); err != nil {
 			return err
 		}
-		h := header(at, tar.TypeReg, 0o644)
-		h.Size = int64(len(files[name]))
-		if err := w.WriteHeader(h); err != nil {
-			return err
-		}
-		if _, err := io.WriteString(w, files[name]); err != nil {
+		if err := writeFile(w, at, 0o644, []byte(files[name])); err != nil {
 			return err
 		}
 	}
@@ -300,7 +295,7 @@ func configure(d Description, hash string) func(*ocispec.ImageConfig) {
 		if d.Env["PATH"] == "" {
 			c.Env = []string{"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}
 		}
-		for _, k := range slices.Sorted(maps.Keys(d.Env)) {
+		for _, k := range sortedKeys(d.Env) {
 			c.Env = append(c.Env, k+"="+d.Env[k])
 		}
 	}

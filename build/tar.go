@@ -155,6 +155,17 @@ func header(name string, kind byte, mode int64) *tar.Header {
 	return &tar.Header{Name: name, Typeflag: kind, Mode: mode, ModTime: time.Unix(0, 0), Format: tar.FormatPAX}
 }
 
+// writeFile adds a file with this content.
+func writeFile(w *tar.Writer, name string, mode int64, content []byte) error {
+	h := header(name, tar.TypeReg, mode)
+	h.Size = int64(len(content))
+	if err := w.WriteHeader(h); err != nil {
+		return err
+	}
+	_, err := w.Write(content)
+	return err
+}
+
 // fileMode keeps of a mode only whether the file can be executed.
 func fileMode(mode int64) int64 {
 	if mode&0o111 != 0 {
