@@ -30,10 +30,7 @@ func (a *ahead) tell(space, workload string) {
 	a.mu.Lock()
 	a.told[store.Key{Space: space, Name: workload}] = true
 	a.mu.Unlock()
-	select {
-	case a.wake <- struct{}{}:
-	default:
-	}
+	wake(a.wake)
 }
 
 // take is the functions that were told of since.

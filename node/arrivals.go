@@ -51,13 +51,6 @@ func newArrivalWatches(dir string, log *slog.Logger) *arrivalWatches {
 
 func (a *arrivalWatches) note(v mayfly.Volume) string { return filepath.Join(a.dir, v.Space, v.Name) }
 
-func (a *arrivalWatches) wake() {
-	select {
-	case a.again <- struct{}{}:
-	default:
-	}
-}
-
 func arrivalOptions(v mayfly.Volume) arrivals.Options {
 	return arrivals.Options{Rules: arrivals.Rules{Match: v.Events.Match, Depth: v.Events.Depth}}
 }
@@ -214,7 +207,7 @@ func (a *arrivalWatches) run(ctx context.Context, key store.Key, w *arrivalWatch
 		delete(a.open, key)
 	}
 	a.mu.Unlock()
-	a.wake()
+	wake(a.again)
 }
 
 // unwatch ends a watch, and closes the volume if nobody else uses it.
@@ -298,7 +291,7 @@ func (vs *volumes) beginNote(ctx context.Context, p volume.Provider, v mayfly.Vo
 // before, if there were any. h.mu of its is held, or it is alone.
 func (vs *volumes) rebase(ctx context.Context, p volume.Provider, v mayfly.Volume, before *mayfly.VolumeEvents) error {
 	vs.arrivals.stop(store.Key{Space: v.Space, Name: v.Name})
-	defer vs.arrivals.wake()
+	defer wake(vs.arrivals.again)
 	o, err := p.Open(ctx, v)
 	if err != nil {
 		return err

@@ -69,13 +69,9 @@ func (n *Node) built(ctx context.Context, w *mayfly.Workload, fresh bool, progre
 		}
 	}
 	name := filepath.Join(n.dir, "builds", key)
-	if f, err := os.Open(name); err == nil && !fresh {
-		now := time.Now()
-		os.Chtimes(name, now, now) // it was of use, so it stays longer
+	if f := builtBefore(name, fresh); f != nil {
 		progress("nothing to build: this code was built before")
 		return f, r, nil
-	} else if err == nil {
-		f.Close()
 	}
 	m := making{w: w, recipe: r, tools: tools, stack: stack, progress: progress}
 	if err := n.buildParts(ctx, m, name, fresh); err != nil {
@@ -126,8 +122,7 @@ func (n *Node) buildParts(ctx context.Context, m making, name string, fresh bool
 	install, then := m.recipe.Steps(m.w.Build)
 	first.recipe = install
 	key := sha256.Sum256([]byte(strings.Join([]string{"needs", hex.EncodeToString(sum.Sum(nil)), install.Hash(), m.tools.Digest}, " ")))
-	kept := filepath.Join(filepath.Dir(name), hex.EncodeToString(key[:]))
-	installed, err := n.installed(ctx, first, needs, kept, fresh)
+	installed, err := n.installed(ctx, first, needs, filepath.Join(filepath.Dir(name), hex.EncodeToString(key[:])), fresh)
 	if err != nil {
 		return err
 	}
@@ -152,22 +147,18 @@ func (n *Node) buildParts(ctx context.Context, m making, name string, fresh bool
 }
 
 // installed returns what was installed for code that needs the same, or installs it.
-func (n *Node) installed(ctx context.Context, m making, needs *os.File, kept string, fresh bool) (*os.File, error) {
-	if f, err := os.Open(kept); err == nil && !fresh {
-		now := time.Now()
-		os.Chtimes(kept, now, now) // it was of use, so it stays longer
+func (n *Node) installed(ctx context.Context, m making, needs *os.File, name string, fresh bool) (*os.File, error) {
+	if f := builtBefore(name, fresh); f != nil {
 		m.progress("what it needs was installed before")
 		return f, nil
-	} else if err == nil {
-		f.Close()
 	}
 	if _, err := needs.Seek(0, io.SeekStart); err != nil {
 		return nil, err
 	}
-	if err := n.build(ctx, m, needs, kept); err != nil {
+	if err := n.build(ctx, m, needs, name); err != nil {
 		return nil, err
 	}
-	return os.Open(kept)
+	return os.Open(name)
 }
 
 // keep gives what was built its name, and lets go of what was of use longest ago.
@@ -177,6 +168,21 @@ func (n *Node) keep(built *os.File, name string) error {
 	}
 	trim(filepath.Dir(name), keepBuilds)
 	return nil
+}
+
+// builtBefore opens what was built under a name; nil where there is nothing, or it is to
+// be built afresh.
+func builtBefore(name string, fresh bool) *os.File {
+	if fresh {
+		return nil
+	}
+	f, err := os.Open(name)
+	if err != nil {
+		return nil
+	}
+	now := time.Now()
+	os.Chtimes(name, now, now) // it was of use, so it stays longer
+	return f
 }
 
 // buildKey stands for all that the outcome of a build depends on.

@@ -340,7 +340,10 @@ func (n *Node) released(ctx context.Context, ids []string) {
 func (n *Node) recover(ctx context.Context) error {
 	wanted := make(map[string]bool)
 	var held []network.Held
-	owners := n.images.Owners()
+	owners := map[string]bool{} // of images, by name
+	for _, o := range n.images.Owners() {
+		owners[o.Name] = true
+	}
 	for _, rec := range n.store.Instances("") {
 		if rec.Node != n.opts.Name {
 			continue
@@ -398,8 +401,8 @@ func (n *Node) recover(ctx context.Context) error {
 
 // cameBack reports whether an instance had been removed, long enough ago for a
 // kill -9 to bring back its record. An instance has its image until then.
-func cameBack(rec store.Instance, owners []image.Owner) bool {
-	return time.Since(rec.Created) > bus.MarkerTTL && !slices.ContainsFunc(owners, func(o image.Owner) bool { return o.Name == rec.ID })
+func cameBack(rec store.Instance, owners map[string]bool) bool {
+	return time.Since(rec.Created) > bus.MarkerTTL && !owners[rec.ID]
 }
 
 // lives reports whether a container of an earlier daemon may still run.

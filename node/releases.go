@@ -94,10 +94,7 @@ func (n *Node) drop(ctx context.Context, key functionKey) {
 	n.mu.Unlock()
 	if f != nil {
 		f.drain()
-		select {
-		case n.dropped <- struct{}{}:
-		default:
-		}
+		wake(n.dropped)
 	}
 	if used {
 		return
