@@ -322,16 +322,6 @@ func ask(ctx context.Context, web *http.Client, url string) (string, error) {
 	return string(text), err
 }
 
-// push returns a row of the part, or nil.
-func (r *Results) push(language, what string) *LatencyRow {
-	for i, l := range r.Push {
-		if l.Program == language && l.What == what {
-			return &r.Push[i]
-		}
-	}
-	return nil
-}
-
 // judgePush holds the part push against its goals.
 func (r *Results) judgePush() {
 	for _, l := range r.Push {
@@ -340,43 +330,9 @@ func (r *Results) judgePush() {
 			r.atMost(fmt.Sprintf("%s (%s), until its first answer, p99", l.What, l.Program), l.P99, 3000, "ms")
 		}
 		for own, other := range map[string]string{pushChange: dockerPush, pushNeeds: dockerNeed} {
-			if peer := r.push(l.Program, other); peer != nil && l.What == own {
+			if peer := latencyOf(r.Push, l.Program, other); peer != nil && l.What == own {
 				r.atMost(fmt.Sprintf("%s (%s), p50: that of %s", own, l.Program, other), l.P50, peer.P50, "ms")
 			}
-		}
-	}
-}
-
-// pushTable is the part's for people.
-func (r *Results) pushTable(t io.Writer) {
-	last := ""
-	for _, l := range r.Push {
-		if l.Program != last {
-			fmt.Fprintf(t, "\nfrom a folder of %s to its first answer\tp50 ms\tp99 ms\tmin ms\truns\t\n", l.Program)
-			last = l.Program
-		}
-		fmt.Fprintf(t, "%s\t%.0f\t%.0f\t%.0f\t%d\t\n", l.What, l.P50, l.P99, l.Min, l.Runs)
-	}
-}
-
-// markdownPush is what README.md says of it.
-func (r *Results) markdownPush(b *strings.Builder) {
-	if len(r.Push) == 0 {
-		return
-	}
-	b.WriteString("\nFrom a folder of code to its first answer, ms, p50 (p99):\n\n| | python | node |\n|---|---:|---:|\n")
-	for _, what := range []string{pushNew, pushChange, pushSame, pushNeeds, dockerPush, dockerNeed} {
-		row := "| " + what + " |"
-		any := false
-		for _, language := range []string{"python", "node"} {
-			if l := r.push(language, what); l != nil {
-				row, any = row+fmt.Sprintf(" %.0f (%.0f) |", l.P50, l.P99), true
-			} else {
-				row += " |"
-			}
-		}
-		if any {
-			b.WriteString(row + "\n")
 		}
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strings"
 	"text/tabwriter"
 )
@@ -15,40 +16,48 @@ func (r *Results) table(w io.Writer) error {
 	t := tabwriter.NewWriter(w, 0, 8, 2, ' ', tabwriter.AlignRight)
 	m := r.Machine
 	fmt.Fprintf(t, "%s, %d cores, kernel %s, cgroups %s, load %s to %s\n", m.CPU, m.Cores, m.Kernel, m.Cgroups, m.LoadBegin, m.LoadEnd)
-	last := ""
-	for _, l := range r.Latency {
-		if l.Program != last {
-			fmt.Fprintf(t, "\n%s\tp50 ms\tp99 ms\tmin ms\truns\t\n", l.Program)
-			last = l.Program
-		}
-		fmt.Fprintf(t, "%s\t%.2f\t%.2f\t%.2f\t%d\t\n", l.What, l.P50, l.P99, l.Min, l.Runs)
-	}
-	if len(r.Rate) > 0 {
-		fmt.Fprint(t, "\nper second\tclients\t/s\tcount\tafterwards s\tCPU ms each\t\n")
-	}
-	for _, l := range r.Rate {
-		fmt.Fprintf(t, "%s\t%d\t%.1f\t%d\t%.2f\t%.2f\t\n", l.What, l.Clients, l.PerSecond, l.Count, l.Drain, l.CPU)
-	}
-	if len(r.Load) > 0 {
-		fmt.Fprint(t, "\nhalf the highest rate\t/s\tp50 ms\tp99 ms\tfailed\t\n")
-	}
-	for _, l := range r.Load {
-		fmt.Fprintf(t, "%s arrivals\t%.1f\t%.2f\t%.2f\t%d\t\n", l.Arrivals, l.PerSecond, l.P50, l.P99, l.Failed)
-	}
+	latencyTables(t, "%s", 2, r.Latency)
+	rows(t, "per second\tclients\t/s\tcount\tafterwards s\tCPU ms each\t", r.Rate, func(l RateRow) string {
+		return fmt.Sprintf("%s\t%d\t%.1f\t%d\t%.2f\t%.2f\t", l.What, l.Clients, l.PerSecond, l.Count, l.Drain, l.CPU)
+	})
+	rows(t, "half the highest rate\t/s\tp50 ms\tp99 ms\tfailed\t", r.Load, func(l LoadRow) string {
+		return fmt.Sprintf("%s arrivals\t%.1f\t%.2f\t%.2f\t%d\t", l.Arrivals, l.PerSecond, l.P50, l.P99, l.Failed)
+	})
 	r.rest(t)
 	r.scaleTable(t)
-	r.pushTable(t)
+	latencyTables(t, "from a folder of %s to its first answer", 0, r.Push)
 	r.taskTables(t)
 	r.serviceTables(t)
 	r.routeTables(t)
-	fmt.Fprint(t, "\ngoal\tvalue\tbound\tunit\tmet\t\n")
-	for _, g := range r.Goals {
-		fmt.Fprintf(t, "%s\t%.3f\t%.3f\t%s\t%v\t\n", g.Text, g.Value, g.Bound, g.Unit, g.Met)
-	}
+	rows(t, "goal\tvalue\tbound\tunit\tmet\t", r.Goals, func(g Goal) string {
+		return fmt.Sprintf("%s\t%.3f\t%.3f\t%s\t%v\t", g.Text, g.Value, g.Bound, g.Unit, g.Met)
+	})
 	for _, n := range r.Notes {
 		fmt.Fprintf(t, "note: %s\n", n)
 	}
 	return t.Flush()
+}
+
+// rows writes a table: a head, and a line for each of all. Where there are none, it
+// writes nothing.
+func rows[R any](w io.Writer, head string, all []R, line func(R) string) {
+	if len(all) > 0 {
+		fmt.Fprintf(w, "\n%s\n", head)
+	}
+	for _, r := range all {
+		fmt.Fprintln(w, line(r))
+	}
+}
+
+// latencyTables writes a table for each program, whose name goes into the head.
+func latencyTables(t io.Writer, head string, digits int, all []LatencyRow) {
+	programs, _ := namesOf(all)
+	for _, p := range programs {
+		of := slices.DeleteFunc(slices.Clone(all), func(l LatencyRow) bool { return l.Program != p })
+		rows(t, fmt.Sprintf(head, p)+"\tp50 ms\tp99 ms\tmin ms\truns\t", of, func(l LatencyRow) string {
+			return fmt.Sprintf("%s\t%.*f\t%.*f\t%.*f\t%d\t", l.What, digits, l.P50, digits, l.P99, digits, l.Min, l.Runs)
+		})
+	}
 }
 
 func (r *Results) rest(t io.Writer) {
@@ -61,14 +70,13 @@ func (r *Results) rest(t io.Writer) {
 			m.IdleRSS, m.Waiting, m.Come, m.Go, m.RSSGrowth)
 	}
 	if l := r.Leftovers; l != nil {
-		fmt.Fprintf(t, "\nafter %d runs (daemon %.1f MB, at rest after %.1f s)\tbefore\tafter\t\n", l.Runs, l.RSSAfter, l.Rest)
-		for _, k := range l.Kinds {
+		rows(t, fmt.Sprintf("after %d runs (daemon %.1f MB, at rest after %.1f s)\tbefore\tafter\t", l.Runs, l.RSSAfter, l.Rest), l.Kinds, func(k Kind) string {
 			note := ""
 			if k.Kept {
 				note = " (kept, bounded)"
 			}
-			fmt.Fprintf(t, "%s%s\t%d\t%d\t\n", k.What, note, k.Before, k.After)
-		}
+			return fmt.Sprintf("%s%s\t%d\t%d\t", k.What, note, k.Before, k.After)
+		})
 	}
 }
 
@@ -115,31 +123,10 @@ func (r *Results) markdown() string {
 	m := r.Machine
 	fmt.Fprintf(&b, "`make bench` on %s: %s, %d cores, kernel %s, cgroups %s, load averages %s\n"+
 		"before and %s after. One run, interleaved; Mayfly over HTTP, with network, limits and seccomp on. p50 (p99) in\n"+
-		"milliseconds:\n\n", r.Date.Format("2 January 2006"), m.CPU, m.Cores, m.Kernel, m.Cgroups, m.LoadBegin, m.LoadEnd)
-	var names []string
-	seen := map[string]bool{}
-	head, line := "| |", "|---|"
-	for _, l := range r.Latency {
-		if !seen[l.What] {
-			names, seen[l.What] = append(names, l.What), true
-		}
-		if !seen["program "+l.Program] {
-			seen["program "+l.Program] = true
-			head, line = head+" "+l.Program+" |", line+"---:|"
-		}
-	}
-	fmt.Fprintf(&b, "%s\n%s\n", head, line)
-	for _, name := range names {
-		fmt.Fprintf(&b, "| %s |", name)
-		for _, p := range programs() {
-			if l := r.latency(p.name, name); l != nil {
-				fmt.Fprintf(&b, " %.1f (%.1f) |", l.P50, l.P99)
-			}
-		}
-		b.WriteString("\n")
-	}
+		"milliseconds:\n", r.Date.Format("2 January 2006"), m.CPU, m.Cores, m.Kernel, m.Cgroups, m.LoadBegin, m.LoadEnd)
+	markdownLatency(&b, "", 1, r.Latency)
 	r.markdownRates(&b)
-	r.markdownPush(&b)
+	markdownLatency(&b, "From a folder of code to its first answer, ms, p50 (p99):\n\n", 0, r.Push)
 	r.markdownRoutes(&b)
 	r.markdownDemand(&b)
 	r.markdownServices(&b)
@@ -147,29 +134,59 @@ func (r *Results) markdown() string {
 	return b.String()
 }
 
-func (r *Results) markdownRates(b *strings.Builder) {
-	b.WriteString("\nFresh containers of the static program per second:\n\n| clients | 1 | 4 | 16 | CPU ms each |\n|---|---:|---:|---:|---:|\n")
-	for _, what := range []string{"fork+exec", "crun run", "runc run", freshRate} {
-		if r.highest(what) > 0 {
-			cpu := "not measured"
-			if used := r.cpu(what, 4); used > 0 {
-				cpu = fmt.Sprintf("%.1f", used)
+// markdownLatency writes p50 (p99), with a column for each program.
+func markdownLatency(b *strings.Builder, title string, digits int, all []LatencyRow) {
+	programs, whats := namesOf(all)
+	head := "| | " + strings.Join(programs, " | ") + " |\n|---|" + strings.Repeat("---:|", len(programs))
+	rows(b, title+head, whats, func(what string) string {
+		line := "| " + what + " |"
+		for _, p := range programs {
+			if l := latencyOf(all, p, what); l != nil {
+				line += fmt.Sprintf(" %.*f (%.*f)", digits, l.P50, digits, l.P99)
 			}
-			fmt.Fprintf(b, "| %s | %.0f | %.0f | %.0f | %s |\n",
-				what, r.perSecond(what, 1), r.perSecond(what, 4), r.perSecond(what, mostRooms), cpu)
+			line += " |"
+		}
+		return line
+	})
+}
+
+// namesOf are the programs of rows, and what was done with them, each once.
+func namesOf(all []LatencyRow) (programs, whats []string) {
+	for _, l := range all {
+		if !slices.Contains(programs, l.Program) {
+			programs = append(programs, l.Program)
+		}
+		if !slices.Contains(whats, l.What) {
+			whats = append(whats, l.What)
 		}
 	}
+	return programs, whats
+}
+
+func (r *Results) markdownRates(b *strings.Builder) {
+	there := slices.DeleteFunc([]string{"fork+exec", "crun run", "runc run", freshRate}, func(what string) bool { return r.highest(what) == 0 })
+	rows(b, "Fresh containers of the static program per second:\n\n| clients | 1 | 4 | 16 | CPU ms each |\n|---|---:|---:|---:|---:|", there, func(what string) string {
+		return fmt.Sprintf("| %s | %.0f | %.0f | %.0f | %s |",
+			what, r.perSecond(what, 1), r.perSecond(what, 4), r.perSecond(what, mostRooms), measured("%.1f", r.cpu(what, 4), "not measured"))
+	})
+}
+
+// measured is a figure, or what stands for one that there is not.
+func measured(format string, v float64, otherwise string) string {
+	if v > 0 {
+		return fmt.Sprintf(format, v)
+	}
+	return otherwise
 }
 
 func (r *Results) markdownGoals(b *strings.Builder) {
-	b.WriteString("\n| what it is to reach | bound | measured | |\n|---|---:|---:|---|\n")
-	for _, g := range r.Goals {
+	rows(b, "| what it is to reach | bound | measured | |\n|---|---:|---:|---|", r.Goals, func(g Goal) string {
 		met := "yes"
 		if !g.Met {
 			met = "**not met**"
 		}
-		fmt.Fprintf(b, "| %s | %s | %s | %s |\n", g.Text, figure(g.Bound, g.Unit), figure(g.Value, g.Unit), met)
-	}
+		return fmt.Sprintf("| %s | %s | %s | %s |", g.Text, figure(g.Bound, g.Unit), figure(g.Value, g.Unit), met)
+	})
 	b.WriteString("\nEvery figure is in [bench/results.json](bench/results.json); [docs/benchmarks.md](docs/benchmarks.md) says how it is measured.\n")
 }
 

@@ -200,9 +200,13 @@ func (r *Results) save(path string) error {
 
 // latency returns the row of a contender, or nil.
 func (r *Results) latency(program, what string) *LatencyRow {
-	for i, l := range r.Latency {
+	return latencyOf(r.Latency, program, what)
+}
+
+func latencyOf(all []LatencyRow, program, what string) *LatencyRow {
+	for i, l := range all {
 		if l.Program == program && l.What == what {
-			return &r.Latency[i]
+			return &all[i]
 		}
 	}
 	return nil

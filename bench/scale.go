@@ -251,12 +251,10 @@ func (r *Results) scaleTable(t io.Writer) {
 	if r.Scale == nil {
 		return
 	}
-	fmt.Fprint(t, "\nfrom none to the first answer\tp50 ms\tp99 ms\truns\t\n")
-	for _, w := range r.Scale.Wake {
-		fmt.Fprintf(t, "%s\t%.1f\t%.1f\t%d\t\n", w.What, w.P50, w.P99, w.Runs)
-	}
-	fmt.Fprint(t, "\nclients that begin at once\tinstances\trequests\terrors\tall instances s\tp99 steady s\tp99 ms\t\n")
-	for _, s := range r.Scale.Step {
-		fmt.Fprintf(t, "%d, %s\t%d\t%d\t%d\t%.1f\t%.0f\t%.0f\t\n", s.Clients, s.What, s.Instances, s.Requests, s.Errors, s.All, s.Steady, s.P99)
-	}
+	rows(t, "from none to the first answer\tp50 ms\tp99 ms\truns\t", r.Scale.Wake, func(w WakeRow) string {
+		return fmt.Sprintf("%s\t%.1f\t%.1f\t%d\t", w.What, w.P50, w.P99, w.Runs)
+	})
+	rows(t, "clients that begin at once\tinstances\trequests\terrors\tall instances s\tp99 steady s\tp99 ms\t", r.Scale.Step, func(s StepRow) string {
+		return fmt.Sprintf("%d, %s\t%d\t%d\t%d\t%.1f\t%.0f\t%.0f\t", s.Clients, s.What, s.Instances, s.Requests, s.Errors, s.All, s.Steady, s.P99)
+	})
 }

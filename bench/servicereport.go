@@ -45,30 +45,18 @@ func (r *Results) judgeView() {
 
 // serviceTables writes what was measured about services.
 func (r *Results) serviceTables(t io.Writer) {
-	if len(r.Told) > 0 {
-		fmt.Fprint(t, "\nnews of a provider\tconsumers\tfirst p50 ms\tlast p50 ms\tlast p99 ms\ttimes\t\n")
-	}
-	for _, l := range r.Told {
-		fmt.Fprintf(t, "%s\t%d\t%.1f\t%.1f\t%.1f\t%d\t\n", l.What, l.Consumers, l.FirstP50, l.LastP50, l.LastP99, l.Times)
-	}
-	if len(r.View) > 0 {
-		fmt.Fprint(t, "\nendpoints\twatchers\tmoving\tCPU us a change\twritten\ttold p50 us\ttold p99 us\tstray\t\n")
-	}
-	for _, l := range r.View {
-		fmt.Fprintf(t, "%d\t%d\t%d\t%.1f\t%.2f\t%.1f\t%.1f\t%d\t\n", l.Endpoints, l.Watchers, l.Moving, l.CPU, l.Written, l.P50, l.P99, l.Stray)
-	}
-	if len(r.Names) > 0 {
-		fmt.Fprint(t, "\nDNS clients\toffered/s\tanswers/s\tper s of a core\tp50 ms\tp99 ms\twrong\t\n")
-	}
-	for _, l := range r.Names {
-		fmt.Fprintf(t, "%d\t%.0f\t%.0f\t%.0f\t%.3f\t%.3f\t%d\t\n", l.Clients, l.Offered, l.PerSecond, l.PerCore, l.P50, l.P99, l.Wrong)
-	}
-	if len(r.Deploys) > 0 {
-		fmt.Fprint(t, "\ndeploy\tservices\tp50 ms\tp99 ms\ttimes\t\n")
-	}
-	for _, l := range r.Deploys {
-		fmt.Fprintf(t, "%s\t%d\t%.0f\t%.0f\t%d\t\n", l.What, l.Services, l.P50, l.P99, l.Times)
-	}
+	rows(t, "news of a provider\tconsumers\tfirst p50 ms\tlast p50 ms\tlast p99 ms\ttimes\t", r.Told, func(l ToldRow) string {
+		return fmt.Sprintf("%s\t%d\t%.1f\t%.1f\t%.1f\t%d\t", l.What, l.Consumers, l.FirstP50, l.LastP50, l.LastP99, l.Times)
+	})
+	rows(t, "endpoints\twatchers\tmoving\tCPU us a change\twritten\ttold p50 us\ttold p99 us\tstray\t", r.View, func(l ViewRow) string {
+		return fmt.Sprintf("%d\t%d\t%d\t%.1f\t%.2f\t%.1f\t%.1f\t%d\t", l.Endpoints, l.Watchers, l.Moving, l.CPU, l.Written, l.P50, l.P99, l.Stray)
+	})
+	rows(t, "DNS clients\toffered/s\tanswers/s\tper s of a core\tp50 ms\tp99 ms\twrong\t", r.Names, func(l NamesRow) string {
+		return fmt.Sprintf("%d\t%.0f\t%.0f\t%.0f\t%.3f\t%.3f\t%d\t", l.Clients, l.Offered, l.PerSecond, l.PerCore, l.P50, l.P99, l.Wrong)
+	})
+	rows(t, "deploy\tservices\tp50 ms\tp99 ms\ttimes\t", r.Deploys, func(l DeployRow) string {
+		return fmt.Sprintf("%s\t%d\t%.0f\t%.0f\t%d\t", l.What, l.Services, l.P50, l.P99, l.Times)
+	})
 	if i := r.ServicesIdle; i != nil {
 		fmt.Fprintf(t, "\n%d idle services for %.0f s: %.3f %% of a core, the daemon %.3f %% and %.1f MB\n", i.Services, i.Seconds, i.CPU, i.Daemon, i.RSS)
 	}
@@ -76,15 +64,10 @@ func (r *Results) serviceTables(t io.Writer) {
 
 // markdownServices is what README.md says of services beside those of others.
 func (r *Results) markdownServices(b *strings.Builder) {
-	if len(r.Told) == 0 || len(r.Deploys) == 0 {
-		return
-	}
-	b.WriteString("\nServices, where the others' consumers ask their name server every 2 ms:\n\n| | ms, p50 of the last | p99 |\n|---|---:|---:|\n")
-	for _, l := range r.Told {
-		fmt.Fprintf(b, "| %s (%d) | %.1f | %.1f |\n", l.What, l.Consumers, l.LastP50, l.LastP99)
-	}
-	b.WriteString("\n| | services | ms, p50 |\n|---|---:|---:|\n")
-	for _, l := range r.Deploys {
-		fmt.Fprintf(b, "| %s | %d | %.0f |\n", l.What, l.Services, l.P50)
-	}
+	rows(b, "Services, where the others' consumers ask their name server every 2 ms:\n\n| | ms, p50 of the last | p99 |\n|---|---:|---:|", r.Told, func(l ToldRow) string {
+		return fmt.Sprintf("| %s (%d) | %.1f | %.1f |", l.What, l.Consumers, l.LastP50, l.LastP99)
+	})
+	rows(b, "| | services | ms, p50 |\n|---|---:|---:|", r.Deploys, func(l DeployRow) string {
+		return fmt.Sprintf("| %s | %d | %.0f |", l.What, l.Services, l.P50)
+	})
 }

@@ -7,32 +7,23 @@ import (
 
 // markdownRoutes compares what is between clients and a program.
 func (r *Results) markdownRoutes(b *strings.Builder) {
-	if len(r.Routes) == 0 {
-		return
-	}
-	fmt.Fprintf(b, "\nWeb requests to one program that answers at once, %d clients over kept connections:\n\n"+
-		"| between them and it | per second | ms, p50 | p99 | CPU µs each |\n|---|---:|---:|---:|---:|\n", routeClients)
-	for _, l := range r.Routes {
-		cpu := ""
-		if l.CPU > 0 {
-			cpu = fmt.Sprintf("%.0f", l.CPU)
-		}
-		fmt.Fprintf(b, "| %s | %.0f | %.1f | %.1f | %s |\n", l.What, l.PerSecond, l.P50, l.P99, cpu)
-	}
+	head := fmt.Sprintf("Web requests to one program that answers at once, %d clients over kept connections:\n\n"+
+		"| between them and it | per second | ms, p50 | p99 | CPU µs each |\n|---|---:|---:|---:|---:|", routeClients)
+	rows(b, head, r.Routes, func(l RouteRow) string {
+		return fmt.Sprintf("| %s | %.0f | %.1f | %.1f | %s |", l.What, l.PerSecond, l.P50, l.P99, measured("%.0f", l.CPU, ""))
+	})
 }
 
 // markdownDemand says how soon something runs for which there is work.
 func (r *Results) markdownDemand(b *strings.Builder) {
 	if s := r.Scale; s != nil {
-		b.WriteString("\nFrom none to as many as are needed:\n\n| first request of a static program | ms, p50 | p99 |\n|---|---:|---:|\n")
-		for _, l := range s.Wake {
-			fmt.Fprintf(b, "| %s | %.1f | %.1f |\n", l.What, l.P50, l.P99)
-		}
-		b.WriteString("\n| clients that begin at once | instances | all there after | p99 steady after | p99 then | errors |\n|---|---:|---:|---:|---:|---:|\n")
-		for _, l := range s.Step {
-			fmt.Fprintf(b, "| %d, of a %s | %d | %.1f s | %.0f s | %.0f ms | %d of %d |\n",
+		rows(b, "From none to as many as are needed:\n\n| first request of a static program | ms, p50 | p99 |\n|---|---:|---:|", s.Wake, func(l WakeRow) string {
+			return fmt.Sprintf("| %s | %.1f | %.1f |", l.What, l.P50, l.P99)
+		})
+		rows(b, "| clients that begin at once | instances | all there after | p99 steady after | p99 then | errors |\n|---|---:|---:|---:|---:|---:|", s.Step, func(l StepRow) string {
+			return fmt.Sprintf("| %d, of a %s | %d | %.1f s | %.0f s | %.0f ms | %d of %d |",
 				l.Clients, l.What, l.Instances, l.All, l.Steady, l.P99, l.Errors, l.Requests)
-		}
+		})
 	}
 	if e := r.Events; e != nil {
 		fmt.Fprintf(b, "\nA handler in a waiting container starts %.1f ms (p99 %.1f) after its event was accepted, %.1f ms (%.1f) after it was sent.\n"+

@@ -343,16 +343,10 @@ func (r *Results) judgeRoutes() {
 
 // routeTables writes what was measured about routes.
 func (r *Results) routeTables(t io.Writer) {
-	if len(r.Routes) > 0 {
-		fmt.Fprint(t, "\nto one program, 64 clients\t/s\tp50 ms\tp99 ms\tCPU µs each\tfailed\t\n")
-	}
-	for _, l := range r.Routes {
-		fmt.Fprintf(t, "%s\t%.0f\t%.2f\t%.2f\t%.1f\t%d\t\n", l.What, l.PerSecond, l.P50, l.P99, l.CPU, l.Failed)
-	}
-	if len(r.Tables) > 0 {
-		fmt.Fprint(t, "\nroutes, one client\tp50 µs\tp99 µs\trequests\t\n")
-	}
-	for _, l := range r.Tables {
-		fmt.Fprintf(t, "%d\t%.0f\t%.0f\t%d\t\n", l.Routes, l.P50, l.P99, l.Requests)
-	}
+	rows(t, "to one program, 64 clients\t/s\tp50 ms\tp99 ms\tCPU µs each\tfailed\t", r.Routes, func(l RouteRow) string {
+		return fmt.Sprintf("%s\t%.0f\t%.2f\t%.2f\t%.1f\t%d\t", l.What, l.PerSecond, l.P50, l.P99, l.CPU, l.Failed)
+	})
+	rows(t, "routes, one client\tp50 µs\tp99 µs\trequests\t", r.Tables, func(l TableRow) string {
+		return fmt.Sprintf("%d\t%.0f\t%.0f\t%d\t", l.Routes, l.P50, l.P99, l.Requests)
+	})
 }
