@@ -93,7 +93,7 @@ func (c *cli) configGet() *cobra.Command {
 
 // listingConfigs has a verb print the configs that get lists.
 func listingConfigs(c *cli, cmd *cobra.Command, get func(context.Context, *client.Client, []string) ([]mayfly.Config, error)) *cobra.Command {
-	return listing(c, cmd, get, []string{"NAME", "VERSION", "CHANGED"}, func(v mayfly.Config) []string {
+	return listing(c, cmd, get, headings("NAME", "VERSION", "CHANGED"), func(v mayfly.Config) []string {
 		return []string{v.Name, strconv.Itoa(v.Version), ago(v.Changed)}
 	})
 }

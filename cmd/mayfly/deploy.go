@@ -143,7 +143,8 @@ func (c *cli) workloads() *cobra.Command {
 		Example: `  mayfly workloads -o json`,
 		Args:    atMost(0),
 	}
-	return listing(c, cmd, all((*client.Client).ListWorkloads), []string{"NAME", "RELEASE", "FROM", "PROTOCOL", "ISOLATION", "ROUTES", "DEPLOYED"}, func(r mayfly.Release) []string {
+	header := headings("NAME", "RELEASE", "FROM", "PROTOCOL", "ISOLATION", "DEPLOYED", "ROUTES").sparing("ISOLATION", "PROTOCOL", "DEPLOYED")
+	return listing(c, cmd, all((*client.Client).ListWorkloads), header, func(r mayfly.Release) []string {
 		w := r.Workload
 		from := w.Image
 		if w.Stack != "" {
@@ -153,7 +154,7 @@ func (c *cli) workloads() *cobra.Command {
 		for _, route := range w.Routes {
 			routes = append(routes, route.Host+route.Path)
 		}
-		return []string{w.Name, fmt.Sprint(r.Number), from, string(w.Protocol), string(w.Isolation), strings.Join(routes, ", "), ago(r.Created)}
+		return []string{w.Name, fmt.Sprint(r.Number), from, string(w.Protocol), string(w.Isolation), ago(r.Created), strings.Join(routes, ", ")}
 	})
 }
 
@@ -181,7 +182,8 @@ func (c *cli) runs() *cobra.Command {
 		if err != nil {
 			return err
 		}
-		return print(c.stdout, output, list, []string{"RUN", "FUNCTION", "RELEASE", "STARTED", "QUEUE", "SANDBOX", "HANDLER", "STATUS", "END"}, runRow)
+		header := headings("RUN", "FUNCTION", "RELEASE", "STARTED", "QUEUE", "SANDBOX", "HANDLER", "STATUS", "END").sparing("SANDBOX", "QUEUE", "RELEASE")
+		return print(c.stdout, output, list, header, runRow)
 	}
 	return cmd
 }

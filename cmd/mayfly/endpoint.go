@@ -185,7 +185,8 @@ func (c *cli) endpointList() *cobra.Command {
 		}
 		return cl.ListEndpoints(ctx, f)
 	}
-	return listing(c, cmd, get, []string{"SERVICE", "PORT", "ADDRESS", "ROLE", "OF", "STATE", "SINCE"}, func(e mayfly.EndpointStatus) []string {
+	header := headings("SERVICE", "PORT", "ADDRESS", "ROLE", "OF", "SINCE", "STATE").sparing("SINCE", "ROLE", "OF")
+	return listing(c, cmd, get, header, func(e mayfly.EndpointStatus) []string {
 		address, state := e.Address, "ready"
 		if e.Port != 0 {
 			address = net.JoinHostPort(e.Address, strconv.Itoa(int(e.Port)))
@@ -193,7 +194,7 @@ func (c *cli) endpointList() *cobra.Command {
 		if !e.Ready {
 			state = "away: " + e.Reason
 		}
-		return []string{e.Service, e.Name, address, e.Role, endpointOwner(&e), state, ago(e.Since)}
+		return []string{e.Service, e.Name, address, e.Role, endpointOwner(&e), ago(e.Since), state}
 	})
 }
 

@@ -219,7 +219,7 @@ func parseSince(flag, text string) (time.Time, error) {
 
 func eventRow(a mayfly.AcceptedEvent) []string {
 	return []string{
-		a.Accepted.Local().Format("2006-01-02 15:04:05.000"), a.Event.Type, shorten(a.Event.Source, 40), shorten(a.Event.Subject, 40),
+		a.Accepted.Local().Format("2006-01-02 15:04:05.000"), a.Event.Type, a.Event.Source, a.Event.Subject,
 		a.Event.ID, strconv.Itoa(len(a.Event.Data)),
 	}
 }
@@ -255,7 +255,7 @@ func (c *cli) eventList() *cobra.Command {
 		}
 		return cl.ListEvents(ctx, filter)
 	}
-	return listing(c, cmd, get, []string{"ACCEPTED", "TYPE", "SOURCE", "SUBJECT", "ID", "SIZE"}, eventRow)
+	return listing(c, cmd, get, headings("ACCEPTED", "TYPE", "SOURCE", "SUBJECT", "ID", "SIZE").sparing("SIZE", "SOURCE"), eventRow)
 }
 
 func (c *cli) eventShow() *cobra.Command {

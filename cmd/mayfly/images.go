@@ -53,7 +53,8 @@ function's code are left out, unless --all is given.`,
 			}
 			return nil
 		}
-		return print(c.stdout, output, list, []string{"NAME", "DIGEST", "CREATED", "SIZE"}, func(i client.Image) []string {
+		header := headings("NAME", "DIGEST", "CREATED", "SIZE").sparing("CREATED", "DIGEST")
+		return print(c.stdout, output, list, header, func(i client.Image) []string {
 			return []string{i.Name, shortDigest(i.Digest), ago(i.Created), humanSize(i.Size)}
 		})
 	}
@@ -296,7 +297,7 @@ func (c *cli) imageUsage() *cobra.Command {
 		if *output == "json" {
 			return printJSON(c.stdout, u)
 		}
-		return printTable(c.stdout, []string{"IMAGES", "BLOBS", "UNPACKED", "PARTIAL"}, 1, func(int) []string {
+		return printTable(c.stdout, *output, headings("IMAGES", "BLOBS", "UNPACKED", "PARTIAL"), 1, func(int) []string {
 			return []string{fmt.Sprint(u.Images), humanSize(u.Blobs), humanSize(u.Unpacked), humanSize(u.Partial)}
 		})
 	}
@@ -331,7 +332,7 @@ func (c *cli) stack() *cobra.Command {
 
 func (c *cli) stackList() *cobra.Command {
 	cmd := &cobra.Command{Use: "ls", Aliases: []string{"list"}, Short: "List stacks", Example: `  mayfly stack ls`, Args: atMost(0)}
-	return listing(c, cmd, all((*client.Client).ListStacks), []string{"NAME", "BUILT", "DESCRIPTION"}, func(s client.Stack) []string {
+	return listing(c, cmd, all((*client.Client).ListStacks), headings("NAME", "BUILT", "DESCRIPTION"), func(s client.Stack) []string {
 		built := "no"
 		if s.Image != "" {
 			built = shortDigest(s.Image)

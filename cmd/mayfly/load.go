@@ -84,7 +84,8 @@ that wait for their turn.`,
 		if err != nil {
 			return err
 		}
-		return print(c.stdout, output, list, []string{"WORKLOAD", "IN FLIGHT", "WAITING", "OLDEST", "INSTANCES", "WANTED", "CAPACITY", "QUEUED", "AGE"}, loadRow)
+		header := headings("WORKLOAD", "IN FLIGHT", "WAITING", "OLDEST", "INSTANCES", "WANTED", "CAPACITY", "QUEUED", "AGE").sparing("CAPACITY", "OLDEST", "AGE")
+		return print(c.stdout, output, list, header, loadRow)
 	}
 	return cmd
 }

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"strings"
-	"text/tabwriter"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -21,39 +20,39 @@ func (f *format) String() string { return string(*f) }
 
 // Set is part of pflag.Value.
 func (f *format) Set(s string) error {
-	if s != "table" && s != "json" {
-		return fmt.Errorf("use table or json")
+	if s != "table" && s != "wide" && s != "json" {
+		return fmt.Errorf("use table, wide or json")
 	}
 	*f = format(s)
 	return nil
 }
 
 // Type is part of pflag.Value.
-func (f *format) Type() string { return "table|json" }
+func (f *format) Type() string { return "table|wide|json" }
 
 // outputFlag adds -o to a verb that lists.
 func outputFlag(cmd *cobra.Command) *format {
 	f := format("table")
-	cmd.Flags().VarP(&f, "output", "o", "how to print it")
-	_ = cmd.RegisterFlagCompletionFunc("output", cobra.FixedCompletions([]string{"table", "json"}, cobra.ShellCompDirectiveNoFileComp))
+	cmd.Flags().VarP(&f, "output", "o", "how to print it; a table is as wide as the terminal, a wide one as it has to be")
+	_ = cmd.RegisterFlagCompletionFunc("output", cobra.FixedCompletions([]string{"table", "wide", "json"}, cobra.ShellCompDirectiveNoFileComp))
 	return &f
 }
 
 // print prints a list as the flag says: as JSON, or as a table whose rows row
 // gives. A nil list is printed as an empty one.
-func print[T any](w io.Writer, f *format, items []T, header []string, row func(T) []string) error {
+func print[T any](w io.Writer, f *format, items []T, header heading, row func(T) []string) error {
 	if *f == "json" {
 		if items == nil {
 			items = []T{}
 		}
 		return printJSON(w, items)
 	}
-	return printTable(w, header, len(items), func(i int) []string { return row(items[i]) })
+	return printTable(w, *f, header, len(items), func(i int) []string { return row(items[i]) })
 }
 
 // listing has a verb print what get lists, as its -o says.
 func listing[T any](c *cli, cmd *cobra.Command, get func(ctx context.Context, cl *client.Client, args []string) ([]T, error),
-	header []string, row func(T) []string) *cobra.Command {
+	header heading, row func(T) []string) *cobra.Command {
 	output := outputFlag(cmd)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		cl, err := c.client()
@@ -111,19 +110,6 @@ func printJSONLine(w io.Writer, v any) error {
 	enc := json.NewEncoder(w)
 	enc.SetEscapeHTML(false)
 	return enc.Encode(v)
-}
-
-func printTable(w io.Writer, header []string, n int, row func(int) []string) error {
-	t := tabwriter.NewWriter(w, 0, 0, 3, ' ', 0)
-	fmt.Fprintln(t, strings.Join(header, "\t"))
-	for i := range n {
-		cells := row(i)
-		for j, cell := range cells {
-			cells[j] = plain(cell)
-		}
-		fmt.Fprintln(t, strings.Join(cells, "\t"))
-	}
-	return t.Flush()
 }
 
 // plain keeps what a stranger chose from moving the cursor or the columns.

@@ -43,9 +43,10 @@ func (c *cli) ps() *cobra.Command {
 			}
 			return nil
 		}
-		return print(c.stdout, output, list, []string{"ID", "NAME", "SERVICE", "IMAGE", "COMMAND", "CREATED", "STATUS", "PORTS"}, func(i mayfly.Instance) []string {
+		header := headings("ID", "NAME", "SERVICE", "IMAGE", "COMMAND", "CREATED", "STATUS", "PORTS").sparing("COMMAND", "CREATED", "IMAGE", "SERVICE")
+		return print(c.stdout, output, list, header, func(i mayfly.Instance) []string {
 			command := strings.Join(i.Argv, " ")
-			if !whole {
+			if !whole && *output != "wide" {
 				command = shorten(command, 30)
 			}
 			return []string{i.ID, i.Name, serviceText(i), i.Image, command, ago(i.Created), status(i), portsText(i.Ports)}

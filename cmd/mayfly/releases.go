@@ -24,7 +24,8 @@ func (c *cli) releases() *cobra.Command {
 	get := func(ctx context.Context, cl *client.Client, args []string) ([]mayfly.ServiceRelease, error) {
 		return cl.Releases(ctx, args[0])
 	}
-	return listing(c, cmd, get, []string{"RELEASE", "FROM", "DIGEST", "CREATED", "RUNNING", "STATE"}, func(r mayfly.ServiceRelease) []string {
+	header := headings("RELEASE", "FROM", "DIGEST", "CREATED", "RUNNING", "STATE").sparing("DIGEST")
+	return listing(c, cmd, get, header, func(r mayfly.ServiceRelease) []string {
 		running := ""
 		if r.Workload.Service != nil {
 			running = strconv.Itoa(r.Running)

@@ -130,7 +130,8 @@ func (c *cli) routes() *cobra.Command {
 		}
 		return all, err
 	}
-	return listing(c, cmd, list, []string{"URL", "METHOD", "LEADS TO", "WEIGHT", "STRIP", "FROM"}, func(m listedRoute) []string {
+	header := headings("URL", "METHOD", "LEADS TO", "WEIGHT", "STRIP", "FROM").sparing("STRIP", "FROM")
+	return listing(c, cmd, list, header, func(m listedRoute) []string {
 		to, weight, strip, method := m.Workload, "", "", "any"
 		if m.Method != "" {
 			method = m.Method

@@ -33,7 +33,8 @@ func (c *cli) scheduleList() *cobra.Command {
 		Example: `  mayfly schedule ls -o json`,
 		Args:    atMost(0),
 	}
-	return listing(c, cmd, all((*client.Client).ListSchedules), []string{"NAME", "RUNS", "WHEN", "NEXT", "LAST", "TASKS", "STATE"}, func(s mayfly.Scheduled) []string {
+	header := headings("NAME", "RUNS", "WHEN", "NEXT", "LAST", "TASKS", "STATE").sparing("TASKS", "LAST", "RUNS")
+	return listing(c, cmd, all((*client.Client).ListSchedules), header, func(s mayfly.Scheduled) []string {
 		next := ""
 		if ticks := nextTicksOf(s); len(ticks) > 0 {
 			next = tickText(ticks[0])
@@ -126,7 +127,7 @@ func (c *cli) scheduleNext() *cobra.Command {
 		if err != nil {
 			return err
 		}
-		return print(c.stdout, output, ticks, []string{"TIME", "SCHEDULE", "IN"}, func(t upcoming) []string {
+		return print(c.stdout, output, ticks, headings("TIME", "SCHEDULE", "IN"), func(t upcoming) []string {
 			return []string{tickText(t.Time), t.Schedule, humanAge(time.Until(t.Time))}
 		})
 	}

@@ -115,7 +115,7 @@ func (c *cli) secretList() *cobra.Command {
 		Example: `  mayfly secret ls -o json`,
 		Args:    atMost(0),
 	}
-	return listing(c, cmd, all((*client.Client).ListSecrets), []string{"NAME", "VERSION", "CHANGED"}, func(s client.SecretInfo) []string {
+	return listing(c, cmd, all((*client.Client).ListSecrets), headings("NAME", "VERSION", "CHANGED"), func(s client.SecretInfo) []string {
 		return []string{s.Name, strconv.Itoa(s.Version), ago(s.Changed)}
 	})
 }

@@ -39,7 +39,7 @@ second; the first sample counts from the start of the container.`,
 		if err != nil {
 			return err
 		}
-		live := !once && *output == "table" && isTerminal(c.stdout)
+		live := !once && *output != "json" && isTerminal(c.stdout)
 		before := map[string]mayfly.Stats{}
 		tick := time.NewTicker(time.Second) // a sample is what people look at
 		defer tick.Stop()
@@ -51,7 +51,7 @@ second; the first sample counts from the start of the container.`,
 			if live {
 				fmt.Fprint(c.stdout, "\x1b[H\x1b[J")
 			}
-			if err := print(c.stdout, output, list, []string{"ID", "NAME", "CPU", "MEMORY", "LIMIT", "PIDS", "THROTTLED"}, usageRow); err != nil || !live {
+			if err := print(c.stdout, output, list, headings("ID", "NAME", "CPU", "MEMORY", "LIMIT", "PIDS", "THROTTLED").sparing("THROTTLED", "PIDS"), usageRow); err != nil || !live {
 				return err
 			}
 			select {

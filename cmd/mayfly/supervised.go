@@ -45,7 +45,8 @@ func (c *cli) services() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return print(c.stdout, output, list, []string{"NAME", "STATE", "READY", "RELEASE", "IMAGE", "SINCE", "REASON"}, serviceRow)
+			header := headings("NAME", "STATE", "READY", "RELEASE", "IMAGE", "SINCE", "REASON").sparing("IMAGE", "SINCE")
+			return print(c.stdout, output, list, header, serviceRow)
 		}
 		var named []mayfly.Supervised
 		failed := c.each(args, func(name string) error {
@@ -64,7 +65,7 @@ func (c *cli) services() *cobra.Command {
 }
 
 func serviceRow(s mayfly.Supervised) []string {
-	return []string{s.Name, s.State, fmt.Sprintf("%d/%d", s.Ready, s.Wanted), releaseText(s), s.Image, ago(s.Rollout.Since), shorten(s.Reason, 80)}
+	return []string{s.Name, s.State, fmt.Sprintf("%d/%d", s.Ready, s.Wanted), releaseText(s), s.Image, ago(s.Rollout.Since), s.Reason}
 }
 
 // releaseText is the wanted release, and the one that runs instead.
@@ -79,13 +80,13 @@ func releaseText(s mayfly.Supervised) string {
 // printReplicas prints the replicas of services; as JSON the services.
 func (c *cli) printReplicas(output *format, list []mayfly.Supervised) error {
 	if *output == "json" {
-		return print(c.stdout, output, list, nil, nil)
+		return print(c.stdout, output, list, heading{}, nil)
 	}
 	var all []mayfly.ReplicaStatus
 	for _, s := range list {
 		all = append(all, s.Replicas...)
 	}
-	header := []string{"REPLICA", "STATE", "RELEASE", "NODE", "CONTAINER", "ADDRESS", "PORTS", "RESTARTS", "AGE", "REASON"}
+	header := headings("REPLICA", "STATE", "RELEASE", "NODE", "CONTAINER", "ADDRESS", "PORTS", "RESTARTS", "AGE", "REASON").sparing("NODE", "CONTAINER", "PORTS", "ADDRESS", "RELEASE")
 	return print(c.stdout, output, all, header, func(r mayfly.ReplicaStatus) []string {
 		reason := r.Reason
 		if r.Stop && r.Why != "" {
@@ -93,7 +94,7 @@ func (c *cli) printReplicas(output *format, list []mayfly.Supervised) error {
 		}
 		return []string{
 			fmt.Sprintf("%s/%d", r.Workload, r.Number), string(r.State), strconv.Itoa(r.Release), r.Node, r.Instance, r.Address, portsText(r.Ports),
-			strconv.Itoa(r.Restarts), humanAge(time.Since(r.Created)), shorten(reason, 80),
+			strconv.Itoa(r.Restarts), humanAge(time.Since(r.Created)), reason,
 		}
 	})
 }
@@ -292,7 +293,7 @@ func (c *cli) events() *cobra.Command {
 		if err != nil {
 			return err
 		}
-		return print(c.stdout, output, list, []string{"TIME", "SUBJECT", "TYPE", "TEXT"}, func(n mayfly.News) []string {
+		return print(c.stdout, output, list, headings("TIME", "SUBJECT", "TYPE", "TEXT").sparing("TYPE"), func(n mayfly.News) []string {
 			return []string{n.Time.Local().Format(time.DateTime), newsSubject(n), n.Type, n.Text}
 		})
 	}

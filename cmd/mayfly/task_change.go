@@ -118,8 +118,9 @@ func (c *cli) deadList() *cobra.Command {
 		if err != nil {
 			return err
 		}
-		return print(c.stdout, output, list, []string{"TASK", "RUNS", "ATTEMPTS", "BURIED", "LAST END"}, func(t mayfly.Task) []string {
-			return []string{t.ID, taskName(t), fmt.Sprint(t.Attempt), ago(t.Ended), shorten(exitText(lastExit(t)), 60)}
+		header := headings("TASK", "RUNS", "ATTEMPTS", "BURIED", "LAST END").sparing("ATTEMPTS", "BURIED")
+		return print(c.stdout, output, list, header, func(t mayfly.Task) []string {
+			return []string{t.ID, taskName(t), fmt.Sprint(t.Attempt), ago(t.Ended), exitText(lastExit(t))}
 		})
 	}
 	return cmd
@@ -149,7 +150,7 @@ func (c *cli) deadShow() *cobra.Command {
 				return err
 			}
 			defer payload.Close()
-			if err := printTask(c.stdout, task); err != nil {
+			if err := printTask(c.stdout, "table", task); err != nil {
 				return err
 			}
 			const most = 2000

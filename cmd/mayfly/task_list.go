@@ -83,7 +83,8 @@ func (c *cli) taskList() *cobra.Command {
 			}
 			return nil
 		}
-		return print(c.stdout, output, list, []string{"TASK", "RUNS", "STATE", "PRIORITY", "ATTEMPT", "SUBMITTED", "TOOK"}, taskRow)
+		header := headings("TASK", "RUNS", "STATE", "PRIORITY", "ATTEMPT", "SUBMITTED", "TOOK").sparing("PRIORITY", "ATTEMPT", "TOOK")
+		return print(c.stdout, output, list, header, taskRow)
 	}
 	return cmd
 }
@@ -135,13 +136,13 @@ func (c *cli) taskGet() *cobra.Command {
 		if *output == "json" {
 			return printJSON(c.stdout, task)
 		}
-		return printTask(c.stdout, task)
+		return printTask(c.stdout, *output, task)
 	}
 	return cmd
 }
 
 // printTask prints a task for a person.
-func printTask(w io.Writer, t mayfly.Task) error {
+func printTask(w io.Writer, f format, t mayfly.Task) error {
 	tw := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	row := func(name, text string) {
 		if text != "" {
@@ -175,7 +176,7 @@ func printTask(w io.Writer, t mayfly.Task) error {
 		return err
 	}
 	fmt.Fprintln(w)
-	return printTable(w, []string{"ATTEMPT", "NODE", "CONTAINER", "STARTED", "TOOK", "END"}, len(t.Attempts), func(i int) []string {
+	return printTable(w, f, headings("ATTEMPT", "NODE", "CONTAINER", "STARTED", "TOOK", "END").sparing("NODE", "CONTAINER"), len(t.Attempts), func(i int) []string {
 		a := t.Attempts[i]
 		begun := a.Started
 		if begun.IsZero() {

@@ -101,15 +101,15 @@ func (c *cli) triggers() *cobra.Command {
 		Example: `  mayfly triggers -o json`,
 		Args:    atMost(0),
 	}
-	header := []string{"TARGET", "TYPE", "FILTER", "STATE", "LAG", "IN FLIGHT", "DELIVERED", "FAILED", "DEAD", "LAST ERROR"}
+	header := headings("TARGET", "TYPE", "FILTER", "STATE", "LAG", "IN FLIGHT", "DELIVERED", "FAILED", "DEAD", "LAST ERROR").sparing("IN FLIGHT", "FAILED", "DELIVERED", "FILTER")
 	return listing(c, cmd, all((*client.Client).Triggers), header, func(t mayfly.TriggerState) []string {
 		state := t.State
 		if !t.Retry.IsZero() {
 			state += ", again at " + t.Retry.Local().Format("15:04:05")
 		}
 		return []string{
-			t.Target(), t.Type, shorten(filterText(&t.EventMapping), 40), state, strconv.Itoa(t.Lag), strconv.Itoa(t.InFlight),
-			strconv.FormatInt(t.Delivered, 10), strconv.FormatInt(t.Failures, 10), strconv.Itoa(t.Dead), shorten(t.LastError, 60),
+			t.Target(), t.Type, filterText(&t.EventMapping), state, strconv.Itoa(t.Lag), strconv.Itoa(t.InFlight),
+			strconv.FormatInt(t.Delivered, 10), strconv.FormatInt(t.Failures, 10), strconv.Itoa(t.Dead), t.LastError,
 		}
 	})
 }

@@ -33,7 +33,8 @@ func (c *cli) volumeList() *cobra.Command {
 		Example: `  mayfly volume ls -o json`,
 		Args:    atMost(0),
 	}
-	return listing(c, cmd, all((*client.Client).ListVolumes), []string{"NAME", "PROVIDER", "SIZE", "SHARED", "WRITER", "CREATED"}, func(v mayfly.Volume) []string {
+	header := headings("NAME", "PROVIDER", "SIZE", "SHARED", "WRITER", "CREATED").sparing("CREATED")
+	return listing(c, cmd, all((*client.Client).ListVolumes), header, func(v mayfly.Volume) []string {
 		size, created := "", ago(v.Created)
 		if v.Size > 0 {
 			size = binarySize(v.Size)
