@@ -3,7 +3,6 @@ package event
 import (
 	"cmp"
 	"context"
-
 	"fmt"
 	"net/http"
 	"slices"

@@ -21,7 +21,8 @@ const (
 // mapping is one that can be matched.
 type mapping struct {
 	mayfly.EventMapping
-	sql *cesql.Expression
+	fields []string // of the filter, sorted
+	sql    *cesql.Expression
 }
 
 // Check returns an Invalid error unless a mapping can be kept. It does not look
@@ -62,7 +63,7 @@ func compile(m mayfly.EventMapping) (*mapping, error) {
 			return nil, err
 		}
 	}
-	c := &mapping{EventMapping: m}
+	c := &mapping{EventMapping: m, fields: slices.Sorted(maps.Keys(m.Filter))}
 	if m.SQL != "" {
 		var err error
 		if c.sql, err = cesql.Parse(m.SQL); err != nil {
@@ -89,29 +90,68 @@ func wants(pattern, text string) bool {
 	return pattern == text
 }
 
-// matches reports whether the mapping selects an event. One that its filter
-// cannot be evaluated for is not selected.
+// matches reports whether the mapping gets an event.
 func (m *mapping) matches(a *mayfly.AcceptedEvent) bool {
-	if a.Number <= m.Since || a.Replay != nil && a.Replay.Mapping != "" && a.Replay.Mapping != m.ID {
-		return false
-	}
-	return m.selects(&a.Event)
+	return !m.tooNew(a) && !m.passedBy(a) && m.selects(&a.Event)
 }
 
-func (m *mapping) selects(ev *mayfly.Event) bool {
-	if !wants(m.Type, ev.Type) || isPlatform(ev.Type) && !isPlatform(m.Type) || m.Source != "" && !wants(m.Source, ev.Source) {
-		return false
+// tooNew reports whether an event was accepted before the mapping was there.
+func (m *mapping) tooNew(a *mayfly.AcceptedEvent) bool { return a.Number <= m.Since }
+
+// passedBy reports whether an event is replayed for another mapping alone.
+func (m *mapping) passedBy(a *mayfly.AcceptedEvent) bool {
+	return a.Replay != nil && a.Replay.Mapping != "" && a.Replay.Mapping != m.ID
+}
+
+func (m *mapping) selects(ev *mayfly.Event) bool { return m.mismatch(ev).of == ofNothing }
+
+// mismatch is the first part of a mapping that does not select an event.
+type mismatch struct {
+	of    part
+	field string // of the filter
+	value string // of that field, in the event
+	err   error  // why the expression cannot be evaluated
+}
+
+type part int
+
+const (
+	ofNothing part = iota // it selects the event
+	ofType
+	ofSource
+	ofAbsent // a field that the event does not have
+	ofField
+	ofExpression
+)
+
+// mismatch looks at what is cheap first.
+func (m *mapping) mismatch(ev *mayfly.Event) mismatch {
+	if !m.wantsType(ev.Type) {
+		return mismatch{of: ofType}
 	}
-	for name, want := range m.Filter {
-		if got, there := field(ev, name); !there || got != want {
-			return false
+	if m.Source != "" && !wants(m.Source, ev.Source) {
+		return mismatch{of: ofSource}
+	}
+	for _, name := range m.fields {
+		switch value, there := field(ev, name); {
+		case !there:
+			return mismatch{of: ofAbsent, field: name}
+		case value != m.Filter[name]:
+			return mismatch{of: ofField, field: name, value: value}
 		}
 	}
-	if m.sql == nil {
-		return true
+	if m.sql != nil {
+		if is, err := m.sql.Matches(attributes{ev}); !is || err != nil {
+			return mismatch{of: ofExpression, err: err}
+		}
 	}
-	is, err := m.sql.Matches(attributes{ev})
-	return is && err == nil
+	return mismatch{}
+}
+
+// wantsType reports whether the mapping wants events of a type. Those of the platform
+// go only to who names them.
+func (m *mapping) wantsType(eventType string) bool {
+	return wants(m.Type, eventType) && (isPlatform(m.Type) || !isPlatform(eventType))
 }
 
 // attributes are those of an event, for an expression.

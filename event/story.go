@@ -242,35 +242,29 @@ func (e *Events) replaysOf(ctx context.Context, number uint64) (list []mayfly.Ac
 // refusal says why a mapping does not match an event, as a part of a sentence, and
 // whether that is because it wants other types. It is empty where it matches.
 func (m *mapping) refusal(a *mayfly.AcceptedEvent) (why string, otherType bool) {
-	ev := &a.Event
+	no := m.mismatch(&a.Event)
 	switch {
-	case !wants(m.Type, ev.Type):
-		return fmt.Sprintf("it wants the type %s", m.Type), true
-	case isPlatform(ev.Type) && !isPlatform(m.Type):
+	case no.of == ofType && wants(m.Type, a.Event.Type):
 		return fmt.Sprintf("it wants the type %s, and the platform's own events go where the type begins with %s", m.Type, platformType), true
-	case a.Replay != nil && a.Replay.Mapping != "" && a.Replay.Mapping != m.ID:
+	case no.of == ofType:
+		return fmt.Sprintf("it wants the type %s", m.Type), true
+	case m.passedBy(a):
 		return "it was replayed for the mapping " + a.Replay.Mapping + " alone", false
-	case a.Number <= m.Since:
+	case m.tooNew(a):
 		return "it is newer than the event", false
-	case m.Source != "" && !wants(m.Source, ev.Source):
-		return fmt.Sprintf("it wants the source %s, not %.100q", m.Source, ev.Source), false
 	}
-	for _, name := range slices.Sorted(maps.Keys(m.Filter)) {
-		switch got, there := field(ev, name); {
-		case !there:
-			return fmt.Sprintf("it wants %s=%s, and the event has no %s", name, m.Filter[name], name), false
-		case got != m.Filter[name]:
-			return fmt.Sprintf("it wants %s=%s, and in the event it is %.100q", name, m.Filter[name], got), false
+	switch no.of {
+	case ofSource:
+		why = fmt.Sprintf("it wants the source %s, not %.100q", m.Source, a.Event.Source)
+	case ofAbsent:
+		why = fmt.Sprintf("it wants %s=%s, and the event has no %s", no.field, m.Filter[no.field], no.field)
+	case ofField:
+		why = fmt.Sprintf("it wants %s=%s, and in the event it is %.100q", no.field, m.Filter[no.field], no.value)
+	case ofExpression:
+		why = fmt.Sprintf("its expression %q is false", m.SQL)
+		if no.err != nil {
+			why = fmt.Sprintf("its expression %q cannot be evaluated: %s", m.SQL, no.err)
 		}
 	}
-	if m.sql == nil {
-		return "", false
-	}
-	switch is, err := m.sql.Matches(attributes{ev}); {
-	case err != nil:
-		return fmt.Sprintf("its expression %q cannot be evaluated: %s", m.SQL, err), false
-	case !is:
-		return fmt.Sprintf("its expression %q is false", m.SQL), false
-	}
-	return "", false
+	return why, false
 }

@@ -94,7 +94,7 @@ func (e *Events) wantsPlatform(space, eventType string) bool {
 				return true
 			}
 			for _, m := range s.wild {
-				if isPlatform(m.Type) && wants(m.Type, eventType) {
+				if m.wantsType(eventType) {
 					return true
 				}
 			}
@@ -103,7 +103,7 @@ func (e *Events) wantsPlatform(space, eventType string) bool {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	for t := range maps.Keys(e.tails) {
-		if t.m.Space == space && isPlatform(t.m.Type) && wants(t.m.Type, eventType) {
+		if t.m.Space == space && t.m.wantsType(eventType) {
 			return true
 		}
 	}
