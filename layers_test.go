@@ -20,7 +20,7 @@ const module = "github.com/mayfly-run/mayfly"
 // ranks is the layering: a package imports only lower ranks. A directory that
 // is not named takes the rank of its nearest parent that is.
 var ranks = map[string]int{
-	".": 0, "sdk": 0, "sdk/go": 0,
+	".": 0, "sdk": 0, "sdk/go": 0, "disk": 0,
 	"bus": 1, "place": 1, "image": 1, "network": 1, "volume": 1, "secret": 1, "schedule": 1, "cesql": 1, "probe": 1, "tree": 1, "scale": 1,
 	"container/wire": 1, "container/setup": 1, "container/seccomp": 1, "container/cgroup": 1,
 	"store": 2, "container": 2, "manifest": 2,

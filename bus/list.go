@@ -13,7 +13,8 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
-	"golang.org/x/sys/unix"
+
+	"github.com/mayfly-run/mayfly/disk"
 )
 
 // Domain is the JetStream domain. It is set from the first day on, because
@@ -378,7 +379,9 @@ func (b *Bus) ensureList(ctx context.Context, dir string) error {
 			return fmt.Errorf("create stream %s: %w", config.Name, err)
 		}
 	}
-	if err := syncFS(filepath.Join(dir, storeDir)); err != nil {
+	// JetStream leaves a new stream's metadata unsynced, and without it the whole
+	// stream is gone after a power loss.
+	if err := disk.SyncFS(filepath.Join(dir, storeDir)); err != nil {
 		return err
 	}
 	return replaceFile(dir, listFile, mark)
@@ -398,19 +401,4 @@ func fingerprint() (string, error) {
 	}
 	sum := sha256.Sum256(data)
 	return hex.EncodeToString(sum[:]) + "\n", nil
-}
-
-// syncFS writes everything that the file system of dir holds in memory to its
-// disk. JetStream leaves a new stream's metadata unsynced, and without it the
-// whole stream is gone after a power loss.
-func syncFS(dir string) error {
-	f, err := os.Open(dir)
-	if err != nil {
-		return fmt.Errorf("sync data directory: %w", err)
-	}
-	defer f.Close()
-	if err := unix.Syncfs(int(f.Fd())); err != nil {
-		return fmt.Errorf("sync data directory: %w", err)
-	}
-	return nil
 }

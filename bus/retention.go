@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/mayfly-run/mayfly/disk"
 )
 
 // KeepOutcomes sets for how long outcomes are kept, where that is not so already.
@@ -27,7 +29,7 @@ func (b *Bus) KeepOutcomes(ctx context.Context, age time.Duration) error {
 	if _, err := b.js.UpdateStream(ctx, config); err != nil {
 		return fmt.Errorf("update stream %s: %w", OutcomesStream, err)
 	}
-	return syncFS(filepath.Join(b.dir, storeDir))
+	return disk.SyncFS(filepath.Join(b.dir, storeDir))
 }
 
 // asKept leaves what KeepOutcomes has set as it is: an update of the list must not

@@ -18,6 +18,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/mayfly-run/mayfly"
+	"github.com/mayfly-run/mayfly/disk"
 )
 
 // upperdirLabel is where the overlay snapshotter says what directory a
@@ -130,20 +131,7 @@ func (s *Store) fillSnapshot(ctx context.Context, key string, parent digest.Dige
 	if got := digester.Digest(); got != diffID {
 		return mayfly.Errorf(mayfly.Invalid, "contents are %s, the configuration says %s", got, diffID)
 	}
-	return syncFS(dir)
-}
-
-// syncFS makes the files durable before the database says that they are there.
-func syncFS(dir string) error {
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	defer d.Close()
-	if err := unix.Syncfs(int(d.Fd())); err != nil {
-		return fmt.Errorf("sync %s: %w", dir, err)
-	}
-	return nil
+	return disk.SyncFS(dir) // before the database says that the files are there
 }
 
 // upperDir is the directory with the snapshot's own files.

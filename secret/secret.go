@@ -24,6 +24,7 @@ import (
 	"filippo.io/age"
 
 	"github.com/mayfly-run/mayfly"
+	"github.com/mayfly-run/mayfly/disk"
 )
 
 // MaxValue is the largest value of a secret, in bytes.
@@ -194,20 +195,11 @@ func (k *Keyring) create() ([]*age.X25519Identity, error) {
 		err = os.Link(f.Name(), k.path) // never in place of another one
 	}
 	if err == nil {
-		err = syncDir(dir)
+		err = disk.SyncDir(dir)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("keep the key of the secrets: %w", err)
 	}
 	k.keys = []*age.X25519Identity{key}
 	return k.keys, nil
-}
-
-func syncDir(dir string) error {
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	defer d.Close()
-	return d.Sync()
 }

@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/mayfly-run/mayfly"
+	"github.com/mayfly-run/mayfly/disk"
 )
 
 // layout is where things are. No container ever sees more of it than the
@@ -69,7 +70,7 @@ func discard(root, dir string) error {
 		return nil
 	}
 	if err == nil {
-		err = syncDir(filepath.Dir(dir))
+		err = disk.SyncDir(filepath.Dir(dir))
 	}
 	if err != nil {
 		return err
@@ -83,49 +84,27 @@ func place(staged, at string) error {
 	if err := os.MkdirAll(filepath.Dir(at), 0o700); err != nil {
 		return err
 	}
-	if err := syncFilesystem(staged); err != nil {
+	if err := disk.SyncFS(staged); err != nil {
 		return err
 	}
 	if err := unix.Renameat2(unix.AT_FDCWD, staged, unix.AT_FDCWD, at, unix.RENAME_NOREPLACE); err != nil {
 		return &fs.PathError{Op: "place", Path: at, Err: err}
 	}
-	if err := syncDir(filepath.Dir(at)); err != nil {
+	if err := disk.SyncDir(filepath.Dir(at)); err != nil {
 		return err
 	}
-	return syncDir(filepath.Dir(filepath.Dir(at))) // the space's directory may be new
+	return disk.SyncDir(filepath.Dir(filepath.Dir(at))) // the space's directory may be new
 }
 
 // exchange swaps what was staged with what is there.
 func exchange(staged, at string) error {
-	if err := syncFilesystem(staged); err != nil {
+	if err := disk.SyncFS(staged); err != nil {
 		return err
 	}
 	if err := unix.Renameat2(unix.AT_FDCWD, staged, unix.AT_FDCWD, at, unix.RENAME_EXCHANGE); err != nil {
 		return &fs.PathError{Op: "exchange", Path: at, Err: err}
 	}
-	return errors.Join(syncDir(filepath.Dir(at)), syncDir(filepath.Dir(staged)))
-}
-
-func syncDir(dir string) error {
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	defer d.Close()
-	return d.Sync()
-}
-
-// syncFilesystem writes all of the filesystem that holds dir to disk.
-func syncFilesystem(dir string) error {
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	defer d.Close()
-	if err := unix.Syncfs(int(d.Fd())); err != nil {
-		return &fs.PathError{Op: "syncfs", Path: dir, Err: err}
-	}
-	return nil
+	return errors.Join(disk.SyncDir(filepath.Dir(at)), disk.SyncDir(filepath.Dir(staged)))
 }
 
 // owner is who a volume's top belongs to; root where nobody is named.
