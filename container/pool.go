@@ -43,26 +43,16 @@ type PoolOptions struct {
 // Everything that the pool does by itself happens in Run; Get without it
 // blocks.
 type Pool[S Pooled] struct {
-	maker Maker[S]
-	opts  PoolOptions
-	wake  chan struct{}
+	opts     PoolOptions
+	front[S] // its mutex guards what follows too
 
-	mu      sync.Mutex
-	idle    []shelved[S] // the newest last
-	waiters waitingLine[S]
-	making  int
-	lent    int // handed out, and neither given back nor gone
-	failed  int // tries in a row; nothing is made for the shelf until the next Get, or retry
-	retry   time.Time
-	drained bool // Drain was called
-	closed  bool
-	outlook outlook
-	ahead   int       // that are to wait for what is queued
-	last    time.Time // of the last Get
-	rate    float64   // Gets per second, smoothed
-	cost    float64   // seconds to make one, smoothed
-	size    int64     // bytes that the last one took
-	ends    scale.Rate
+	idle  []shelved[S] // the newest last
+	lent  int          // handed out, and neither given back nor gone
+	ahead int          // that are to wait for what is queued
+	last  time.Time    // of the last Get, which forgets failed
+	rate  float64      // Gets per second, smoothed
+	cost  float64      // seconds to make one, smoothed
+	ends  scale.Rate
 }
 
 // shelved is a sandbox that waits, and what it took from the budget.
@@ -89,7 +79,7 @@ func NewPool[S Pooled](m Maker[S], o PoolOptions) *Pool[S] {
 	if o.MaxQueue == 0 {
 		o.MaxQueue = 1000
 	}
-	return &Pool[S]{maker: m, opts: o, wake: make(chan struct{}, 1), size: o.Cost}
+	return &Pool[S]{opts: o, front: newFront(m, o.Making, o.Cost)}
 }
 
 // Get hands out a sandbox: one that waits, or else the first of those being
@@ -119,15 +109,7 @@ func (p *Pool[S]) Get(ctx context.Context) (S, error) {
 	}
 	given := p.waiters.join(now)
 	p.mu.Unlock()
-	wake(p.wake)
-	return await(ctx, given, func() { p.abandon(given) }, p.Put)
-}
-
-// abandon takes a caller off the queue.
-func (p *Pool[S]) abandon(given <-chan result[S]) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.waiters.leave(given)
+	return p.await(ctx, given, p.Put)
 }
 
 // Put gives a sandbox back: to whoever waits longest, or else to the shelf, as
@@ -179,13 +161,10 @@ func (p *Pool[S]) take() (s S, ok bool) {
 		last := p.idle[len(p.idle)-1]
 		p.idle = p.idle[:len(p.idle)-1]
 		p.opts.Budget.give(last.size)
-		s = last.s
-		select {
-		case <-s.Ended():
-			s.Remove()
-		default:
+		if s = last.s; !ended(s) {
 			return s, true
 		}
+		s.Remove()
 	}
 	return s, false
 }
@@ -233,23 +212,6 @@ func (p *Pool[S]) wanted(now time.Time, target int) int {
 	return want - p.making
 }
 
-// Drain lets the pool end: nothing waits any more, those who have asked are
-// still served, and then Run returns.
-func (p *Pool[S]) Drain() {
-	p.mu.Lock()
-	p.drained = true
-	p.mu.Unlock()
-	wake(p.wake)
-}
-
-// Expect has the pool look how many tasks wait, until none does.
-func (p *Pool[S]) Expect(b Backlog) {
-	p.mu.Lock()
-	p.outlook.expect(b)
-	p.mu.Unlock()
-	wake(p.wake)
-}
-
 // lookAhead looks what waits in the queue, and says after which time to do so
 // again. p.mu is held.
 func (p *Pool[S]) lookAhead() (again time.Duration) {
@@ -286,15 +248,7 @@ func (p *Pool[S]) Waiting() int {
 // Then it refuses who waits and removes what waits.
 func (p *Pool[S]) Run(ctx context.Context) error {
 	var makers sync.WaitGroup
-	timer := time.NewTimer(time.Hour)
-	defer timer.Stop()
-	for p.balance(ctx, &makers, timer) {
-		select {
-		case <-p.wake:
-		case <-timer.C:
-		case <-ctx.Done():
-		}
-	}
+	p.run(ctx, func(t *time.Timer) bool { return p.balance(ctx, &makers, t) })
 	makers.Wait()
 	p.close()
 	return nil
@@ -306,7 +260,7 @@ func (p *Pool[S]) Run(ctx context.Context) error {
 func (p *Pool[S]) balance(ctx context.Context, makers *sync.WaitGroup, timer *time.Timer) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if ctx.Err() != nil || p.drained && len(p.waiters)+p.making == 0 {
+	if p.over(ctx) {
 		return false
 	}
 	now := time.Now()
@@ -314,11 +268,7 @@ func (p *Pool[S]) balance(ctx context.Context, makers *sync.WaitGroup, timer *ti
 	target := p.target(now)
 	for range min(p.wanted(now, target), cap(p.opts.Making)-p.making) {
 		p.making++
-		makers.Add(1)
-		go func() {
-			defer makers.Done()
-			p.makeOne(ctx)
-		}()
+		makers.Go(func() { p.makeOne(ctx, p.made) })
 	}
 	idle := p.opts.Idle - now.Sub(p.last)
 	for len(p.idle) > target && target <= p.opts.Least && (idle <= 0 || p.drained) {
@@ -340,21 +290,10 @@ func (p *Pool[S]) balance(ctx context.Context, makers *sync.WaitGroup, timer *ti
 	return true
 }
 
-func (p *Pool[S]) makeOne(ctx context.Context) {
-	s, took, err := makeIn(ctx, p.opts.Making, p.maker)
-	p.mu.Lock()
-	p.making--
-	if err == nil {
-		p.failed = 0
-		p.cost += (took.Seconds() - p.cost) / 4
-		p.put(s)
-	} else {
-		p.retry = time.Now().Add(retryAfter(p.failed))
-		p.failed++
-		p.waiters.give(result[S]{err: err})
-	}
-	p.mu.Unlock()
-	wake(p.wake)
+// made takes in a new sandbox. p.mu is held.
+func (p *Pool[S]) made(s S, took time.Duration) {
+	p.cost += (took.Seconds() - p.cost) / 4
+	p.put(s)
 }
 
 func (p *Pool[S]) close() {

@@ -41,27 +41,17 @@ type SharedOptions[S Pooled] struct {
 //
 // Everything that the pool does by itself happens in Run; Get without it blocks.
 type SharedPool[S Pooled] struct {
-	maker Maker[S]
-	opts  SharedOptions[S]
-	wake  chan struct{}
-	over  chan struct{} // closed when Run has ended
+	opts     SharedOptions[S]
+	ended    chan struct{} // closed when Run makes no more
+	front[S]               // its mutex guards what follows too
 
-	mu      sync.Mutex
 	members []*member[S] // the oldest first; those that leave are not among them
 	leaving []*member[S]
-	waiters waitingLine[S]
-	making  int
-	lent    int       // places in members
-	look    time.Time // when Run looks at it again by itself; zero: never
-	down    time.Time // when a member last went because it was not needed
-	failed  int       // tries in a row
-	retry   time.Time // none is made before for Least
-	drained bool      // Drain was called
-	closed  bool
-	outlook outlook
+	lent    int        // places in members
+	look    time.Time  // when Run looks at it again by itself; zero: never
+	down    time.Time  // when a member last went because it was not needed
 	ahead   int        // instances that are needed with what is queued; 0: nothing is
 	needed  time.Time  // when so many were last needed as there are, for that
-	size    int64      // bytes that the last one took
 	rate    scale.Rate // of runs that end while somebody waits
 }
 
@@ -90,7 +80,7 @@ func NewSharedPool[S Pooled](m Maker[S], o SharedOptions[S]) *SharedPool[S] {
 	if o.Retire == nil {
 		o.Retire = func(s S) { s.Remove() }
 	}
-	return &SharedPool[S]{maker: m, opts: o, wake: make(chan struct{}, 1), over: make(chan struct{}), size: o.Cost}
+	return &SharedPool[S]{opts: o, ended: make(chan struct{}), front: newFront(m, o.Making, o.Cost)}
 }
 
 // Get gives a place in an instance, which Put gives back. Errors are as for a
@@ -115,15 +105,7 @@ func (p *SharedPool[S]) Get(ctx context.Context) (S, error) {
 	}
 	given := p.waiters.join(now)
 	p.mu.Unlock()
-	wake(p.wake)
-	return await(ctx, given, func() { p.abandon(given) }, func(s S) { p.Put(s, true) })
-}
-
-// abandon takes a caller off the queue.
-func (p *SharedPool[S]) abandon(given <-chan result[S]) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.waiters.leave(given)
+	return p.await(ctx, given, func(s S) { p.Put(s, true) })
 }
 
 // pick is the instance for the next run; nil if none has room. p.mu is held.
@@ -254,7 +236,7 @@ func (p *SharedPool[S]) Leave(s S) {
 }
 
 // add takes in a new instance. p.mu is held.
-func (p *SharedPool[S]) add(s S) {
+func (p *SharedPool[S]) add(s S, _ time.Duration) {
 	if p.closed || p.drained && len(p.waiters) == 0 {
 		s.Remove()
 		return
@@ -277,23 +259,6 @@ func (p *SharedPool[S]) admit() {
 	}
 }
 
-// Drain lets the pool end: those who have asked are still served, and then Run
-// returns.
-func (p *SharedPool[S]) Drain() {
-	p.mu.Lock()
-	p.drained = true
-	p.mu.Unlock()
-	wake(p.wake)
-}
-
-// Expect has the pool look how many tasks wait, until none does.
-func (p *SharedPool[S]) Expect(b Backlog) {
-	p.mu.Lock()
-	p.outlook.expect(b)
-	p.mu.Unlock()
-	wake(p.wake)
-}
-
 // Load is what the pool has to do, and what it has for that.
 func (p *SharedPool[S]) Load() (l mayfly.Load) {
 	p.mu.Lock()
@@ -313,16 +278,8 @@ func (p *SharedPool[S]) Load() (l mayfly.Load) {
 // go when they have served.
 func (p *SharedPool[S]) Run(ctx context.Context) error {
 	var all sync.WaitGroup
-	timer := time.NewTimer(time.Hour)
-	defer timer.Stop()
-	for p.balance(ctx, &all, timer) {
-		select {
-		case <-p.wake:
-		case <-timer.C:
-		case <-ctx.Done():
-		}
-	}
-	close(p.over)
+	p.run(ctx, func(t *time.Timer) bool { return p.balance(ctx, &all, t) })
+	close(p.ended)
 	all.Wait()
 	p.close()
 	return nil
@@ -333,7 +290,7 @@ func (p *SharedPool[S]) Run(ctx context.Context) error {
 func (p *SharedPool[S]) balance(ctx context.Context, all *sync.WaitGroup, timer *time.Timer) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if ctx.Err() != nil || p.drained && len(p.waiters)+p.making == 0 {
+	if p.over(ctx) {
 		return false
 	}
 	now := time.Now()
@@ -344,7 +301,7 @@ func (p *SharedPool[S]) balance(ctx context.Context, all *sync.WaitGroup, timer 
 	}
 	for range min(want, cap(p.opts.Making)-p.making) {
 		p.making++
-		all.Go(func() { p.makeOne(ctx) })
+		all.Go(func() { p.makeOne(ctx, p.add) })
 	}
 	for _, m := range p.members {
 		if !m.attended {
@@ -449,22 +406,6 @@ func (p *SharedPool[S]) shrink(now time.Time) (again time.Time) {
 	return time.Time{}
 }
 
-func (p *SharedPool[S]) makeOne(ctx context.Context) {
-	s, _, err := makeIn(ctx, p.opts.Making, p.maker)
-	p.mu.Lock()
-	defer wake(p.wake)
-	defer p.mu.Unlock()
-	p.making--
-	if err == nil {
-		p.failed, p.retry = 0, time.Time{}
-		p.add(s)
-		return
-	}
-	p.retry = time.Now().Add(retryAfter(p.failed))
-	p.failed++
-	p.waiters.give(result[S]{err: err})
-}
-
 // attend notices when an instance ends by itself.
 func (p *SharedPool[S]) attend(m *member[S]) {
 	select {
@@ -476,7 +417,7 @@ func (p *SharedPool[S]) attend(m *member[S]) {
 		p.mu.Unlock()
 		wake(p.wake)
 	case <-m.gone:
-	case <-p.over:
+	case <-p.ended:
 	}
 }
 
