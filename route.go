@@ -19,6 +19,7 @@ type Route struct {
 	Port    string `json:"port,omitempty"`    // of a service: name or number of a provided port; its only one, or that named http, if empty
 	Weight  int    `json:"weight,omitempty"`  // share of the requests, among routes with the same host, path and method; 0: all
 	Release int    `json:"release,omitempty"` // of a function; 0: the active one
+	Pushed  bool   `json:"pushed,omitempty"`  // of a release's own: push said it, and no manifest
 }
 
 // MaxWeight is the largest weight of a route.
@@ -27,6 +28,7 @@ const MaxWeight = 1000
 // The places that a route comes from.
 const (
 	RouteManifest = "manifest" // it comes and goes with a release
+	RoutePush     = "push"     // the same
 	RouteMapped   = "mapped"   // it comes with map-route, and goes with unmap-route or with its workload
 )
 
@@ -35,8 +37,11 @@ type MappedRoute struct {
 	Route
 	Space    string `json:"space"`
 	Workload string `json:"workload"`
-	From     string `json:"from,omitempty"` // RouteManifest or RouteMapped
+	From     string `json:"from,omitempty"` // RouteManifest, RoutePush or RouteMapped
 }
+
+// OfRelease says whether a route comes and goes with a release.
+func (m *MappedRoute) OfRelease() bool { return m.From != RouteMapped }
 
 // ID names a mapped route: the one of a workload to a release, host, path and
 // method.

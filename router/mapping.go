@@ -14,6 +14,7 @@ func (r *Router) MapRoute(ctx context.Context, m mayfly.MappedRoute) (mayfly.Map
 		return m, bad
 	}
 	m.Route, m.From = clean, mayfly.RouteMapped
+	m.Pushed = false
 	w, err := r.store.Workload(m.Space, m.Workload)
 	if err != nil {
 		return m, err
@@ -42,15 +43,17 @@ func (r *Router) UnmapRoutes(ctx context.Context, want mayfly.MappedRoute, all b
 		return nil, err
 	}
 	gone := []mayfly.MappedRoute{}
-	manifest := false
+	kept := "" // where the routes that fit and stay come from
 	defer r.Refresh()
 	for _, m := range r.store.Routes(want.Space, want.Workload) {
 		fits := m.Host == clean.Host && m.Path == clean.Path && m.Method == clean.Method && (clean.Release == 0 || m.Release == clean.Release)
 		if !all && !fits {
 			continue
 		}
-		if m.From == mayfly.RouteManifest {
-			manifest = manifest || fits
+		if m.OfRelease() {
+			if fits {
+				kept = m.From
+			}
 			continue
 		}
 		if err := r.store.UnmapRoute(ctx, m); err != nil {
@@ -61,7 +64,10 @@ func (r *Router) UnmapRoutes(ctx context.Context, want mayfly.MappedRoute, all b
 	switch {
 	case all || len(gone) > 0:
 		return gone, nil
-	case manifest:
+	case kept == mayfly.RoutePush:
+		return nil, mayfly.Errorf(mayfly.Conflict, "route %s of %s was pushed with it", clean, want.Workload).
+			WithHint("push it again with the --path that it is to have, or --path '' for none")
+	case kept == mayfly.RouteManifest:
 		return nil, mayfly.Errorf(mayfly.Conflict, "route %s of %s is in its manifest", clean, want.Workload).
 			WithHint("take it out of routes: of %s there, and deploy again", want.Workload)
 	default:

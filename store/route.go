@@ -89,10 +89,13 @@ func (c *claims) check(want mayfly.MappedRoute) error {
 		case r.Space != want.Space:
 			return mayfly.Errorf(mayfly.Conflict, "route %s of %s belongs to another space", want.Route, want.Workload).
 				WithHint("choose another host or path")
-		case own && r.From == want.From && (r.From == mayfly.RouteManifest || r.Release == want.Release): // it is replaced
+		case own && r.OfRelease() == want.OfRelease() && (r.OfRelease() || r.Release == want.Release): // it is replaced
 		case own && r.Release == want.Release && r.Strip == want.Strip && r.Port == want.Port && r.Weight == want.Weight:
 		case r.Weight > 0 && want.Weight > 0:
-		case own && r.From == mayfly.RouteManifest:
+		case own && r.From == mayfly.RoutePush:
+			return mayfly.Errorf(mayfly.Conflict, "route %s of %s was pushed with it, and says otherwise", want.Route, want.Workload).
+				WithHint("push it without, or give both a weight")
+		case own && r.OfRelease():
 			return mayfly.Errorf(mayfly.Conflict, "route %s of %s is in its manifest, where it says otherwise", want.Route, want.Workload).
 				WithHint("change it there, or give both a weight")
 		case own:
@@ -107,8 +110,11 @@ func (c *claims) check(want mayfly.MappedRoute) error {
 }
 
 func fromText(from string) string {
-	if from == mayfly.RouteManifest {
+	switch from {
+	case mayfly.RouteManifest:
 		return "from its manifest"
+	case mayfly.RoutePush:
+		return "by push"
 	}
 	return "by map-route"
 }
@@ -140,11 +146,20 @@ func (m *mirror) checkRoutes(key Key, routes []mayfly.Route) error {
 		if own[k]++; r.Weight == 0 {
 			own[k] = -1
 		}
-		if err := m.claims.check(mayfly.MappedRoute{Route: r, Space: key.Space, Workload: key.Name, From: mayfly.RouteManifest}); err != nil {
+		if err := m.claims.check(ofRelease(key, r)); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// ofRelease is a route that a release of a workload has.
+func ofRelease(key Key, r mayfly.Route) mayfly.MappedRoute {
+	from := mayfly.RouteManifest
+	if r.Pushed {
+		from = mayfly.RoutePush
+	}
+	return mayfly.MappedRoute{Route: r, Space: key.Space, Workload: key.Name, From: from}
 }
 
 // moveRoutes follows a workload from its record old, nil if there was none, to
@@ -153,12 +168,12 @@ func (m *mirror) moveRoutes(key Key, old, now *workloadRecord) {
 	own := func(r *mayfly.MappedRoute) bool { return r.Space == key.Space && r.Workload == key.Name }
 	if old != nil && old.Release != nil {
 		for _, r := range old.Release.Workload.Routes {
-			m.claims.remove(routeKeyOf(r), func(r *mayfly.MappedRoute) bool { return own(r) && r.From == mayfly.RouteManifest })
+			m.claims.remove(routeKeyOf(r), func(r *mayfly.MappedRoute) bool { return own(r) && r.OfRelease() })
 		}
 	}
 	if now.Release != nil {
 		for _, r := range now.Release.Workload.Routes {
-			m.claims.add(mayfly.MappedRoute{Route: r, Space: key.Space, Workload: key.Name, From: mayfly.RouteManifest})
+			m.claims.add(ofRelease(key, r))
 		}
 	}
 	for k := range m.claims.of[key] { // they lead to another release now

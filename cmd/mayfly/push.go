@@ -91,7 +91,7 @@ func (c *cli) pushFlags(f *pushFlags, cmd *cobra.Command) {
 	fs.Float64Var(&f.cpus, "cpus", 0, "limit in cores, such as 0.5")
 	fs.DurationVar(&f.timeout, "timeout", 0, "most that one run may take, such as 30s")
 	fs.IntVar(&f.concurrency, "concurrency", 0, "most runs at once, over all nodes; 0 for no limit")
-	fs.StringArrayVar(&f.paths, "path", nil, "path that web requests for it begin with, such as /hello; again for more")
+	fs.StringArrayVar(&f.paths, "path", nil, "path that web requests for it begin with, such as /hello; again for more, '' for none")
 	fs.Var(routeHost{c, &f.route}, "host", "host of web requests for it, such as example.org (default any); with :// where the daemon is")
 	fs.BoolVar(&f.route.Strip, "strip", false, "send it web requests without the path")
 	fs.IntVar(&f.min, "min", 0, "instances that there always are")
@@ -254,13 +254,17 @@ func (f *pushFlags) limits(w *mayfly.Workload) error {
 	return nil
 }
 
-// routes are those that are given, instead of those of the push before.
+// routes are those that are given, instead of those of the push before; none where
+// the path is empty.
 func (f *pushFlags) routes() (routes []mayfly.Route) {
-	for _, p := range f.paths {
-		routes = append(routes, mayfly.Route{Host: strings.ToLower(f.route.Host), Path: p, Strip: f.route.Strip})
+	paths := f.paths
+	if len(paths) == 0 && f.route.Host != "" {
+		paths = []string{"/"}
 	}
-	if len(routes) == 0 && f.route.Host != "" {
-		routes = []mayfly.Route{{Host: strings.ToLower(f.route.Host), Path: "/", Strip: f.route.Strip}}
+	for _, p := range paths {
+		if p != "" {
+			routes = append(routes, mayfly.Route{Host: strings.ToLower(f.route.Host), Path: p, Strip: f.route.Strip, Pushed: true})
+		}
 	}
 	return routes
 }
