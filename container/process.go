@@ -302,23 +302,31 @@ func (s *Sandbox) Signal(ctx context.Context, p *Process, sig syscall.Signal) er
 
 // Stop asks the main program to end with sig, or where there is none all that
 // were spawned, and kills the container if it is still there after grace. A
-// container without a main program is killed as soon as those have ended.
-func (s *Sandbox) Stop(ctx context.Context, sig syscall.Signal, grace time.Duration) {
-	ctx, cancel := context.WithTimeout(ctx, grace) // init may not answer
+// container without a main program is killed as soon as those have ended. It reports
+// false when ctx ended before: the container was asked, and may go on.
+func (s *Sandbox) Stop(ctx context.Context, sig syscall.Signal, grace time.Duration) bool {
+	patient, cancel := context.WithTimeout(ctx, grace) // init may not answer
 	defer cancel()
+	asked := true
 	if s.Main() != nil {
-		if s.Signal(ctx, nil, sig) != nil {
-			s.Kill()
-		}
+		asked = s.Signal(patient, nil, sig) == nil
 	} else {
-		s.stopSpawned(ctx, sig)
+		s.stopSpawned(patient, sig)
+		asked = false
+	}
+	if !asked && ctx.Err() == nil {
 		s.Kill()
 	}
 	select {
 	case <-s.ended:
-	case <-ctx.Done():
-		s.Kill()
+		return true
+	case <-patient.Done():
 	}
+	if ctx.Err() != nil {
+		return false
+	}
+	s.Kill()
+	return true
 }
 
 // stopSpawned sends sig to every spawned program, and waits until all have ended

@@ -35,19 +35,26 @@ func (n *node) replica(service string) mayfly.ReplicaStatus {
 // A daemon that is ended while a service stops does not wait for what nobody says
 // any more, and the next one goes on.
 func TestADaemonEndsWhileAServiceStops(t *testing.T) {
-	n := start(t)
+	n, dir := start(t), t.TempDir()
 	n.serve(mayfly.Workload{
-		Name: "stubborn", Process: mayfly.Process{Command: []string{"sh", "-c", "trap '' TERM; while true; do sleep 1; done"}},
-		Service: &mayfly.Service{StopGrace: 3 * time.Second},
+		Name: "stubborn", Process: mayfly.Process{Command: []string{"sh", "-c", "trap 'echo >>/host/asked' TERM; echo >/host/begun; until [ -e /host/go ]; do sleep 0.1; done"}},
+		Mounts:  []mayfly.Mount{{Type: "bind", Source: dir, Target: "/host"}},
+		Service: &mayfly.Service{StopGrace: time.Hour},
 	})
-	n.one("stubborn")
+	n.until("it runs", func() bool { return begun(t, dir, "begun") == 1 && n.ready("stubborn") })
 	none := 0
 	if _, err := n.ScaleService(t.Context(), "stubborn", &none); err != nil {
 		t.Fatal(err)
 	}
-	n.until("it is stopping", func() bool { return n.replica("stubborn").State == mayfly.ReplicaStopping })
-	n.stopWithin(30 * time.Second)
+	n.until("it is stopping", func() bool {
+		return n.replica("stubborn").State == mayfly.ReplicaStopping && begun(t, dir, "asked") == 1
+	})
+	n.stopWithin(patience)
 	n.up()
+	n.until("it is asked again", func() bool { return begun(t, dir, "asked") == 2 })
+	if err := os.WriteFile(dir+"/go", nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
 	n.until("it has stopped", func() bool { return len(n.instancesOf("stubborn")) == 0 && n.replica("stubborn").Assignment == "" })
 }
 
@@ -108,7 +115,7 @@ func TestADaemonIsKilledBetweenASidecarAndItsService(t *testing.T) {
 	if r := n.replica("late"); r.State == mayfly.ReplicaReady {
 		t.Error("it is ready without a program")
 	}
-	n.stopWithin(30 * time.Second)
+	n.stopWithin(patience)
 	n.up()
 	n.until("it begins anew", func() bool { return len(n.instancesOf("late")) == 1 })
 }

@@ -242,7 +242,9 @@ func (a *attempt) await(ctx context.Context) bool {
 	case <-ctx.Done():
 		return false
 	}
-	s.Stop(ctx, syscall.SIGTERM, stopGrace)
+	if !s.Stop(ctx, syscall.SIGTERM, stopGrace) {
+		s.Kill()
+	}
 	<-s.Ended()
 	return true
 }

@@ -276,6 +276,10 @@ func (l *life) end(ctx context.Context, e ending) bool {
 			return false
 		}
 		k.set(ctx, mayfly.ReplicaStopping, e.reason)
+		if e.stop && !k.node.stopOrLeave(live, l.in, e.reason, grace) { // the next daemon goes on
+			l.leave()
+			return false
+		}
 		k.node.stopInstance(ctx, l.in, e.reason, grace)
 	}
 	l.withdraw()
@@ -335,15 +339,27 @@ func stopSignal(in *instance) syscall.Signal {
 	return syscall.SIGTERM
 }
 
-// stopInstance asks an instance to end, kills it when the grace is over, and
+// stopInstance asks an instance to end, kills it when the grace or ctx is over, and
 // returns when it has ended.
 func (n *Node) stopInstance(ctx context.Context, in *instance, why string, grace time.Duration) {
-	if in.sandbox == nil || in.ended() {
-		return
+	if !n.stopOrLeave(ctx, in, why, grace) {
+		in.sandbox.Kill()
+		<-in.sandbox.Ended()
+	}
+}
+
+// stopOrLeave is stopInstance, but that an instance goes on that has not ended when
+// ctx is over. It reports whether it has.
+func (n *Node) stopOrLeave(ctx context.Context, in *instance, why string, grace time.Duration) bool {
+	if in.sandbox == nil || in.ended() || isClosed(in.sandbox.Ended()) {
+		return true
 	}
 	in.sandbox.Blame(mayfly.Cancelled, why)
-	in.sandbox.Stop(ctx, stopSignal(in), grace)
+	if !in.sandbox.Stop(ctx, stopSignal(in), grace) {
+		return false
+	}
 	<-in.sandbox.Ended()
+	return true
 }
 
 // keepEnded is how many containers of a service that have ended are kept, for

@@ -1,6 +1,7 @@
 package containertest
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -151,6 +152,24 @@ func stopped(t *testing.T, b *Bed) {
 	}
 	s := b.create(t, b.Config) // nothing was started in it
 	s.Stop(t.Context(), unix.SIGTERM, time.Hour)
+	<-s.Ended()
+
+	s = b.create(t, b.Config) // who asks does not stay
+	r := start(t, s, "sh", "-c", "trap 'echo asked' TERM; echo ready; while true; do sleep 0.01; done")
+	r.reads(t, "ready\n")
+	ctx, leave := context.WithCancel(t.Context())
+	stayed := make(chan bool)
+	go func() { stayed <- s.Stop(ctx, unix.SIGTERM, time.Hour) }()
+	r.reads(t, "asked\n")
+	leave()
+	if <-stayed {
+		t.Error("it is said to have ended")
+	}
+	if err := s.Signal(t.Context(), nil, unix.SIGTERM); err != nil {
+		t.Errorf("it does not go on: %v", err)
+	}
+	r.reads(t, "asked\n")
+	s.Kill()
 	<-s.Ended()
 }
 
