@@ -3,7 +3,6 @@ package e2e
 import (
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/mayfly-run/mayfly"
 )
@@ -12,24 +11,28 @@ import (
 // active when the daemon is killed, and another takes over when it ends.
 func TestOneReplicaIsActive(t *testing.T) {
 	n := start(t)
-	n.serve(mayfly.Workload{
+	n.serveGated(mayfly.Workload{
 		Name: "db", Provides: []mayfly.Provide{{Name: "db", Port: 0, Protocol: "mysql"}},
 		Scale: mayfly.Scale{Min: 2, Active: 1}, Service: &mayfly.Service{},
 	})
-	n.until("both replicas run", func() bool { return len(n.instancesOf("db")) == 2 })
+	n.until("one is active, the other stands by", func() bool { ready, standby, _ := n.activity("db"); return ready != nil && standby != nil })
+	both := n.instancesOf("db")
+	if len(both) != 2 {
+		t.Fatalf("there are %+v", both)
+	}
 	n.serve(mayfly.Workload{
 		Name: "web", Process: mayfly.Process{Command: []string{"sh", "-c", `echo "started with $DB_ENDPOINTS" > /tmp/told; exec tail -f /tmp/told`}},
 		Requires: []mayfly.Require{{Name: "db", Service: "db", All: true, OnChange: mayfly.OnChange{Exec: []string{"sh", "-c", `echo "told of $DB_ENDPOINTS." >> /tmp/told`}}}},
 	})
-	n.until("web runs", func() bool { return len(n.instancesOf("web")) == 1 })
-	web := n.instancesOf("web")[0]
+	n.until("web runs", func() bool { return n.ready("web") })
+	web := n.one("web")
 	n.until("web says what it knows", func() bool { return strings.Contains(n.execLog(web), "started with ") })
 	knows := func() string {
 		lines := strings.Split(strings.TrimSpace(n.execLog(web)), "\n")
 		return lines[len(lines)-1]
 	}
 	isActive := func(in mayfly.Instance) bool { return strings.Contains(knows(), in.Address+":") }
-	active, other := n.instancesOf("db")[0], n.instancesOf("db")[1]
+	active, other := both[0], both[1]
 	if isActive(other) {
 		active, other = other, active
 	}
@@ -40,6 +43,7 @@ func TestOneReplicaIsActive(t *testing.T) {
 
 	n.kill()
 	n.up()
+	n.mayStart(false)
 	if err := n.KillInstance(t.Context(), active.ID, 9); err != nil {
 		t.Fatal(err)
 	}
@@ -51,36 +55,37 @@ func TestOneReplicaIsActive(t *testing.T) {
 	}
 }
 
+// activity finds a replica of a service in each of these states.
+func (n *node) activity(service string) (ready, standby, unready *mayfly.ReplicaStatus) {
+	n.t.Helper()
+	s, err := n.GetService(n.t.Context(), service)
+	if err != nil {
+		n.t.Fatal(err)
+	}
+	for i, r := range s.Replicas {
+		switch r.State {
+		case mayfly.ReplicaReady:
+			ready = &s.Replicas[i]
+		case mayfly.ReplicaStandby:
+			standby = &s.Replicas[i]
+		case mayfly.ReplicaUnready:
+			unready = &s.Replicas[i]
+		}
+	}
+	return ready, standby, unready
+}
+
 // The active replica stays it while it runs, also when it is not ready: what it
 // does might go on. The other one takes over when it has ended.
 func TestAnActiveReplicaThatIsNotReadyIsNotReplaced(t *testing.T) {
 	n := start(t)
-	probe := mayfly.Probe{HTTP: &mayfly.HTTPProbe{Path: "/well"}, Every: 20 * time.Millisecond, Failures: 1}
-	n.serve(mayfly.Workload{
+	n.serveGated(mayfly.Workload{
 		Name: "db", Process: mayfly.Process{Env: map[string]string{"PORT": "8080"}},
-		Provides: []mayfly.Provide{{Name: "db", Port: 8080, Protocol: "http", Ready: &probe}},
+		Provides: []mayfly.Provide{{Name: "db", Port: 8080, Protocol: "http", Ready: often("/well")}},
 		Scale:    mayfly.Scale{Min: 2, Active: 1}, Service: &mayfly.Service{},
 	})
-	states := func() (ready, standby, unready *mayfly.ReplicaStatus) {
-		t.Helper()
-		s, err := n.GetService(t.Context(), "db")
-		if err != nil {
-			t.Fatal(err)
-		}
-		for i, r := range s.Replicas {
-			switch r.State {
-			case mayfly.ReplicaReady:
-				ready = &s.Replicas[i]
-			case mayfly.ReplicaStandby:
-				standby = &s.Replicas[i]
-			case mayfly.ReplicaUnready:
-				unready = &s.Replicas[i]
-			}
-		}
-		return ready, standby, unready
-	}
-	n.until("one is active", func() bool { ready, standby, _ := states(); return ready != nil && standby != nil })
-	was, other, _ := states()
+	var was, other *mayfly.ReplicaStatus
+	n.until("one is active", func() bool { was, other, _ = n.activity("db"); return was != nil && other != nil })
 	active, err := n.GetInstance(t.Context(), was.Instance)
 	if err != nil {
 		t.Fatal(err)
@@ -94,18 +99,19 @@ func TestAnActiveReplicaThatIsNotReadyIsNotReplaced(t *testing.T) {
 	}
 	n.ask(active, 8080, "/well?ok=false")
 	wants(0, "")
-	n.until("it is not ready", func() bool { _, _, unready := states(); return unready != nil })
+	n.until("it is not ready", func() bool { _, _, unready := n.activity("db"); return unready != nil })
 	n.awaitOnChange(web)
 	n.kill() // and the next daemon knows it
 	n.up()
-	n.until("one stands by again", func() bool { _, standby, _ := states(); return standby != nil })
-	if ready, _, _ := states(); ready != nil {
+	n.until("one stands by again", func() bool { _, standby, _ := n.activity("db"); return standby != nil })
+	if ready, _, _ := n.activity("db"); ready != nil {
 		t.Fatalf("replica %d is active beside one that runs", ready.Number)
 	}
 	n.ask(active, 8080, "/well?ok=true")
 	wants(1, active.Address+":8080")
 	n.ask(active, 8080, "/well?ok=false")
 	wants(2, "")
+	n.mayStart(false)
 	if err := n.KillInstance(t.Context(), active.ID, 9); err != nil {
 		t.Fatal(err)
 	}

@@ -27,7 +27,8 @@ func TestFilesTellThoughTheDaemonIsKilled(t *testing.T) {
 exec 3>/in/slow; echo half >&3
 i=0; until [ -e /in/.enough ]; do
   i=$((i+1)); mkdir -p /in/d$((i%5))
-  echo $i >/in/d$((i%5))/$i.txt; echo $i >/in/.part; mv /in/.part /in/$i.moved; sleep 0.01
+  echo $i >/in/d$((i%5))/$i.txt; echo $i >/in/.part; mv /in/.part /in/$i.moved
+  if [ $i -lt 1000 ]; then sleep 0.01; else sleep 1; fi
 done
 echo $i >/in/.last; echo and half >&3; exec 3>&-; mv /in/.last /in/last; while true; do sleep 1; done`}},
 	})

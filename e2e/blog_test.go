@@ -12,6 +12,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -193,23 +194,22 @@ func (b *blog) killDatabase(old mayfly.Instance, was string) {
 	b.tells(killed)
 }
 
-// tells sees that what happened since the kill is on record, for people who ask
+// tells waits until what happened since the kill is on record, for people who ask
 // why. The record is written beside what it tells of, so nothing is said of its order.
 func (b *blog) tells(killed time.Time) {
 	b.t.Helper()
-	list, err := b.ListNews(b.t.Context(), client.NewsFilter{Since: killed})
-	if err != nil {
-		b.t.Fatal(err)
+	var list []mayfly.News
+	for _, want := range []string{"db service.crashed", "web service.told", "db service.ready"} {
+		b.await("the news have "+want, func() bool {
+			var err error
+			if list, err = b.ListNews(b.t.Context(), client.NewsFilter{Since: killed}); err != nil {
+				b.t.Fatal(err)
+			}
+			return slices.ContainsFunc(list, func(n mayfly.News) bool { return n.Subject+" "+n.Type == want })
+		})
 	}
-	said := map[string]bool{}
 	for _, n := range list {
 		b.t.Logf("%9s %s %s: %s", n.Time.Sub(killed).Round(100*time.Microsecond), n.Subject, n.Type, n.Text)
-		said[n.Subject+" "+n.Type] = true
-	}
-	for _, want := range []string{"db service.crashed", "web service.told", "db service.ready"} {
-		if !said[want] {
-			b.t.Errorf("the news have no %q", want)
-		}
 	}
 }
 

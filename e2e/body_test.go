@@ -7,9 +7,10 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/mayfly-run/mayfly"
 )
@@ -87,15 +88,28 @@ func (n *node) stalls(function string) {
 // servers do, serves the next request and the next task all the same.
 func TestAProgramThatHangsUp(t *testing.T) {
 	n := start(t)
-	n.deploy(mayfly.Workload{Name: "kept", Isolation: mayfly.IsolationInstance, Process: mayfly.Process{Env: map[string]string{"HANG_UP": "20ms"}}})
+	shared := t.TempDir()
+	n.deploy(mayfly.Workload{
+		Name: "kept", Isolation: mayfly.IsolationInstance, Process: mayfly.Process{Env: map[string]string{"HANG_UP": "20ms"}},
+		Mounts: []mayfly.Mount{{Type: "bind", Source: shared, Target: "/shared"}},
+	})
+	answered := 0
+	hungUp := func() { // else it may hang up on what comes at that moment, which nobody may send twice
+		t.Helper()
+		answered++
+		n.until("it has hung up", func() bool {
+			data, err := os.ReadFile(filepath.Join(shared, "connections"))
+			return err == nil && strings.Count(string(data), "idle\n") == answered && strings.Count(string(data), "closed\n") == answered
+		})
+	}
 	for i := range 6 {
 		if status, body, _ := n.post("kept", "/echo", strings.NewReader("x")); status != http.StatusOK || body != "x" {
 			t.Errorf("request %d: %d %s", i, status, body)
 		}
-		time.Sleep(50 * time.Millisecond)
+		hungUp()
 		if task := n.waitTask(n.submit(mayfly.Submission{Workload: "kept", Payload: []byte("x")}).ID); task.State != mayfly.TaskSucceeded {
 			t.Errorf("task %d: %+v", i, task)
 		}
-		time.Sleep(50 * time.Millisecond)
+		hungUp()
 	}
 }

@@ -38,8 +38,9 @@ func TestClockSetInside(t *testing.T) {
 		w.Mounts = []mayfly.Mount{{Type: "bind", Source: out, Target: "/out"}}
 	}
 	const note = `echo "$MAYFLY_RUN $MAYFLY_ATTEMPT" >>/out/ran; `
+	hold := filepath.Join(out, "hold")
 	n.shell("fresh", note+"echo done", ran)
-	n.shell("slow", note+"sleep 4; echo done", ran)
+	n.shell("slow", note+"while [ -e /out/hold ]; do sleep 0.1; done; echo done", ran)
 	n.shell("again", note+`test "$MAYFLY_ATTEMPT" -gt 1 && echo done`, ran)
 	n.shell("rated", note+"echo done", func(w *mayfly.Workload) { ran(w); w.Rate = mayfly.Rate{PerSecond: 2} })
 	if _, err := n.AddSchedule(t.Context(), mayfly.Schedule{Name: "tick", Every: 2 * time.Second, Task: mayfly.Submission{Workload: "fresh"}}); err != nil {
@@ -47,9 +48,13 @@ func TestClockSetInside(t *testing.T) {
 	}
 	old := n.waitTask(n.submit(mayfly.Submission{Workload: "fresh"}).ID)
 
-	// batch submits a few of each kind and returns when the slow ones run.
+	// batch submits a few of each kind and returns when the slow one runs, which it
+	// does until succeed is called.
 	batch := func() (ids, later []string) {
-		slow := n.submit(mayfly.Submission{Workload: "slow", Timeout: 20 * time.Second}).ID
+		if err := os.WriteFile(hold, nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		slow := n.submit(mayfly.Submission{Workload: "slow", Timeout: 5 * time.Minute}).ID
 		for range 6 {
 			ids = append(ids, n.submit(mayfly.Submission{Workload: "rated"}).ID)
 		}
@@ -65,6 +70,7 @@ func TestClockSetInside(t *testing.T) {
 	}
 	succeed := func(when string, ids []string) {
 		t.Helper()
+		os.Remove(hold)
 		for _, id := range ids {
 			if task := n.waitTask(id); task.State != mayfly.TaskSucceeded {
 				t.Errorf("%s: %+v", when, task)
@@ -83,16 +89,18 @@ func TestClockSetInside(t *testing.T) {
 	succeed("set back", ids)
 	n.ticks("set back")
 	for _, id := range later {
-		if task, err := n.GetTask(t.Context(), id); err != nil || task.State != mayfly.TaskQueued {
+		task, err := n.GetTask(t.Context(), id)
+		if ended := task.State.Ended() && task.Ended.After(time.Now()); err != nil || task.State != mayfly.TaskQueued && !ended { // before the clock was set
 			t.Errorf("its time is tomorrow: %+v, %v", task, err)
 		}
 	}
 	all = append(append(all, ids...), later...)
 
 	// The daemon is killed while the clock is wrong.
+	begun := func(t mayfly.Task) bool { return t.State == mayfly.TaskRunning || t.State == mayfly.TaskTimedOut }
 	ids, _ = batch()
 	hangs := n.submit(mayfly.Submission{Image: "app", Argv: []string{"sleep", "1000"}, Timeout: 5 * time.Second}).ID
-	n.untilTask(hangs, func(t mayfly.Task) bool { return t.State == mayfly.TaskRunning })
+	n.untilTask(hangs, begun)
 	n.kill()
 	setClock(t, day)
 	n.up()
@@ -102,7 +110,7 @@ func TestClockSetInside(t *testing.T) {
 		t.Errorf("%+v", task)
 	}
 	hangs = n.submit(mayfly.Submission{Image: "app", Argv: []string{"sleep", "1000"}, Timeout: 5 * time.Second}).ID
-	n.untilTask(hangs, func(t mayfly.Task) bool { return t.State == mayfly.TaskRunning })
+	n.untilTask(hangs, begun)
 	n.kill()
 	setClock(t, -day)
 	n.up()

@@ -17,6 +17,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -107,6 +108,9 @@ func startIn(t testing.TB, dir string, args ...string) *node {
 	return n
 }
 
+// promised are the ports that freePort has returned and nobody has given back.
+var promised sync.Map
+
 // freePort returns a port that nothing listens on. It chooses below those that the
 // kernel gives to who asks for any, and by chance: other tests do not take it
 // meanwhile.
@@ -114,6 +118,9 @@ func freePort(t testing.TB) string {
 	t.Helper()
 	for {
 		port := strconv.Itoa(15000 + rand.IntN(15000))
+		if _, taken := promised.LoadOrStore(port, true); taken {
+			continue
+		}
 		l, err := net.Listen("tcp", ":"+port)
 		if err != nil {
 			continue
@@ -128,7 +135,8 @@ func freePort(t testing.TB) string {
 // up starts the daemon and waits until it is ready.
 func (n *node) up() {
 	n.t.Helper()
-	address := "127.0.0.1:" + freePort(n.t)
+	port := freePort(n.t)
+	address := "127.0.0.1:" + port
 	n.url = "http://" + address
 	args := append([]string{"up", "--data", n.dir + "/data", "--api", "unix://" + n.dir + "/api.sock", "--http", address, "--log-level", "warn"}, n.args...)
 	n.cmd = exec.Command(binary, args...)
@@ -148,6 +156,7 @@ func (n *node) up() {
 	if line, err := bufio.NewReader(out).ReadString('\n'); line != "ready\n" {
 		n.t.Fatalf("the daemon said %q, %v", line, err)
 	}
+	promised.Delete(port) // it is listened on
 }
 
 // kill ends the daemon as a crash would.
@@ -279,17 +288,16 @@ func appImage(t testing.TB) []byte {
 
 // runOf waits until a run is on record and returns it. The record is written
 // after the response.
-func (n *node) runOf(id string) mayfly.Run {
+func (n *node) runOf(id string) (r mayfly.Run) {
 	n.t.Helper()
-	for {
-		r, err := n.GetRun(n.t.Context(), id)
-		if err == nil && r.Exit != nil {
-			return r
-		}
-		if err != nil && mayfly.KindOf(err) != mayfly.NotFound {
+	n.until("run "+id+" is on record", func() bool {
+		var err error
+		if r, err = n.GetRun(n.t.Context(), id); err != nil && mayfly.KindOf(err) != mayfly.NotFound {
 			n.t.Fatal(err)
 		}
-	}
+		return err == nil && r.Exit != nil
+	})
+	return r
 }
 
 func (n *node) runLog(id string) string {

@@ -21,7 +21,7 @@ import (
 
 func TestFunctions(t *testing.T) {
 	n := start(t)
-	n.deploy(mayfly.Workload{Name: "web", Resources: mayfly.Resources{Memory: 64 << 20}, Timeout: 10 * time.Second})
+	n.deploy(mayfly.Workload{Name: "web", Resources: mayfly.Resources{Memory: 64 << 20}, Timeout: patience})
 	n.deploy(mayfly.Workload{Name: "cat", Protocol: mayfly.Stdio, Process: mayfly.Process{Command: []string{"cat"}}, MaxBody: 1 << 20})
 
 	t.Run("EveryCallHasAContainerOfItsOwn", func(t *testing.T) {
@@ -117,8 +117,8 @@ func TestNoneWaitsWhereNoneShall(t *testing.T) {
 	n.deploy(mayfly.Workload{Name: "web"})
 	n.deploy(mayfly.Workload{Name: "kept", Isolation: mayfly.IsolationInstance})
 	none := func() {
-		for n.waitingFor("web") > 0 || n.waitingFor("kept") > 0 { // they are taken down off the path
-		}
+		t.Helper()
+		n.until("none waits", func() bool { return n.waitingFor("web")+n.waitingFor("kept") == 0 }) // they are taken down off the path
 	}
 	none()
 	for _, f := range []string{"web", "kept"} {
@@ -196,39 +196,48 @@ func (n *node) leaves(function string) {
 func (n *node) reasons() {
 	n.deploy(mayfly.Workload{Name: "quick", Timeout: 300 * time.Millisecond})
 	n.deploy(mayfly.Workload{Name: "patient", Timeout: 300 * time.Millisecond, Protocol: mayfly.Stdio, Process: mayfly.Process{Command: []string{"cat"}}})
-	n.deploy(mayfly.Workload{Name: "fails", Protocol: mayfly.Stdio, Process: mayfly.Process{Command: []string{"sh", "-c", "echo half; echo why >&2; exit 5"}}})
+	n.deploy(mayfly.Workload{Name: "fails", Protocol: mayfly.Stdio, Process: mayfly.Process{Command: []string{"sh", "-c", "echo why >&2; echo half; exit 5"}}})
 	n.deploy(mayfly.Workload{Name: "early", Protocol: mayfly.Stdio, Process: mayfly.Process{Command: []string{"echo", "early"}}, MaxBody: 1 << 20})
 	n.deploy(mayfly.Workload{Name: "nowhere", Protocol: mayfly.Stdio, Process: mayfly.Process{Command: []string{"no-such-program"}}})
 	n.deploy(mayfly.Workload{Name: "count", Protocol: mayfly.Stdio, Process: mayfly.Process{Command: []string{"wc", "-c"}}, MaxBody: 1 << 20})
+	none := func() io.Reader { return nil }
 	stalled := func() io.Reader {
 		r, w := io.Pipe()
 		n.t.Cleanup(func() { w.Close() })
 		return r
 	}
+	large := strings.Repeat("x", 2<<20)
+	announced := func() io.Reader { return strings.NewReader(large) }
+	chunked := func() io.Reader { return io.MultiReader(announced()) }
 	for _, tt := range []struct {
 		function, path string
-		body           io.Reader
+		body           func() io.Reader
 		status         int
 		text           string
 		reason         mayfly.Reason
 		detail         string // on record
 		log            string
 	}{
-		{"web", "/touch", nil, 200, "", mayfly.Succeeded, "", ""},
-		{"web", "/status?code=404", nil, 404, "", mayfly.ExitedNonZero, "status 404", ""},
-		{"web", "/exit", nil, 502, "exit code 7", mayfly.ExitedNonZero, "", "leaving"},
-		{"web", "/exit?code=0", nil, 502, "ended before it had answered", mayfly.ExitedNonZero, "before it had answered", ""},
-		{"web", "/eat", nil, 502, "ran out of memory", mayfly.OutOfMemory, "memory limit", ""},
-		{"quick", "/sleep?for=1m", nil, 504, "timeout of 300ms", mayfly.DeadlinePassed, "timeout of 300ms", "sleeping"},
-		{"quick", "/count", stalled(), 504, "timeout of 300ms", mayfly.DeadlinePassed, "timeout of 300ms", ""},
-		{"patient", "/", stalled(), 504, "timeout of 300ms", mayfly.DeadlinePassed, "timeout of 300ms", ""},
-		{"fails", "/", nil, 502, "exit code 5", mayfly.ExitedNonZero, "", "why"},
-		{"nowhere", "/", nil, 502, "cannot execute no-such-program", mayfly.ExitedNonZero, "cannot execute no-such-program", ""},
-		{"early", "/", io.MultiReader(strings.NewReader(strings.Repeat("x", 2<<20))), 200, "early", mayfly.Succeeded, "", ""},
-		{"cat", "/", strings.NewReader(strings.Repeat("x", 2<<20)), 413, "takes 1048576 at most", mayfly.Rejected, "takes 1048576 at most", ""},
-		{"count", "/", io.MultiReader(strings.NewReader(strings.Repeat("x", 2<<20))), 413, "1048576 bytes", mayfly.Rejected, "1048576 bytes", ""},
+		{"web", "/touch", none, 200, "", mayfly.Succeeded, "", ""},
+		{"web", "/status?code=404", none, 404, "", mayfly.ExitedNonZero, "status 404", ""},
+		{"web", "/exit", none, 502, "exit code 7", mayfly.ExitedNonZero, "", "leaving"},
+		{"web", "/exit?code=0", none, 502, "ended before it had answered", mayfly.ExitedNonZero, "before it had answered", ""},
+		{"web", "/eat", none, 502, "ran out of memory", mayfly.OutOfMemory, "memory limit", ""},
+		{"quick", "/sleep?for=1m", none, 504, "timeout of 300ms", mayfly.DeadlinePassed, "timeout of 300ms", ""},
+		{"quick", "/count", stalled, 504, "timeout of 300ms", mayfly.DeadlinePassed, "timeout of 300ms", ""},
+		{"patient", "/", stalled, 504, "timeout of 300ms", mayfly.DeadlinePassed, "timeout of 300ms", ""},
+		{"fails", "/", none, 502, "exit code 5", mayfly.ExitedNonZero, "", "why"},
+		{"nowhere", "/", none, 502, "cannot execute no-such-program", mayfly.ExitedNonZero, "cannot execute no-such-program", ""},
+		{"early", "/", chunked, 200, "early", mayfly.Succeeded, "", ""},
+		{"cat", "/", announced, 413, "takes 1048576 at most", mayfly.Rejected, "takes 1048576 at most", ""},
+		{"count", "/", chunked, 413, "1048576 bytes", mayfly.Rejected, "1048576 bytes", ""},
 	} {
-		status, body, id := n.post(tt.function, tt.path, tt.body)
+		var status int
+		var body, id string
+		n.until(tt.function+" has a sandbox in time", func() bool {
+			status, body, id = n.post(tt.function, tt.path, tt.body())
+			return status != http.StatusTooManyRequests
+		})
 		if status != tt.status || !strings.Contains(body, tt.text) {
 			n.t.Errorf("%s%s: %d %s", tt.function, tt.path, status, body)
 		}
@@ -239,6 +248,11 @@ func (n *node) reasons() {
 			n.t.Errorf("%s%s logged %q", tt.function, tt.path, log)
 		}
 	}
+	n.until("a run that came to write before its time ran out has its log", func() bool {
+		status, _, id := n.get("quick", "/sleep?for=1m")
+		n.runOf(id) // else its log may not be known yet
+		return status == http.StatusGatewayTimeout && strings.Contains(n.runLog(id), "sleeping")
+	})
 	if status, body, _ := n.get("unknown", "/"); status != 404 || !strings.Contains(body, "no route") {
 		n.t.Errorf("an unknown host: %d %s", status, body)
 	}
@@ -246,45 +260,57 @@ func (n *node) reasons() {
 
 func TestConcurrencyIsNeverExceeded(t *testing.T) {
 	n := start(t)
-	n.deploy(mayfly.Workload{Name: "few", Concurrency: 3})
-	var now, most atomic.Int32
+	n.deploy(mayfly.Workload{Name: "few", Concurrency: 3, Timeout: patience})
 	var all sync.WaitGroup
+	var bodies []*io.PipeWriter
 	for range 12 {
+		r, w := io.Pipe()
+		bodies = append(bodies, w)
 		all.Go(func() {
-			if status, body, _ := n.get("few", "/sleep?for=100ms"); status != 200 {
+			if status, body, _ := n.post("few", "/count", r); status != 200 { // answered when the body has ended
 				t.Errorf("%d %s", status, body)
 			}
 		})
 	}
-	done := make(chan struct{})
-	go func() { all.Wait(); close(done) }()
-	for {
+	most := 0
+	atOnce := func() int {
 		runs, err := n.ListRuns(t.Context(), "few", 100)
 		if err != nil {
 			t.Fatal(err)
 		}
-		now.Store(0)
+		now := 0
 		for _, r := range runs {
 			if r.Exit == nil && r.Instance != "" {
-				now.Add(1)
+				now++
 			}
 		}
-		most.Store(max(most.Load(), now.Load()))
+		most = max(most, now)
+		return now
+	}
+	n.until("three run at once", func() bool { return atOnce() == 3 })
+	for _, w := range bodies {
+		w.Close()
+	}
+	done := make(chan struct{})
+	go func() { all.Wait(); close(done) }()
+	n.until("all are answered", func() bool {
+		atOnce()
 		select {
 		case <-done:
-			if most.Load() != 3 {
-				t.Errorf("%d at once, not 3", most.Load())
-			}
-			return
+			return true
 		default:
+			return false
 		}
+	})
+	if most != 3 {
+		t.Errorf("%d at once, not 3", most)
 	}
 }
 
 // TestFiveHundredAtOnce: each gets its answer or is told when to come again.
 func TestFiveHundredAtOnce(t *testing.T) {
 	n := start(t)
-	n.deploy(mayfly.Workload{Name: "cat", Protocol: mayfly.Stdio, Process: mayfly.Process{Command: []string{"cat"}}})
+	n.deploy(mayfly.Workload{Name: "cat", Protocol: mayfly.Stdio, Process: mayfly.Process{Command: []string{"cat"}}, Timeout: 10 * time.Minute})
 	var ok, busy atomic.Int32
 	var all sync.WaitGroup
 	for i := range 500 {

@@ -25,8 +25,8 @@ func TestLineProtocol(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer conn.Close()
-	conn.SetDeadline(time.Now().Add(time.Minute))
-	fmt.Fprint(conn, "1 hello {\"name\": \"crm\"}\n2 register {\"service\": \"crm\", \"protocol\": \"http\", \"address\": \"192.0.2.7\", \"port\": 80}\n")
+	conn.SetDeadline(time.Now().Add(patience))
+	fmt.Fprint(conn, "1 hello {\"name\": \"crm\", \"timeout\": \"1h\"}\n2 register {\"service\": \"crm\", \"protocol\": \"http\", \"address\": \"192.0.2.7\", \"port\": 80}\n")
 	answers := bufio.NewReader(conn)
 	for _, want := range []string{"1 ok ", "2 ok "} {
 		if line, err := answers.ReadString('\n'); err != nil || !strings.HasPrefix(line, want) {

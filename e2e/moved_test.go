@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -87,8 +88,12 @@ func (n *node) killService(service string, which func(i int) bool) {
 // ends before it has answered is given to the next one.
 func TestRequestsMoveFromInstancesThatEnd(t *testing.T) {
 	n := start(t)
+	shared := t.TempDir()
 	kept := func(name string, s mayfly.Scale) {
-		n.deploy(mayfly.Workload{Name: name, Isolation: mayfly.IsolationInstance, Scale: s, Resources: mayfly.Resources{Memory: 64 << 20}})
+		n.deploy(mayfly.Workload{
+			Name: name, Isolation: mayfly.IsolationInstance, Scale: s, Resources: mayfly.Resources{Memory: 64 << 20}, Timeout: patience,
+			Mounts: []mayfly.Mount{{Type: "bind", Source: shared, Target: "/shared"}},
+		})
 	}
 	kept("one", mayfly.Scale{Max: 1, Concurrency: 4})
 	kept("alone", mayfly.Scale{Max: 1})
@@ -98,7 +103,7 @@ func TestRequestsMoveFromInstancesThatEnd(t *testing.T) {
 		Provides: []mayfly.Provide{{Name: "http", Port: 8080, Protocol: "http"}},
 		Routes:   []mayfly.Route{{Host: "web.test", Path: "/"}},
 	})
-	t.Run("OneIsRecordedAsMoved", func(t *testing.T) { n.with(t).movesOne() })
+	t.Run("OneIsRecordedAsMoved", func(t *testing.T) { n.with(t).movesOne(filepath.Join(shared, "hold")) })
 	t.Run("FunctionsUnderLoad", func(t *testing.T) {
 		n := n.with(t)
 		n.underLoad("many", 6, func(round int) {
@@ -129,22 +134,36 @@ func TestRequestsMoveFromInstancesThatEnd(t *testing.T) {
 	})
 }
 
-// movesOne has single requests lose their instance.
-func (n *node) movesOne() {
+// movesOne has single requests lose their instance. They are answered when there is
+// no file hold.
+func (n *node) movesOne(hold string) {
 	serves := func(workload string) {
 		n.loadIs(workload, "it serves", func(l mayfly.Load) bool { return l.InFlight == 1 && l.Starting == 0 })
 	}
 	for _, child := range []bool{false, true} {
+		if err := os.WriteFile(hold, nil, 0o600); err != nil {
+			n.t.Fatal(err)
+		}
 		var all sync.WaitGroup
 		for _, workload := range []string{"one", "alone"} {
 			all.Go(func() {
-				status, body, id := n.get(workload, "/sleep?for=3s")
+				status, body, id := n.get(workload, "/hold")
 				if r := n.runOf(id); status != http.StatusOK || r.Moved != 1 || r.Exit.Reason != mayfly.Succeeded {
 					n.t.Errorf("a GET to %s: %d %s, %+v", workload, status, body, r)
 				}
 			})
 			serves(workload)
 			n.killFunction(workload, child)
+			n.until("the GET to "+workload+" has moved", func() bool {
+				runs, err := n.ListRuns(n.t.Context(), workload, 10)
+				if err != nil {
+					n.t.Fatal(err)
+				}
+				return slices.ContainsFunc(runs, func(r mayfly.Run) bool { return r.Exit == nil && r.Moved == 1 })
+			})
+		}
+		if err := os.Remove(hold); err != nil {
+			n.t.Error(err)
 		}
 		all.Wait()
 	}
@@ -167,7 +186,7 @@ func (n *node) breaksOff(workload string, kill func()) {
 		n.t.Fatal(err)
 	}
 	defer conn.Close()
-	conn.SetDeadline(time.Now().Add(time.Minute))
+	conn.SetDeadline(time.Now().Add(patience))
 	fmt.Fprintf(conn, "POST /count HTTP/1.1\r\nHost: %s.test\r\nContent-Length: 100\r\n\r\nsome", workload)
 	kill()
 	resp, err := http.ReadResponse(bufio.NewReader(conn), nil)

@@ -22,7 +22,7 @@ func TestServicesUseWhatIsOutside(t *testing.T) {
 		t.Cleanup(func() { ln.Close() })
 		return ln
 	}
-	crm := listen("127.0.0.1:0")
+	crm := listen("127.0.0.1:" + freePort(t)) // which nothing takes while it is closed
 	address := crm.Addr().(*net.TCPAddr)
 	script := `while true; do now=$(cat /run/mayfly/endpoints.json); test "$now" = "$last" || echo "told of $now"; last=$now; sleep 0.02; done`
 	n.serve(mayfly.Workload{
@@ -31,7 +31,7 @@ func TestServicesUseWhatIsOutside(t *testing.T) {
 	})
 	if _, err := n.AddEndpoint(t.Context(), client.EndpointRequest{
 		Name: "crm", Address: "127.0.0.1", Port: uint16(address.Port), Protocol: "mysql",
-		Checks: []mayfly.Probe{{TCP: &mayfly.TCPProbe{}, Every: 200 * time.Millisecond, Failures: 1}},
+		Checks: []mayfly.Probe{{TCP: &mayfly.TCPProbe{}, Every: 200 * time.Millisecond, Timeout: time.Minute, Failures: 1}},
 	}); err != nil {
 		t.Fatal(err)
 	}
@@ -42,6 +42,7 @@ func TestServicesUseWhatIsOutside(t *testing.T) {
 		return func() bool { return strings.Count(n.execLog(web), "told of {") == times }
 	}
 
+	n.until("web has said so", told(1))
 	n.kill()
 	n.up()
 	n.until("the endpoint is there", func() bool {

@@ -131,17 +131,52 @@ func (n *node) consumer(name string, change mayfly.OnChange) mayfly.Instance {
 	return n.one(name)
 }
 
-// provider deploys a db that is asked for its health often.
+// often is a probe that notices at once what a program says, and on a busy machine
+// does not take an answer that is late for one.
+func often(path string) *mayfly.Probe {
+	return &mayfly.Probe{HTTP: &mayfly.HTTPProbe{Path: path}, Every: 50 * time.Millisecond, Timeout: patience, Failures: 1}
+}
+
+// provider deploys a db that is asked for its health often, and returns when it is on
+// record as ready.
 func (n *node) provider() mayfly.Instance {
 	n.t.Helper()
-	probe := mayfly.Probe{HTTP: &mayfly.HTTPProbe{Path: "/well"}, Every: 50 * time.Millisecond, Failures: 1}
-	live := mayfly.Probe{HTTP: &mayfly.HTTPProbe{Path: "/alive"}, Every: 50 * time.Millisecond, Failures: 1, Grace: time.Minute} // to begin to listen, on a busy machine
-	n.serve(mayfly.Workload{
+	startup := often("/well")
+	startup.Grace = time.Hour
+	n.serveGated(mayfly.Workload{
 		Name: "db", Process: mayfly.Process{Env: map[string]string{"PORT": "8080"}}, Resources: mayfly.Resources{Memory: 64 << 20},
-		Provides: []mayfly.Provide{{Name: "db", Port: 8080, Protocol: "http", Ready: &probe}},
-		Service:  &mayfly.Service{Live: &live},
+		Provides: []mayfly.Provide{{Name: "db", Port: 8080, Protocol: "http", Ready: often("/well")}},
+		Service:  &mayfly.Service{Startup: startup, Live: often("/alive")},
 	})
+	n.until("db is ready", func() bool { return n.ready("db") })
 	return n.one("db")
+}
+
+// serveGated deploys a service whose containers listen only when they may, which they
+// do at first. Who forbids it before the end of one knows that all else that follows
+// from the end comes before there is the next one.
+func (n *node) serveGated(w mayfly.Workload) {
+	n.t.Helper()
+	n.mayStart(true)
+	w.Command = []string{"sh", "-c", "until [ -e /gate/open ]; do sleep 0.02; done; exec /app"}
+	w.Mounts = []mayfly.Mount{{Type: "bind", Source: n.gate(), Target: "/gate"}}
+	n.serve(w)
+}
+
+func (n *node) gate() string { return filepath.Join(n.dir, "gate") }
+
+// mayStart says whether what serveGated has deployed may listen from now on.
+func (n *node) mayStart(may bool) {
+	n.t.Helper()
+	err := os.MkdirAll(n.gate(), 0o755)
+	if open := filepath.Join(n.gate(), "open"); err == nil && may {
+		err = os.WriteFile(open, nil, 0o600)
+	} else if err == nil {
+		err = os.Remove(open)
+	}
+	if err != nil {
+		n.t.Fatal(err)
+	}
 }
 
 // A consumer starts when its provider is ready, and neither notices a daemon that
@@ -155,6 +190,7 @@ func TestServicesFindEachOther(t *testing.T) {
 	n.serve(mayfly.Workload{Name: "db", Provides: []mayfly.Provide{{Name: "db", Protocol: "mysql"}}})
 	web, db := n.one("web"), n.one("db")
 	n.until("web says what it knows", func() bool { return strings.Contains(n.execLog(web), "started with mysql://"+db.Address) })
+	n.until("both are on record as ready", func() bool { return n.ready("web") && n.ready("db") })
 
 	n.kill()
 	n.up()
@@ -203,12 +239,14 @@ func TestConsumersAreToldOfEveryDeath(t *testing.T) {
 			web := n.consumer("web", tellExec)
 			n.kill()
 			n.up()
+			n.mayStart(false)
 			died := death.of(n, db)
 			at, endpoints := n.told(web, 0)
 			if endpoints != "" {
 				t.Fatalf("web is told of %q", endpoints)
 			}
 			t.Logf("told after %s", at.Sub(died))
+			n.mayStart(true)
 			if death.name == "it is not ready" {
 				n.ask(db, 8080, "/well?ok=true")
 			}
@@ -217,6 +255,7 @@ func TestConsumersAreToldOfEveryDeath(t *testing.T) {
 				t.Fatalf("web is told of %q, and db is at %s", endpoints, db.Address)
 			}
 			n.awaitOnChange(web)
+			n.until("db is on record as ready", func() bool { return n.ready("db") })
 			n.stop()
 			n.up()
 			if n.one("web").ID != web.ID {
@@ -247,9 +286,12 @@ func (n *node) awaitOnChange(consumer mayfly.Instance) {
 	})
 }
 
-// bid asks for something that ends the program, and so has no answer.
+// bid asks for something that ends the program, and so has no answer: once, for at
+// the same address there may be the next one.
 func (n *node) bid(in mayfly.Instance, path string) {
-	if resp, err := http.Get(fmt.Sprintf("http://%s:8080%s", in.Address, path)); err == nil {
+	fresh := http.Transport{DisableKeepAlives: true} // a connection that was used before is tried again
+	c := http.Client{Transport: &fresh}
+	if resp, err := c.Get(fmt.Sprintf("http://%s:8080%s", in.Address, path)); err == nil {
 		resp.Body.Close()
 	}
 }

@@ -14,6 +14,7 @@ import (
 	"runtime"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/mayfly-run/mayfly"
@@ -26,7 +27,7 @@ func main() {
 		os.Exit(3)
 	}
 	if len(os.Args) > 3 && os.Args[1] == "ask" {
-		for range 500 { // a daemon that is away comes back
+		for range 6000 { // a daemon that is away comes back
 			status, text, err := ask(os.Args[2], os.Args[3], strings.Join(os.Args[4:], " "))
 			if err == nil {
 				fmt.Println(status, text)
@@ -79,6 +80,7 @@ func main() {
 		case <-r.Context().Done():
 		}
 	})
+	http.HandleFunc("/hold", hold)
 	http.HandleFunc("/exit", func(_ http.ResponseWriter, r *http.Request) {
 		fmt.Fprintln(os.Stderr, "leaving")
 		if r.URL.Query().Get("code") == "0" {
@@ -110,6 +112,9 @@ func main() {
 	http.HandleFunc("/headers", func(w http.ResponseWriter, r *http.Request) { r.Header.Write(w) })
 	hangUp, _ := time.ParseDuration(os.Getenv("HANG_UP")) // on connections that are idle for so long
 	server := http.Server{Addr: ":" + os.Getenv("PORT"), IdleTimeout: hangUp}
+	if hangUp > 0 {
+		server.ConnState = (&connections{}).note
+	}
 	log.Fatal(server.ListenAndServe())
 }
 
@@ -192,6 +197,42 @@ func upgrade(w http.ResponseWriter, _ *http.Request) {
 	for s.Scan() {
 		fmt.Fprintf(conn, "> %s\n", s.Text())
 	}
+}
+
+// hold answers when there is no file hold in the directory shared.
+func hold(_ http.ResponseWriter, r *http.Request) {
+	for r.Context().Err() == nil {
+		if _, err := os.Stat("/shared/hold"); err != nil {
+			return
+		}
+		time.Sleep(5 * time.Millisecond)
+	}
+}
+
+// connections notes in the directory shared when one is idle, and when one is closed
+// that was.
+type connections struct{ idle sync.Map }
+
+func (c *connections) note(conn net.Conn, state http.ConnState) {
+	switch state {
+	case http.StateIdle:
+		c.idle.Store(conn, true)
+	case http.StateActive:
+		c.idle.Delete(conn)
+		return
+	case http.StateClosed:
+		if _, was := c.idle.LoadAndDelete(conn); !was {
+			return
+		}
+	default:
+		return
+	}
+	f, err := os.OpenFile("/shared/connections", os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer f.Close()
+	fmt.Fprintln(f, state)
 }
 
 // touch says how often it was called in this container.
