@@ -127,14 +127,16 @@ func (d *decoder) size(m map[string]any, key string, least, most int64) int64 {
 	case err != nil:
 		d.fail(key, "write it like 256MB or 1GB", "%s %q is not a size", key, s)
 	case n > most || n < 0: // below 0 it has overflowed, as a sign is no size
-		d.fail(key, "", "%s must be at most %s", key, sizeText(most))
+		d.fail(key, "", "%s must be at most %s", key, SizeText(most))
 	case n < least:
-		d.fail(key, "", "%s must be at least %s", key, sizeText(least))
+		d.fail(key, "", "%s must be at least %s", key, SizeText(least))
 	}
 	return n
 }
 
-func sizeText(n int64) string {
+// SizeText is a number of bytes as a manifest says it, in the largest unit that is
+// exact.
+func SizeText(n int64) string {
 	for _, unit := range []struct {
 		name string
 		size int64
@@ -143,10 +145,7 @@ func sizeText(n int64) string {
 			return fmt.Sprintf("%d%s", n/unit.size, unit.name)
 		}
 	}
-	if n == 1 {
-		return "1 byte"
-	}
-	return fmt.Sprintf("%d bytes", n)
+	return fmt.Sprintf("%dB", n)
 }
 
 func (d *decoder) duration(m map[string]any, key string, most time.Duration) time.Duration {
@@ -166,22 +165,22 @@ func (d *decoder) duration(m map[string]any, key string, most time.Duration) tim
 	case n <= 0:
 		d.fail(key, "", "%s must be more than 0", key)
 	case n > most:
-		d.fail(key, "", "%s must be at most %s", key, durationText(most))
+		d.fail(key, "", "%s must be at most %s", key, DurationText(most))
 	}
 	return n
 }
 
-// durationText is time.Duration's text without zero minutes and seconds.
-func durationText(d time.Duration) string {
-	s := d.String()
-	s = strings.TrimSuffix(s, "0s")
-	if strings.HasSuffix(s, "h0m") {
-		s = strings.TrimSuffix(s, "0m")
+// DurationText is a duration as a manifest says it, without zero minutes and
+// seconds.
+func DurationText(d time.Duration) string {
+	text := d.String()
+	if strings.HasSuffix(text, "m0s") {
+		text = strings.TrimSuffix(text, "0s")
 	}
-	if s == "" || !strings.ContainsAny(s[len(s)-1:], "hms") {
-		return d.String()
+	if strings.HasSuffix(text, "h0m") {
+		text = strings.TrimSuffix(text, "0m")
 	}
-	return s
+	return text
 }
 
 // words reads a command as Compose does: a list as it is, a text split as a

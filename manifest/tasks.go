@@ -86,7 +86,7 @@ func (f *Workload) retries(d *decoder, m map[string]any) (r mayfly.Retries) {
 	case has("upto") && !double:
 		sub.fail("upto", "add memory: double", "upto is the limit of memory: double")
 	case double && f.Memory > 0 && r.MemoryUpTo <= f.Memory:
-		sub.fail("upto", "", "upto must be more than the function's memory of %s", sizeText(f.Memory))
+		sub.fail("upto", "", "upto must be more than the function's memory of %s", SizeText(f.Memory))
 	}
 	return r
 }
@@ -103,7 +103,7 @@ func (d *decoder) delays(m map[string]any) []time.Duration {
 		case !ok || err != nil:
 			sub.fail("", "write it like 30s or 5m", "delay %q is not a duration", text)
 		case n < 0 || n > maxDelay:
-			sub.fail("", "", "a delay must be from 0s to %s", durationText(maxDelay))
+			sub.fail("", "", "a delay must be from 0s to %s", DurationText(maxDelay))
 		}
 		d.done(sub)
 		delays = append(delays, n)

@@ -11,11 +11,14 @@ import (
 	"io/fs"
 	"maps"
 	"os"
+	"reflect"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/mayfly-run/mayfly"
 	"github.com/mayfly-run/mayfly/build"
+	"github.com/mayfly-run/mayfly/manifest"
 )
 
 // DiffReleases says what differs between two releases of a workload. A from of 0 is
@@ -103,9 +106,47 @@ func settings(w *mayfly.Workload) (map[string]string, error) {
 	for _, other := range []string{"space", "name", "code", "detected"} {
 		delete(all, other)
 	}
+	sayUnits(reflect.TypeOf(w), "", all)
 	out := make(map[string]string)
 	flatten(out, "", all)
 	return out, nil
+}
+
+// sayUnits writes the times and sizes in what was decoded of a value of type t as a
+// manifest says them, and returns it.
+func sayUnits(t reflect.Type, name string, v any) any {
+	for t.Kind() == reflect.Pointer {
+		t = t.Elem()
+	}
+	switch v := v.(type) {
+	case json.Number:
+		n, err := v.Int64()
+		switch {
+		case err != nil:
+		case t == reflect.TypeFor[time.Duration]():
+			return manifest.DurationText(time.Duration(n))
+		case slices.Contains([]string{"memory", "memoryUpTo", "maxBody", "size"}, name):
+			return manifest.SizeText(n)
+		}
+	case []any:
+		if t.Kind() != reflect.Slice {
+			break
+		}
+		for i := range v {
+			v[i] = sayUnits(t.Elem(), name, v[i])
+		}
+	case map[string]any:
+		if t.Kind() != reflect.Struct {
+			break // maps are of texts
+		}
+		for _, field := range reflect.VisibleFields(t) {
+			key, _, _ := strings.Cut(field.Tag.Get("json"), ",")
+			if value, ok := v[key]; ok {
+				v[key] = sayUnits(field.Type, key, value)
+			}
+		}
+	}
+	return v
 }
 
 func flatten(out map[string]string, name string, v any) {

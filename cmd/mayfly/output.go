@@ -214,18 +214,6 @@ func humanDuration(d time.Duration) string {
 	return d.Round(time.Second).String()
 }
 
-// shortDuration is a duration without the parts that are zero.
-func shortDuration(d time.Duration) string {
-	text := d.String()
-	if strings.HasSuffix(text, "m0s") {
-		text = strings.TrimSuffix(text, "0s")
-	}
-	if strings.HasSuffix(text, "h0m") {
-		text = strings.TrimSuffix(text, "0m")
-	}
-	return text
-}
-
 // printable keeps the lines of a text of strangers, but nothing that moves the
 // cursor.
 func printable(s string) string {

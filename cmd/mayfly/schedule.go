@@ -9,6 +9,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/mayfly-run/mayfly"
+	"github.com/mayfly-run/mayfly/manifest"
 	client "github.com/mayfly-run/mayfly/sdk/go"
 )
 
@@ -59,7 +60,7 @@ func whenText(s mayfly.Schedule) string {
 	case s.Cron != "":
 		return s.Cron
 	case s.Every != 0:
-		return "every " + shortDuration(s.Every)
+		return "every " + manifest.DurationText(s.Every)
 	}
 	return "at " + s.At.Local().Format(time.DateTime)
 }

@@ -12,6 +12,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/mayfly-run/mayfly"
+	"github.com/mayfly-run/mayfly/manifest"
 	client "github.com/mayfly-run/mayfly/sdk/go"
 )
 
@@ -199,7 +200,7 @@ func taskLimits(t mayfly.Task) string {
 		all = append(all, fmt.Sprintf("priority %d", t.Priority))
 	}
 	if t.Timeout > 0 {
-		all = append(all, "timeout "+shortDuration(t.Timeout))
+		all = append(all, "timeout "+manifest.DurationText(t.Timeout))
 	}
 	if t.Memory > 0 {
 		all = append(all, "memory "+binarySize(t.Memory))
