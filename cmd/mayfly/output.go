@@ -191,9 +191,9 @@ func humanAge(d time.Duration) string {
 }
 
 // ago says nothing of a time that is not known. Builds that can be repeated
-// give 1970 as theirs.
+// give the beginning of 1970 or 1980 as theirs.
 func ago(t time.Time) string {
-	if t.IsZero() || t.Unix() <= 0 {
+	if t.UTC().Year() <= 1980 {
 		return ""
 	}
 	return humanAge(time.Since(t)) + " ago"

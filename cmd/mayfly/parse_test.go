@@ -236,7 +236,7 @@ func TestEveryVerbShowsHowItIsUsed(t *testing.T) {
 }
 
 func TestTimesAgo(t *testing.T) {
-	for _, unknown := range []time.Time{{}, time.Unix(0, 0)} {
+	for _, unknown := range []time.Time{{}, time.Unix(0, 0), time.Date(1980, 1, 1, 0, 0, 0, 0, time.UTC)} {
 		if got := ago(unknown); got != "" {
 			t.Errorf("%v is %q", unknown, got)
 		}
