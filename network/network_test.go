@@ -175,7 +175,20 @@ func newWorld(t testing.TB) *world {
 	run(t, nil, "ip", "link", "set", "uplink", "up")
 	run(t, w.ns, "ip", "addr", "add", w.addr.String()+"/24", "dev", "world")
 	run(t, w.ns, "ip", "link", "set", "world", "up")
+	awaitUp(t, nil, "uplink")
+	awaitUp(t, w.ns, "world")
 	return w
+}
+
+// awaitUp waits until a link carries packets: some time after it was set up, and
+// what is sent before is dropped.
+func awaitUp(t testing.TB, ns *os.File, link string) {
+	t.Helper()
+	for end := time.Now().Add(patience); !strings.Contains(run(t, ns, "ip", "-o", "link", "show", "dev", link), " state UP "); time.Sleep(time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatalf("link %s does not come up", link)
+		}
+	}
 }
 
 // serve answers every connection or datagram at addr in ns with the address
