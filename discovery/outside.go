@@ -172,7 +172,7 @@ type outsider struct {
 	ended    chan struct{}
 	over     chan struct{} // closed when it is to end
 	wake     chan struct{}
-	old      bool // of before this daemon, until it has changed; guarded by mu
+	old      bool // of before this daemon, until it is shown; guarded by mu
 	first    bool // guarded by o.mu, as dropping
 	dropping bool
 
@@ -180,7 +180,7 @@ type outsider struct {
 	why    string         // it ends; empty: another takes its place
 	isOver bool           // over is closed
 	bad    map[int]string // why checks are not well
-	tried  map[int]bool
+	judged map[int]bool   // checks that have come to an answer
 	heard  time.Time
 	missed bool
 	ready  bool
@@ -191,7 +191,7 @@ type outsider struct {
 func newOutsider(o *Outside, rec store.Record[mayfly.OutsideEndpoint], before *outsider) *outsider {
 	k := &outsider{
 		o: o, key: rec.Key, rec: rec.Value, before: before, ended: make(chan struct{}), over: make(chan struct{}), wake: make(chan struct{}, 1),
-		bad: map[int]string{}, tried: map[int]bool{}, heard: time.Now(), missed: rec.Value.Missed, reason: "it has not been asked yet",
+		bad: map[int]string{}, judged: map[int]bool{}, heard: time.Now(), missed: rec.Value.Missed, reason: "it has not been asked yet",
 	}
 	for i := range k.rec.Checks {
 		k.bad[i] = k.reason
@@ -269,10 +269,13 @@ func (k *outsider) take() {
 
 func (k *outsider) watch(ctx context.Context, i int, p mayfly.Probe) {
 	probe.Watch(ctx, k.target(), p, probe.Options{Tried: func(err error) {
+		if err == nil { // whether that is enough is said below
+			return
+		}
 		k.mu.Lock()
-		k.tried[i] = true
+		k.judged[i] = true
 		_, bad := k.bad[i]
-		if bad && err != nil {
+		if bad {
 			k.bad[i] = err.Error()
 		}
 		k.mu.Unlock()
@@ -281,6 +284,7 @@ func (k *outsider) watch(ctx context.Context, i int, p mayfly.Probe) {
 		}
 	}}, func(well bool, reason error) {
 		k.mu.Lock()
+		k.judged[i] = true
 		if delete(k.bad, i); !well {
 			k.bad[i] = reason.Error()
 		}
@@ -310,7 +314,7 @@ func (k *outsider) judge(ctx context.Context) time.Duration {
 		}
 	}
 	ready, reason := len(k.bad) == 0 && !k.missed, ""
-	asked := len(k.tried) == len(k.rec.Checks)
+	asked := len(k.judged) == len(k.rec.Checks)
 	for _, i := range slices.Sorted(maps.Keys(k.bad)) {
 		reason = k.bad[i]
 		break
@@ -347,8 +351,8 @@ func (k *outsider) note(ctx context.Context, missed bool) {
 // show publishes or withdraws the endpoint and says so.
 func (k *outsider) show(ready bool, reason string) {
 	k.mu.Lock()
-	was := k.ready
-	k.ready, k.reason, k.old = ready, reason, k.old && ready
+	was, old := k.ready, k.old
+	k.ready, k.reason, k.old = ready, reason, false
 	if ready && !was {
 		k.since = time.Now().UTC()
 	}
@@ -364,26 +368,17 @@ func (k *outsider) show(ready bool, reason string) {
 	case was:
 		k.o.d.Withdraw(e.ID)
 		text = reason
-	default:
-		k.o.d.Withdraw(e.ID) // of an earlier daemon
+	case old: // Settle withdraws what an earlier daemon published
+		_, was = k.o.d.Get(e.ID)
+		text = reason
 	}
-	if ready != was && !k.silent(ready) {
+	if ready != was && !(ready && old) { // what was there before this daemon, and is there, is no change
 		kind := "endpoint.added"
 		if !ready {
 			kind = "endpoint.withdrawn"
 		}
 		k.o.d.store.RecordNews(mayfly.News{Space: e.Space, Type: kind, Subject: e.Service, Instance: e.Instance, Node: k.o.d.opts.Node, Text: text})
 	}
-}
-
-// silent reports whether a change is none to anyone: what was there before this
-// daemon is there.
-func (k *outsider) silent(ready bool) bool {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	was := k.old
-	k.old = false
-	return was && ready
 }
 
 func (k *outsider) status() mayfly.EndpointStatus {

@@ -229,6 +229,40 @@ func TestOutsideOverARestart(t *testing.T) {
 	}
 }
 
+// TestOutsideGoneOverARestart: what is not well any more when the next daemon asks
+// is withdrawn, and that is on record.
+func TestOutsideGoneOverARestart(t *testing.T) {
+	site := newSite(t)
+	first := site.start(t, Options{Node: "a", Epoch: 1})
+	o, stop := startOutside(t, first)
+	ln := listenAt(t, "127.0.0.1:0")
+	add(t, o, "crm", outsideAt(ln, mayfly.Probe{TCP: &mayfly.TCPProbe{}}))
+	other := site.start(t, Options{Node: "b"})
+	s := watch(t, other, Consumer{}, crm)
+	await(t, s, "outside.default.crm")
+	stop()
+	first.stop()
+	ln.Close()
+
+	second := site.start(t, Options{Node: "a", Epoch: 2, Grace: time.Hour})
+	o, _ = startOutside(t, second)
+	<-o.Checked()
+	second.Settle()
+	await(t, s)
+	news := func() []mayfly.News {
+		list, _ := site.store.News(store.NewsFilter{Type: "endpoint.withdrawn"}, 0)
+		return list
+	}
+	for end := time.Now().Add(20 * time.Second); len(news()) == 0; time.Sleep(time.Millisecond) { // written in the background
+		if time.Now().After(end) {
+			t.Fatal("it is not on record")
+		}
+	}
+	if list := news(); len(list) != 1 || !strings.Contains(list[0].Text, "refused") {
+		t.Errorf("news: %+v", list)
+	}
+}
+
 // TestOwnEndpoints: a container adds one, which goes with its end.
 func TestOwnEndpoints(t *testing.T) {
 	site := newSite(t)
