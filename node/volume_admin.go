@@ -176,6 +176,7 @@ func (n *Node) ListVolumes(_ context.Context, space string) ([]mayfly.Volume, er
 func (n *Node) RemoveVolume(ctx context.Context, space, name string, force bool) error {
 	vs := n.volumes
 	h := vs.held(store.Key{Space: space, Name: name})
+	vs.awaitLeaving(ctx, space, h)
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	rec, err := n.store.Volumes.Get(space, name)
@@ -211,6 +212,49 @@ func (n *Node) RemoveVolume(ctx context.Context, space, name string, force bool)
 	return vs.remove(ctx, v, "")
 }
 
+// leavingWait is how long users of a volume that are about to be gone are waited for.
+const leavingWait = 10 * time.Second
+
+// awaitLeaving waits until the users of a volume that are about to be gone are: who
+// deletes a workload, or removes a container, means to be rid of its use of the
+// volume too. If another user stays, there is nothing to wait for.
+func (vs *volumes) awaitLeaving(ctx context.Context, space string, h *held) {
+	ctx, cancel := context.WithTimeout(ctx, leavingWait)
+	defer cancel()
+	for {
+		h.mu.Lock()
+		wait, freed := len(h.users) > 0, h.freed
+		for id, u := range h.users {
+			wait = wait && vs.leaves(space, id, u)
+		}
+		h.mu.Unlock()
+		if !wait {
+			return
+		}
+		select {
+		case <-freed:
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// leaves reports whether an instance is about to be gone: it, or its workload, is
+// not on record any more, or it has ended. What waits for a function's runs is never
+// on record.
+func (vs *volumes) leaves(space, id string, u use) bool {
+	if u.workload != "" {
+		if _, err := vs.store.Workload(space, u.workload); err != nil {
+			return true
+		}
+	}
+	in, err := vs.store.Instance(space, id)
+	if err != nil {
+		return u.workload == ""
+	}
+	return in.Exit != nil
+}
+
 func errInUse(name string, users []string) error {
 	return mayfly.Errorf(mayfly.Conflict, "volume %s is used by %s", name, strings.Join(users, ", ")).
 		WithHint("stop that first; a service is stopped by mayfly scale SERVICE=0")
@@ -224,6 +268,9 @@ func errDoing(name, what string) error {
 // uses it, if it is to be alone. It is made if it was defined only.
 func (vs *volumes) busy(ctx context.Context, space, name, doing string, alone bool, work func(v mayfly.Volume) error) error {
 	h := vs.held(store.Key{Space: space, Name: name})
+	if alone {
+		vs.awaitLeaving(ctx, space, h)
+	}
 	h.mu.Lock()
 	rec, err := vs.store.Volumes.Get(space, name)
 	v := rec.Value

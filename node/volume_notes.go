@@ -23,6 +23,7 @@ type claimNote struct {
 	Space    string   `json:"space"`
 	Group    string   `json:"group"`
 	Name     string   `json:"name"`
+	Workload string   `json:"workload,omitempty"`
 	Volumes  []string `json:"volumes"`            // each once
 	ReadOnly []string `json:"readOnly,omitempty"` // of Volumes, those that it only reads
 }
@@ -30,7 +31,7 @@ type claimNote struct {
 func (c claimNotes) path(instance string) string { return filepath.Join(c.dir, instance+".json") }
 
 func (c claimNotes) write(in mayfly.Instance, mounts []mayfly.VolumeMount) error {
-	note := claimNote{Space: in.Space, Group: cmp.Or(in.Beside, in.ID), Name: personName(in)}
+	note := claimNote{Space: in.Space, Group: cmp.Or(in.Beside, in.ID), Name: personName(in), Workload: in.Workload}
 	writes := make(map[string]bool)
 	for _, m := range mounts {
 		if _, seen := writes[m.Volume]; !seen {
@@ -132,7 +133,7 @@ func (vs *volumes) recover(ctx context.Context, lives func(instance string) bool
 
 func (vs *volumes) adopt(id string, note *claimNote) {
 	for _, name := range note.Volumes {
-		u := use{group: note.Group, name: note.Name}
+		u := use{group: note.Group, name: note.Name, workload: note.Workload}
 		for _, r := range note.ReadOnly {
 			u.readOnly = u.readOnly || r == name
 		}

@@ -41,12 +41,14 @@ type held struct {
 	alone   bool           // and nobody may claim it meanwhile
 	filling chan struct{}  // closed when one of the users has filled it; nil: none is about it
 	users   map[string]use // by instance
+	freed   chan struct{}  // closed, and made anew, when one of the users is gone
 }
 
 // use is what an instance has of a volume.
 type use struct {
 	group    string // whose containers may write side by side: an instance and its sidecars
 	name     string // for people
+	workload string // empty for a container that is no workload's
 	readOnly bool
 }
 
@@ -66,7 +68,7 @@ func (vs *volumes) held(key store.Key) *held {
 	defer vs.mu.Unlock()
 	h := vs.known[key]
 	if h == nil {
-		h = &held{users: make(map[string]use)}
+		h = &held{users: make(map[string]use), freed: make(chan struct{})}
 		vs.known[key] = h
 	}
 	return h
@@ -131,7 +133,7 @@ func (vs *volumes) claimHeld(ctx context.Context, h *held, in mayfly.Instance, m
 	if h.alone {
 		return none, mayfly.Errorf(mayfly.Conflict, "volume %s is being %s", m.Volume, h.doing).WithHint("try again when that has ended")
 	}
-	u := use{group: cmp.Or(in.Beside, in.ID), name: personName(in), readOnly: !write}
+	u := use{group: cmp.Or(in.Beside, in.ID), name: personName(in), workload: in.Workload, readOnly: !write}
 	v, err := vs.take(ctx, h, in.Space, m.Volume, u)
 	if err != nil {
 		return none, err
@@ -246,6 +248,8 @@ func (vs *volumes) drop(ctx context.Context, space, name, instance string) error
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	delete(h.users, instance)
+	close(h.freed)
+	h.freed = make(chan struct{})
 	rec, found := vs.store.Volumes.Find(space, name)
 	if !found {
 		return nil

@@ -4,6 +4,7 @@ import (
 	"os"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/mayfly-run/mayfly"
 	"github.com/mayfly-run/mayfly/bus"
@@ -171,6 +172,33 @@ func TestClaimsOverACrash(t *testing.T) {
 	releaseAll(t, n, "i2")
 	if left, _ := os.ReadDir(dir + "/volumes/.pins"); len(left) > 0 {
 		t.Errorf("%v is still pinned", left)
+	}
+}
+
+// TestRemovalAwaitsWhoLeaves: who deleted a workload is not told that it has to be
+// stopped before its volume can be removed.
+func TestRemovalAwaitsWhoLeaves(t *testing.T) {
+	n, end := volumeNode(t, t.TempDir())
+	defer end()
+	recoverVolumes(t, n)
+	defineVolume(t, n, mayfly.Volume{Name: "data", Shared: true})
+	for _, id := range []string{"i1", "i2"} {
+		if _, err := n.ClaimVolumes(t.Context(), mayfly.Instance{ID: id, Space: "default", Workload: "deleted"}, dataAt); err != nil {
+			t.Fatal(err)
+		}
+	}
+	removed := make(chan error)
+	go func() { removed <- n.RemoveVolume(t.Context(), "default", "data", false) }()
+	for _, id := range []string{"i1", "i2"} {
+		select {
+		case err := <-removed:
+			t.Fatalf("it did not wait for %s: %v", id, err)
+		case <-time.After(50 * time.Millisecond):
+		}
+		releaseAll(t, n, id)
+	}
+	if err := <-removed; err != nil {
+		t.Error(err)
 	}
 }
 
