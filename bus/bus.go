@@ -114,10 +114,12 @@ func (b *Bus) open(ctx context.Context, dir string, opts Options) error {
 	return writeFormat(dir, opts.Version)
 }
 
-func (b *Bus) connect(log *slog.Logger) error {
+// dial connects to the server, however long a busy machine has it stand still.
+func dial(server nats.InProcessConnProvider, log *slog.Logger) (*nats.Conn, error) {
 	conn, err := nats.Connect("",
-		nats.InProcessServer(&b.engine),
+		nats.InProcessServer(server),
 		nats.Name("mayfly"),
+		nats.Timeout(openTimeout),
 		nats.MaxReconnects(-1), // Run opens the engine anew when it must
 		nats.ReconnectWait(reconnectWait),
 		nats.ReconnectJitter(0, 0),
@@ -127,7 +129,15 @@ func (b *Bus) connect(log *slog.Logger) error {
 		}),
 	)
 	if err != nil {
-		return fmt.Errorf("connect to nats: %w", err)
+		return nil, fmt.Errorf("connect to nats: %w", err)
+	}
+	return conn, nil
+}
+
+func (b *Bus) connect(log *slog.Logger) error {
+	conn, err := dial(&b.engine, log)
+	if err != nil {
+		return err
 	}
 	b.conn = conn
 	b.js, err = jetstream.New(conn,
