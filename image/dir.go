@@ -117,7 +117,7 @@ func (d *dirTar) add(path string) error {
 	case fi.Mode().IsRegular():
 		return d.file(path, hdr)
 	case fi.IsDir():
-		if err := d.dir(path, hdr); err != nil {
+		if err := d.file(path, hdr); err != nil {
 			return err
 		}
 		if st.Dev != d.dev {
@@ -128,18 +128,7 @@ func (d *dirTar) add(path string) error {
 	return d.tw.WriteHeader(hdr)
 }
 
-func (d *dirTar) dir(path string, hdr *tar.Header) error {
-	f, err := openPlain(d.root, path)
-	if err != nil {
-		return err
-	}
-	defer f.Close()
-	if err := readXattrs(f, hdr); err != nil {
-		return err
-	}
-	return d.tw.WriteHeader(hdr)
-}
-
+// file adds a file, or a directory without what is in it.
 func (d *dirTar) file(path string, hdr *tar.Header) error {
 	f, err := openPlain(d.root, path)
 	if err != nil {
@@ -149,7 +138,7 @@ func (d *dirTar) file(path string, hdr *tar.Header) error {
 	if err := readXattrs(f, hdr); err != nil {
 		return err
 	}
-	if err := d.tw.WriteHeader(hdr); err != nil {
+	if err := d.tw.WriteHeader(hdr); err != nil || hdr.Typeflag == tar.TypeDir {
 		return err
 	}
 	if _, err := io.CopyN(d.tw, f, hdr.Size); err != nil {
