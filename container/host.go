@@ -375,10 +375,7 @@ func (h *Host) bury(s *Sandbox) {
 	h.mu.Lock()
 	h.dead = append(h.dead, s)
 	h.mu.Unlock()
-	select {
-	case h.wake <- struct{}{}:
-	default:
-	}
+	wake(h.wake)
 }
 
 // cleanBatch bounds how many sandboxes one call of Released is about.

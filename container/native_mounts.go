@@ -103,23 +103,19 @@ func recursiveFlags(option string) (mountOption, bool) {
 
 // propagation returns the flags of a propagation mode, and 0 for other words.
 func propagation(mode string) uint64 {
+	var below uint64
+	if tree, ok := strings.CutPrefix(mode, "r"); ok {
+		mode, below = tree, unix.MS_REC
+	}
 	switch mode {
 	case "private":
-		return unix.MS_PRIVATE
-	case "rprivate":
-		return unix.MS_PRIVATE | unix.MS_REC
+		return unix.MS_PRIVATE | below
 	case "slave":
-		return unix.MS_SLAVE
-	case "rslave":
-		return unix.MS_SLAVE | unix.MS_REC
+		return unix.MS_SLAVE | below
 	case "shared":
-		return unix.MS_SHARED
-	case "rshared":
-		return unix.MS_SHARED | unix.MS_REC
+		return unix.MS_SHARED | below
 	case "unbindable":
-		return unix.MS_UNBINDABLE
-	case "runbindable":
-		return unix.MS_UNBINDABLE | unix.MS_REC
+		return unix.MS_UNBINDABLE | below
 	}
 	return 0
 }
