@@ -120,11 +120,11 @@ func (n *Node) RemoveConfig(ctx context.Context, space, name string, force bool)
 	if err != nil {
 		return err
 	}
-	user := n.workloadWith(space, func(w *mayfly.Workload) bool {
+	names := func(w *mayfly.Workload) bool {
 		return slices.ContainsFunc(w.Configs, func(m mayfly.ConfigMount) bool { return m.Config == name })
-	})
-	if user != "" && !force {
-		return errNamed("config", name, user)
+	}
+	if err := n.unnamed("config", space, name, names); err != nil && !force {
+		return err
 	}
 	if err := n.store.Configs.Delete(ctx, space, name, rec.Revision); err != nil {
 		return err

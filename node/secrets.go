@@ -66,11 +66,11 @@ func (n *Node) RemoveSecret(ctx context.Context, space, name string, force bool)
 	if err != nil {
 		return err
 	}
-	user := n.workloadWith(space, func(w *mayfly.Workload) bool {
+	names := func(w *mayfly.Workload) bool {
 		return slices.ContainsFunc(w.Secrets, func(m mayfly.SecretMount) bool { return m.Secret == name })
-	})
-	if user != "" && !force {
-		return errNamed("secret", name, user)
+	}
+	if err := n.unnamed("secret", space, name, names); err != nil && !force {
+		return err
 	}
 	if err := n.store.Secrets.Delete(ctx, space, name, rec.Revision); err != nil {
 		return err
@@ -79,20 +79,15 @@ func (n *Node) RemoveSecret(ctx context.Context, space, name string, force bool)
 	return nil
 }
 
-func errNamed(what, name, user string) error {
-	return mayfly.Errorf(mayfly.Conflict, "%s %s is named by workload %s", what, name, user).
-		WithHint("delete that first, or remove the %s with --force: the workload cannot be started then", what)
-}
-
-// workloadWith returns the name of a workload that is deployed and fits, empty if
-// none does.
-func (n *Node) workloadWith(space string, fits func(*mayfly.Workload) bool) string {
+// unnamed refuses what a workload names that is deployed.
+func (n *Node) unnamed(what, space, name string, names func(*mayfly.Workload) bool) error {
 	for _, w := range n.store.Snapshot().WorkloadsIn(space) {
-		if fits(&w.Workload) {
-			return w.Workload.Name
+		if names(&w.Workload) {
+			return mayfly.Errorf(mayfly.Conflict, "%s %s is named by workload %s", what, name, w.Workload.Name).
+				WithHint("delete that first, or remove the %s with --force: the workload cannot be started then", what)
 		}
 	}
-	return ""
+	return nil
 }
 
 func (n *Node) news(kind, space, subject, text string) {
