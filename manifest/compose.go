@@ -369,7 +369,7 @@ func (s *service) tmpfs(d *decoder, m map[string]any) {
 		m = map[string]any{"tmpfs": []any{text}}
 	}
 	for i, text := range d.texts(m, "tmpfs", "write tmpfs: [/path]") {
-		sub := &decoder{source: d.source, at: d.at.child("tmpfs").item(i), what: d.what}
+		sub := d.item("tmpfs", i)
 		target, options, _ := strings.Cut(text, ":")
 		t := mayfly.Mount{Type: "tmpfs", Target: path.Clean(target)}
 		if !path.IsAbs(target) || t.Target == "/" {
@@ -401,7 +401,7 @@ func (d *decoder) securityOpt(m map[string]any) {
 		switch text {
 		case "no-new-privileges", "no-new-privileges:true", "no-new-privileges=true":
 		default:
-			sub := &decoder{source: d.source, at: d.at.child("security_opt").item(i), what: d.what}
+			sub := d.item("security_opt", i)
 			sub.fail("", "remove it", "the security option %q is not supported yet", text)
 			d.done(sub)
 		}

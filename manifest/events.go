@@ -20,7 +20,7 @@ const (
 func (d *decoder) events(m map[string]any) []mayfly.EventMapping {
 	var all []mayfly.EventMapping
 	for i, item := range d.list(m, "events", maxEvents, eventHint) {
-		sub := &decoder{source: d.source, at: d.at.child("events").item(i), what: d.what}
+		sub := d.item("events", i)
 		under, ok := item.(map[string]any)
 		if name, text := item.(string); text {
 			under, ok = map[string]any{"type": name}, true

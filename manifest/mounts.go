@@ -33,7 +33,7 @@ func (r *reader) volumes(d *decoder, m map[string]any, dir string) (all mounted)
 	}
 	targets := map[string]bool{}
 	for i, item := range list {
-		sub := &decoder{source: d.source, at: d.at.child("volumes").item(i), what: d.what}
+		sub := d.item("volumes", i)
 		v := sub.volume(item)
 		if sub.err == nil {
 			r.mount(sub, v, dir, &all)
@@ -195,7 +195,7 @@ func (r *reader) hostPath(d *decoder, source, dir string) string {
 // secretMounts reads which secrets a workload gets, and where.
 func (r *reader) secretMounts(d *decoder, m map[string]any) (all []mayfly.SecretMount) {
 	for i, item := range d.list(m, "secrets", maxConnections, "write secrets: [NAME]") {
-		sub := &decoder{source: d.source, at: d.at.child("secrets").item(i), what: d.what}
+		sub := d.item("secrets", i)
 		key, under := sub.mountedFile(item, "env")
 		mount := mayfly.SecretMount{Secret: key, Target: "/run/secrets/" + key}
 		if under != nil {
@@ -223,7 +223,7 @@ func (r *reader) secretMounts(d *decoder, m map[string]any) (all []mayfly.Secret
 // configMounts reads which configs a workload gets, and where.
 func (r *reader) configMounts(d *decoder, m map[string]any, compose bool) (all []mayfly.ConfigMount) {
 	for i, item := range d.list(m, "configs", maxConnections, "write configs: [NAME]") {
-		sub := &decoder{source: d.source, at: d.at.child("configs").item(i), what: d.what}
+		sub := d.item("configs", i)
 		key, under := sub.mountedFile(item, "env", "on_change")
 		mount := mayfly.ConfigMount{Config: key, Target: "/run/mayfly/config/" + key, OnChange: mayfly.OnChange{Restart: true}}
 		if compose {

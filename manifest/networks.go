@@ -20,7 +20,7 @@ func (r *reader) networks(s *service, f file, m map[string]any) {
 	case []any:
 		s.Service.Networks = d.texts(m, "networks", "write networks: [NAME]")
 		for i, name := range s.Service.Networks {
-			at := &decoder{source: d.source, at: d.at.child("networks").item(i), what: d.what}
+			at := d.item("networks", i)
 			r.later(at, func(d *decoder) { r.checkDeclared(d, "networks", name) })
 		}
 	case map[string]any:

@@ -35,7 +35,7 @@ func (d *decoder) ports(m map[string]any) (all []published) {
 		return nil
 	}
 	for i, item := range list {
-		sub := &decoder{source: d.source, at: d.at.child("ports").item(i), what: d.what}
+		sub := d.item("ports", i)
 		some := sub.port(item)
 		d.done(sub)
 		if all = append(all, some...); len(all) > maxPorts {
@@ -169,7 +169,7 @@ func (d *decoder) expose(m map[string]any) (all []mayfly.Port) {
 		a, errA := strconv.ParseUint(first, 10, 16)
 		b, errB := strconv.ParseUint(last, 10, 16)
 		if !ok || errA != nil || errB != nil || a == 0 || b < a || b-a >= maxPorts || protocol != "" && protocol != "tcp" && protocol != "udp" {
-			sub := &decoder{source: d.source, at: d.at.child("expose").item(i), what: d.what}
+			sub := d.item("expose", i)
 			sub.fail("", `write it like "80" or "53/udp"`, "%q is not a port", text)
 			d.done(sub)
 			return nil

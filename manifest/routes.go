@@ -23,7 +23,7 @@ func (r *reader) routes(d *decoder, m map[string]any, workload func() *mayfly.Wo
 	}
 	var routes []mayfly.Route
 	for i, item := range list {
-		sub := &decoder{source: d.source, at: d.at.child("routes").item(i), what: d.what}
+		sub := d.item("routes", i)
 		route, ok := sub.route(item)
 		if ok && d.err == nil {
 			r.checkTwice(sub, route, slices.Concat(routes, r.allRoutes))

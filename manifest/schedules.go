@@ -21,7 +21,7 @@ const (
 func (r *reader) schedules(d *decoder, m map[string]any, function string) []mayfly.Schedule {
 	var all []mayfly.Schedule
 	for i, item := range d.list(m, "schedules", maxSchedules, scheduleHint) {
-		sub := &decoder{source: d.source, at: d.at.child("schedules").item(i), what: d.what}
+		sub := d.item("schedules", i)
 		under, ok := item.(map[string]any)
 		if line, text := item.(string); text {
 			under, ok = map[string]any{"cron": line}, true

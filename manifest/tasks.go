@@ -96,7 +96,7 @@ func (d *decoder) delays(m map[string]any) []time.Duration {
 	list := d.list(m, "delays", maxRetries, "write delays: [1s, 10s, 1m]")
 	var delays []time.Duration
 	for i, item := range list {
-		sub := &decoder{source: d.source, at: d.at.child("delays").item(i), what: d.what}
+		sub := d.item("delays", i)
 		text, ok := scalarText(item)
 		n, err := time.ParseDuration(text)
 		switch {
@@ -115,7 +115,7 @@ func (d *decoder) delays(m map[string]any) []time.Duration {
 func (d *decoder) exits(m map[string]any) []int {
 	var codes []int
 	for i, item := range d.list(m, "final", maxFinal, "write final: [2, 3]") {
-		sub := &decoder{source: d.source, at: d.at.child("final").item(i), what: d.what}
+		sub := d.item("final", i)
 		n, ok := item.(int64)
 		if !ok || n < 1 || n > maxExitCode {
 			sub.fail("", "", "an exit code is a whole number from 1 to %d", maxExitCode)
@@ -142,6 +142,11 @@ func (d *decoder) list(m map[string]any, key string, most int, hint string) []an
 		return list
 	}
 	return nil
+}
+
+// item returns the decoder of an item of a list.
+func (d *decoder) item(list string, i int) *decoder {
+	return &decoder{source: d.source, at: d.at.child(list).item(i), what: d.what}
 }
 
 // rate reads how many tasks may start in a second.
