@@ -153,7 +153,7 @@ func (g *group) turn(tier int, kept *entry, now uint64) {
 func (g *group) tellAll(now uint64) {
 	g.list, g.changed = nil, now
 	for s := range g.all {
-		s.wake()
+		wakeUp(s.c)
 	}
 }
 
@@ -176,7 +176,7 @@ func (g *group) gone(id string, since, now uint64) {
 func (g *group) renew(e *entry, now uint64) {
 	for s := range g.one[e.ID] {
 		s.chosen, s.changed = e, now
-		s.wake()
+		wakeUp(s.c)
 	}
 }
 
@@ -189,7 +189,7 @@ func (g *group) choose(id string, now uint64) {
 	delete(g.one, id)
 	for s := range subs {
 		g.chooseFor(s, now)
-		s.wake()
+		wakeUp(s.c)
 	}
 }
 

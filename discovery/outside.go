@@ -280,7 +280,7 @@ func (k *outsider) watch(ctx context.Context, i int, p mayfly.Probe) {
 		}
 		k.mu.Unlock()
 		if bad {
-			k.poke()
+			wakeUp(k.wake)
 		}
 	}}, func(well bool, reason error) {
 		k.mu.Lock()
@@ -289,15 +289,8 @@ func (k *outsider) watch(ctx context.Context, i int, p mayfly.Probe) {
 			k.bad[i] = reason.Error()
 		}
 		k.mu.Unlock()
-		k.poke()
+		wakeUp(k.wake)
 	})
-}
-
-func (k *outsider) poke() {
-	select {
-	case k.wake <- struct{}{}:
-	default:
-	}
 }
 
 // judge publishes or withdraws, and returns when to look again at the latest.

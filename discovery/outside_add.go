@@ -180,7 +180,7 @@ func (o *Outside) Heartbeat(ctx context.Context, space, name string) error {
 	missed := k.missed
 	k.heard, k.missed = time.Now(), false
 	k.mu.Unlock()
-	k.poke()
+	wakeUp(k.wake)
 	if missed {
 		k.note(ctx, false)
 	}

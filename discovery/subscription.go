@@ -96,13 +96,6 @@ func (s *Subscription) Consumer() Consumer { return s.consumer }
 // Require is what was subscribed to.
 func (s *Subscription) Require() mayfly.Require { return s.require }
 
-func (s *Subscription) wake() {
-	select {
-	case s.c <- struct{}{}:
-	default:
-	}
-}
-
 // Current returns what the consumer may use: one endpoint, or all in a stable
 // order, or none. The slice is shared and must not be written to. The revision is
 // for Ack; it rises with each change.
@@ -192,10 +185,7 @@ func (s *Subscription) settle(revision uint64) {
 		s.owes = nil
 	}
 	for c := range s.view.paid {
-		select {
-		case c <- struct{}{}:
-		default:
-		}
+		wakeUp(c)
 	}
 }
 
