@@ -107,16 +107,23 @@ func (c *cli) each(args []string, do func(string) error) error {
 	return nil
 }
 
-// toEach is what a verb does that does something to every argument: it prints
-// those with which it succeeded.
-func (c *cli) toEach(do func(context.Context, *client.Client, string) error) func(*cobra.Command, []string) error {
+// asking is what a verb does that has nothing to do before it asks the daemon.
+func (c *cli) asking(do func(context.Context, *client.Client, []string) error) func(*cobra.Command, []string) error {
 	return func(cmd *cobra.Command, args []string) error {
 		cl, err := c.client()
 		if err != nil {
 			return err
 		}
-		return c.each(args, func(name string) error { return c.said(name, do(cmd.Context(), cl, name)) })
+		return do(cmd.Context(), cl, args)
 	}
+}
+
+// toEach is what a verb does that does something to every argument: it prints
+// those with which it succeeded.
+func (c *cli) toEach(do func(context.Context, *client.Client, string) error) func(*cobra.Command, []string) error {
+	return c.asking(func(ctx context.Context, cl *client.Client, args []string) error {
+		return c.each(args, func(name string) error { return c.said(name, do(ctx, cl, name)) })
+	})
 }
 
 // said prints what was done something to, once it was.

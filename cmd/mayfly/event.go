@@ -265,17 +265,13 @@ func (c *cli) eventShow() *cobra.Command {
 		Long:    "Show an event by its id, the newest of that id, or by its key, as JSON.",
 		Example: `  mayfly event show 4711`,
 		Args:    exactly("id"),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			cl, err := c.client()
-			if err != nil {
-				return err
-			}
-			a, err := cl.GetEvent(cmd.Context(), args[0])
+		RunE: c.asking(func(ctx context.Context, cl *client.Client, args []string) error {
+			a, err := cl.GetEvent(ctx, args[0])
 			if err != nil {
 				return err
 			}
 			return printJSON(c.stdout, a)
-		},
+		}),
 	}
 }
 

@@ -31,11 +31,7 @@ which.`,
   mayfly forward 8080:web/http 127.0.0.1:0:db`,
 		Args:              atLeast("service"),
 		ValidArgsFunction: c.completeWorkloads(),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			cl, err := c.client()
-			if err != nil {
-				return err
-			}
+		RunE: c.asking(func(ctx context.Context, cl *client.Client, args []string) error {
 			var all []*forwarding
 			defer func() {
 				for _, f := range all {
@@ -49,8 +45,8 @@ which.`,
 				}
 				all = append(all, f)
 			}
-			return runForwardings(cmd.Context(), all)
-		},
+			return runForwardings(ctx, all)
+		}),
 	}
 }
 

@@ -35,12 +35,8 @@ function's code are left out, unless --all is given.`,
 	cmd.Flags().BoolVarP(&quiet, "quiet", "q", false, "digests only")
 	cmd.Flags().BoolVarP(&all, "all", "a", false, "those of functions' code, too")
 	output := outputFlag(cmd)
-	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		cl, err := c.client()
-		if err != nil {
-			return err
-		}
-		list, err := cl.ListImages(cmd.Context())
+	cmd.RunE = c.asking(func(ctx context.Context, cl *client.Client, _ []string) error {
+		list, err := cl.ListImages(ctx)
 		if err != nil {
 			return err
 		}
@@ -57,7 +53,7 @@ function's code are left out, unless --all is given.`,
 		return print(c.stdout, output, list, header, func(i client.Image) []string {
 			return []string{i.Name, shortDigest(i.Digest), ago(i.Created), humanSize(i.Size)}
 		})
-	}
+	})
 	cmd.AddCommand(c.imageImport(), c.push(), c.imageTag(), c.imagePrune(), c.imageUsage())
 	return cmd
 }
@@ -148,19 +144,15 @@ broke off is continued.`,
 		Example: `  mayfly pull debian:12
   mayfly pull registry.example.com/team/app:1`,
 		Args: exactly("image"),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			cl, err := c.client()
-			if err != nil {
-				return err
-			}
-			return c.fetch(cmd.Context(), cl, client.Transfer{Name: args[0], PlainHTTP: plain}, func(i client.Image) {
+		RunE: c.asking(func(ctx context.Context, cl *client.Client, args []string) error {
+			return c.fetch(ctx, cl, client.Transfer{Name: args[0], PlainHTTP: plain}, func(i client.Image) {
 				if quiet {
 					fmt.Fprintln(c.stdout, i.Digest)
 				} else {
 					fmt.Fprintf(c.stdout, "%s %s\n", i.Name, i.Digest)
 				}
 			})
-		},
+		}),
 	}
 	cmd.Flags().BoolVar(&plain, "plain-http", false, "allow http to a registry that is not on this machine")
 	cmd.Flags().BoolVarP(&quiet, "quiet", "q", false, "print the digest only")
@@ -209,23 +201,19 @@ mayfly images tag. Credentials are those that docker login left.`,
   mayfly images push registry.example.com/team/app:1`,
 		Args:              exactly("image"),
 		ValidArgsFunction: c.completeImages(),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			cl, err := c.client()
-			if err != nil {
-				return err
-			}
+		RunE: c.asking(func(ctx context.Context, cl *client.Client, args []string) (err error) {
 			t := client.Transfer{Name: args[0], PlainHTTP: plain}
-			if t.Credentials, err = credentials(cmd.Context(), t.Name); err != nil {
+			if t.Credentials, err = credentials(ctx, t.Name); err != nil {
 				return err
 			}
 			view := c.progress()
-			i, err := cl.PushImage(cmd.Context(), t, view.report)
+			i, err := cl.PushImage(ctx, t, view.report)
 			view.done()
 			if err == nil {
 				fmt.Fprintln(c.stdout, i.Digest)
 			}
 			return err
-		},
+		}),
 	}
 	cmd.Flags().BoolVar(&plain, "plain-http", false, "allow http to a registry that is not on this machine")
 	return cmd
@@ -238,14 +226,10 @@ func (c *cli) imageTag() *cobra.Command {
 		Example:           `  mayfly images tag app registry.example.com/team/app:1`,
 		Args:              exactly("image", "name"),
 		ValidArgsFunction: c.completeImages(),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			cl, err := c.client()
-			if err != nil {
-				return err
-			}
-			_, err = cl.TagImage(cmd.Context(), args[0], args[1])
+		RunE: c.asking(func(ctx context.Context, cl *client.Client, args []string) error {
+			_, err := cl.TagImage(ctx, args[0], args[1])
 			return err
-		},
+		}),
 	}
 }
 
@@ -257,12 +241,8 @@ func (c *cli) imagePrune() *cobra.Command {
 		Example: `  mayfly image prune
   mayfly image prune --all`,
 		Args: atMost(0),
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			cl, err := c.client()
-			if err != nil {
-				return err
-			}
-			p, err := cl.PruneImages(cmd.Context(), all)
+		RunE: c.asking(func(ctx context.Context, cl *client.Client, _ []string) error {
+			p, err := cl.PruneImages(ctx, all)
 			if err != nil {
 				return err
 			}
@@ -271,7 +251,7 @@ func (c *cli) imagePrune() *cobra.Command {
 			}
 			fmt.Fprintf(c.stderr, "freed %s\n", humanSize(max(p.Freed, 0)))
 			return nil
-		},
+		}),
 	}
 	cmd.Flags().BoolVarP(&all, "all", "a", false, "those that have a name, too")
 	return cmd
@@ -285,12 +265,8 @@ func (c *cli) imageUsage() *cobra.Command {
 		Args:    atMost(0),
 	}
 	output := outputFlag(cmd)
-	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		cl, err := c.client()
-		if err != nil {
-			return err
-		}
-		u, err := cl.ImageUsage(cmd.Context())
+	cmd.RunE = c.asking(func(ctx context.Context, cl *client.Client, _ []string) error {
+		u, err := cl.ImageUsage(ctx)
 		if err != nil {
 			return err
 		}
@@ -300,7 +276,7 @@ func (c *cli) imageUsage() *cobra.Command {
 		return printTable(c.stdout, *output, headings("IMAGES", "BLOBS", "UNPACKED", "PARTIAL"), 1, func(int) []string {
 			return []string{fmt.Sprint(u.Images), humanSize(u.Blobs), humanSize(u.Unpacked), humanSize(u.Partial)}
 		})
-	}
+	})
 	return cmd
 }
 
@@ -352,20 +328,16 @@ func (c *cli) stackShow() *cobra.Command {
 		Args: exactly("name"), ValidArgsFunction: c.completeStacks(),
 	}
 	output := outputFlag(cmd)
-	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		cl, err := c.client()
-		if err != nil {
-			return err
-		}
-		s, err := cl.GetStack(cmd.Context(), args[0])
+	cmd.RunE = c.asking(func(ctx context.Context, cl *client.Client, args []string) error {
+		s, err := cl.GetStack(ctx, args[0])
 		if err != nil {
 			return err
 		}
 		if *output == "json" {
 			return printJSON(c.stdout, s)
 		}
-		return c.printStack(cmd.Context(), cl, s)
-	}
+		return c.printStack(ctx, cl, s)
+	})
 	return cmd
 }
 
@@ -407,21 +379,17 @@ func (c *cli) stackBuild() *cobra.Command {
 		Example: `  mayfly stack build python node
   mayfly stack build --fresh debian`,
 		Args: atLeast("name"), ValidArgsFunction: c.completeStacks(),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			cl, err := c.client()
-			if err != nil {
-				return err
-			}
+		RunE: c.asking(func(ctx context.Context, cl *client.Client, args []string) error {
 			return c.each(args, func(name string) error {
 				view := c.progress()
-				s, err := cl.BuildStack(cmd.Context(), name, fresh, view.report)
+				s, err := cl.BuildStack(ctx, name, fresh, view.report)
 				view.done()
 				if err == nil {
 					fmt.Fprintln(c.stdout, strings.Join([]string{s.Name, s.Image}, " "))
 				}
 				return err
 			})
-		},
+		}),
 	}
 	cmd.Flags().BoolVar(&fresh, "fresh", false, "build in any case, to have the newest packages")
 	return cmd

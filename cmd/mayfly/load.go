@@ -75,18 +75,14 @@ that wait for their turn.`,
 		ValidArgsFunction: c.completeWorkloads(),
 	}
 	output := outputFlag(cmd)
-	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		cl, err := c.client()
-		if err != nil {
-			return err
-		}
-		list, err := loadsOf(cmd.Context(), cl, args)
+	cmd.RunE = c.asking(func(ctx context.Context, cl *client.Client, args []string) error {
+		list, err := loadsOf(ctx, cl, args)
 		if err != nil {
 			return err
 		}
 		header := headings("WORKLOAD", "IN FLIGHT", "WAITING", "OLDEST", "INSTANCES", "WANTED", "CAPACITY", "QUEUED", "AGE").sparing("CAPACITY", "OLDEST", "AGE")
 		return print(c.stdout, output, list, header, loadRow)
-	}
+	})
 	return cmd
 }
 

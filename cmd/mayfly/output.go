@@ -54,17 +54,13 @@ func print[T any](w io.Writer, f *format, items []T, header heading, row func(T)
 func listing[T any](c *cli, cmd *cobra.Command, get func(ctx context.Context, cl *client.Client, args []string) ([]T, error),
 	header heading, row func(T) []string) *cobra.Command {
 	output := outputFlag(cmd)
-	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		cl, err := c.client()
-		if err != nil {
-			return err
-		}
-		list, err := get(cmd.Context(), cl, args)
+	cmd.RunE = c.asking(func(ctx context.Context, cl *client.Client, args []string) error {
+		list, err := get(ctx, cl, args)
 		if err != nil {
 			return err
 		}
 		return print(c.stdout, output, list, header, row)
-	}
+	})
 	return cmd
 }
 

@@ -28,12 +28,8 @@ func (c *cli) ps() *cobra.Command {
 	cmd.Flags().BoolVarP(&quiet, "quiet", "q", false, "ids only")
 	cmd.Flags().BoolVar(&whole, "no-trunc", false, "do not shorten commands")
 	output := outputFlag(cmd)
-	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		cl, err := c.client()
-		if err != nil {
-			return err
-		}
-		list, err := cl.ListInstances(cmd.Context(), all)
+	cmd.RunE = c.asking(func(ctx context.Context, cl *client.Client, _ []string) error {
+		list, err := cl.ListInstances(ctx, all)
 		if err != nil {
 			return err
 		}
@@ -51,7 +47,7 @@ func (c *cli) ps() *cobra.Command {
 			}
 			return []string{i.ID, i.Name, serviceText(i), i.Image, command, ago(i.Created), status(i), portsText(i.Ports)}
 		})
-	}
+	})
 	return cmd
 }
 
@@ -107,19 +103,15 @@ func (c *cli) wait() *cobra.Command {
 		Example:           `  mayfly wait web`,
 		Args:              atLeast("container"),
 		ValidArgsFunction: c.completeInstances(),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			cl, err := c.client()
-			if err != nil {
-				return err
-			}
+		RunE: c.asking(func(ctx context.Context, cl *client.Client, args []string) error {
 			return c.each(args, func(ref string) error {
-				i, err := cl.WaitInstance(cmd.Context(), ref)
+				i, err := cl.WaitInstance(ctx, ref)
 				if err == nil && i.Exit != nil {
 					fmt.Fprintln(c.stdout, i.Exit.Code)
 				}
 				return err
 			})
-		},
+		}),
 	}
 }
 

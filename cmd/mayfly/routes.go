@@ -29,17 +29,13 @@ any host; then the longest path. Two workloads share a route by their weights.`,
   mayfly map-route web --weight 90 && mayfly map-route web --weight 10 --release 7`,
 		Args:              exactly("name"),
 		ValidArgsFunction: c.completeWorkloads(),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			cl, err := c.client()
+		RunE: c.asking(func(ctx context.Context, cl *client.Client, args []string) error {
+			m, err := cl.MapRoute(ctx, args[0], r)
 			if err != nil {
 				return err
 			}
-			m, err := cl.MapRoute(cmd.Context(), args[0], r)
-			if err != nil {
-				return err
-			}
-			return c.said(fmt.Sprintf("%s leads to %s", urlOf(servedAt(cmd.Context(), cl), m.Route), args[0]), nil)
-		},
+			return c.said(fmt.Sprintf("%s leads to %s", urlOf(servedAt(ctx, cl), m.Route), args[0]), nil)
+		}),
 	}
 	c.routeFlags(cmd, &r)
 	cmd.Flags().BoolVar(&r.Strip, "strip", false, "send the requests without the path, which is in X-Forwarded-Prefix")
@@ -89,23 +85,19 @@ method. Those of a manifest go when they are not in it any more.`,
   mayfly unmap-route hello --all`,
 		Args:              exactly("name"),
 		ValidArgsFunction: c.completeWorkloads(),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			cl, err := c.client()
-			if err != nil {
-				return err
-			}
+		RunE: c.asking(func(ctx context.Context, cl *client.Client, args []string) (err error) {
 			var gone []mayfly.MappedRoute
 			if everything {
-				gone, err = cl.UnmapRoutes(cmd.Context(), args[0])
+				gone, err = cl.UnmapRoutes(ctx, args[0])
 			} else {
-				gone, err = cl.UnmapRoute(cmd.Context(), args[0], r)
+				gone, err = cl.UnmapRoute(ctx, args[0], r)
 			}
-			at := servedAt(cmd.Context(), cl)
+			at := servedAt(ctx, cl)
 			for _, m := range gone {
 				fmt.Fprintf(c.stdout, "%s leads to %s no more\n", urlOf(at, m.Route), args[0])
 			}
 			return err
-		},
+		}),
 	}
 	c.routeFlags(cmd, &r)
 	cmd.Flags().BoolVar(&everything, "all", false, "all that were mapped to it")

@@ -189,14 +189,10 @@ would the task of a tick.`,
 		Example:           `  mayfly task wait $(mayfly schedule run-now nightly)`,
 		Args:              exactly("schedule"),
 		ValidArgsFunction: c.completeSchedules(),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			cl, err := c.client()
-			if err != nil {
-				return err
-			}
-			task, err := cl.RunSchedule(cmd.Context(), args[0])
+		RunE: c.asking(func(ctx context.Context, cl *client.Client, args []string) error {
+			task, err := cl.RunSchedule(ctx, args[0])
 			return c.said(task.ID, err)
-		},
+		}),
 	}
 }
 

@@ -34,17 +34,13 @@ second; the first sample counts from the start of the container.`,
 	}
 	cmd.Flags().BoolVar(&once, "no-stream", false, "show it once")
 	output := outputFlag(cmd)
-	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		cl, err := c.client()
-		if err != nil {
-			return err
-		}
+	cmd.RunE = c.asking(func(ctx context.Context, cl *client.Client, args []string) error {
 		live := !once && *output != "json" && isTerminal(c.stdout)
 		before := map[string]mayfly.Stats{}
 		tick := time.NewTicker(time.Second) // a sample is what people look at
 		defer tick.Stop()
 		for {
-			list, err := sample(cmd.Context(), cl, args, before)
+			list, err := sample(ctx, cl, args, before)
 			if err != nil {
 				return err
 			}
@@ -56,11 +52,11 @@ second; the first sample counts from the start of the container.`,
 			}
 			select {
 			case <-tick.C:
-			case <-cmd.Context().Done():
+			case <-ctx.Done():
 				return nil // Ctrl-C is how it ends
 			}
 		}
-	}
+	})
 	return cmd
 }
 

@@ -32,16 +32,12 @@ func (c *cli) services() *cobra.Command {
 	}
 	cmd.Flags().BoolVarP(&watch, "watch", "w", false, "print each change of a service, until Ctrl-C")
 	output := outputFlag(cmd)
-	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		cl, err := c.client()
-		if err != nil {
-			return err
-		}
+	cmd.RunE = c.asking(func(ctx context.Context, cl *client.Client, args []string) error {
 		if watch {
-			return c.watchServices(cmd.Context(), cl, args, output)
+			return c.watchServices(ctx, cl, args, output)
 		}
 		if len(args) == 0 {
-			list, err := cl.ListServices(cmd.Context())
+			list, err := cl.ListServices(ctx)
 			if err != nil {
 				return err
 			}
@@ -50,7 +46,7 @@ func (c *cli) services() *cobra.Command {
 		}
 		var named []mayfly.Supervised
 		failed := c.each(args, func(name string) error {
-			sv, err := cl.GetService(cmd.Context(), name)
+			sv, err := cl.GetService(ctx, name)
 			if err == nil {
 				named = append(named, sv)
 			}
@@ -60,7 +56,7 @@ func (c *cli) services() *cobra.Command {
 			return failed
 		}
 		return errors.Join(c.printReplicas(output, named), failed)
-	}
+	})
 	return cmd
 }
 

@@ -71,14 +71,10 @@ func (c *cli) taskSecret() *cobra.Command {
 		Short:   "Print what the callbacks of the space are signed with, for who receives them",
 		Example: `  mayfly task secret`,
 		Args:    atMost(0),
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			cl, err := c.client()
-			if err != nil {
-				return err
-			}
-			secret, err := cl.CallbackSecret(cmd.Context())
+		RunE: c.asking(func(ctx context.Context, cl *client.Client, _ []string) error {
+			secret, err := cl.CallbackSecret(ctx)
 			return c.said(secret, err)
-		},
+		}),
 	}
 }
 
@@ -133,19 +129,15 @@ func (c *cli) deadShow() *cobra.Command {
 		Example:           `  mayfly task dead show 06gzt10ccxe7bbhwe06q`,
 		Args:              exactly("task"),
 		ValidArgsFunction: c.completeTasks(mayfly.TaskBuried),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			cl, err := c.client()
-			if err != nil {
-				return err
-			}
-			task, err := cl.GetTask(cmd.Context(), args[0])
+		RunE: c.asking(func(ctx context.Context, cl *client.Client, args []string) error {
+			task, err := cl.GetTask(ctx, args[0])
 			if err != nil {
 				return err
 			}
 			if task.State != mayfly.TaskBuried {
 				return mayfly.Errorf(mayfly.Conflict, "task %s is not buried but %s", task.ID, task.State).WithHint("see `mayfly task get %s`", task.ID)
 			}
-			payload, err := cl.OpenTaskPayload(cmd.Context(), task.ID)
+			payload, err := cl.OpenTaskPayload(ctx, task.ID)
 			if err != nil {
 				return err
 			}
@@ -163,7 +155,7 @@ func (c *cli) deadShow() *cobra.Command {
 				fmt.Fprintf(c.stdout, "... and %s more\n", humanSize(int64(more)))
 			}
 			return nil
-		},
+		}),
 	}
 }
 

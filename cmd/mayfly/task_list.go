@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"io"
 	"maps"
@@ -125,12 +126,8 @@ func (c *cli) taskGet() *cobra.Command {
 		ValidArgsFunction: c.completeTasks(),
 	}
 	output := outputFlag(cmd)
-	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		cl, err := c.client()
-		if err != nil {
-			return err
-		}
-		task, err := cl.GetTask(cmd.Context(), args[0])
+	cmd.RunE = c.asking(func(ctx context.Context, cl *client.Client, args []string) error {
+		task, err := cl.GetTask(ctx, args[0])
 		if err != nil {
 			return err
 		}
@@ -138,7 +135,7 @@ func (c *cli) taskGet() *cobra.Command {
 			return printJSON(c.stdout, task)
 		}
 		return printTask(c.stdout, *output, task)
-	}
+	})
 	return cmd
 }
 

@@ -24,24 +24,20 @@ an error, 125 where there is none, 124 when the time of --timeout is over.`,
   mayfly task wait --timeout 1m $(mayfly task ls -q --label album=holiday)`,
 		Args:              atLeast("task"),
 		ValidArgsFunction: c.completeTasks(mayfly.TaskQueued, mayfly.TaskStarting, mayfly.TaskRunning),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			cl, err := c.client()
-			if err != nil {
-				return err
-			}
-			ctx := cmd.Context()
+		RunE: c.asking(func(ctx context.Context, cl *client.Client, args []string) error {
+			limited := ctx
 			if timeout > 0 {
-				limited, cancel := context.WithTimeout(ctx, timeout)
+				var cancel context.CancelFunc
+				limited, cancel = context.WithTimeout(ctx, timeout)
 				defer cancel()
-				ctx = limited
 			}
-			err = c.waitAll(ctx, cl, args)
-			if ctx.Err() != nil && cmd.Context().Err() == nil {
+			err := c.waitAll(limited, cl, args)
+			if limited.Err() != nil && ctx.Err() == nil {
 				fmt.Fprintf(c.stderr, "mayfly: not all have ended within %s\n", timeout)
 				return exitError(124)
 			}
 			return err
-		},
+		}),
 	}
 	cmd.Flags().DurationVar(&timeout, "timeout", 0, "how long to wait, such as 30s or 5m (default for ever)")
 	return cmd
@@ -87,17 +83,13 @@ func (c *cli) taskResult() *cobra.Command {
 		Example:           `  mayfly task result 06gzt10ccxe7bbhwe06q > small.jpg`,
 		Args:              exactly("task"),
 		ValidArgsFunction: c.completeTasks(mayfly.TaskSucceeded),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			cl, err := c.client()
+		RunE: c.asking(func(ctx context.Context, cl *client.Client, args []string) error {
+			task, err := cl.GetTask(ctx, args[0])
 			if err != nil {
 				return err
 			}
-			task, err := cl.GetTask(cmd.Context(), args[0])
-			if err != nil {
-				return err
-			}
-			return c.printResult(cmd.Context(), cl, task)
-		},
+			return c.printResult(ctx, cl, task)
+		}),
 	}
 }
 

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"maps"
 	"slices"
@@ -79,18 +80,14 @@ all of them, or the one of an id. What was delivered goes on.`,
 			return atMost(2)(cmd, args)
 		},
 		ValidArgsFunction: c.completeWorkloads(),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			cl, err := c.client()
-			if err != nil {
-				return err
-			}
+		RunE: c.asking(func(ctx context.Context, cl *client.Client, args []string) error {
 			eventType := ""
 			if len(args) > 1 {
 				eventType = args[1]
 			}
-			_, err = cl.UnmapEvent(cmd.Context(), args[0], eventType)
+			_, err := cl.UnmapEvent(ctx, args[0], eventType)
 			return c.said(args[0], err)
-		},
+		}),
 	}
 }
 

@@ -293,14 +293,10 @@ func (c *cli) down() *cobra.Command {
 		Short:   "Stop every container of the node, then the daemon",
 		Example: `  mayfly down`,
 		Args:    atMost(0),
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			cl, err := c.client()
-			if err != nil {
-				return err
-			}
+		RunE: c.asking(func(ctx context.Context, cl *client.Client, _ []string) error {
 			view := c.progress()
 			defer view.done()
-			return cl.Down(cmd.Context(), view.report)
-		},
+			return cl.Down(ctx, view.report)
+		}),
 	}
 }

@@ -108,14 +108,10 @@ func (c *cli) volumeInspect() *cobra.Command {
 		Example:           `  mayfly volume inspect data`,
 		Args:              atLeast("volume"),
 		ValidArgsFunction: c.completeVolumes(),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			cl, err := c.client()
-			if err != nil {
-				return err
-			}
+		RunE: c.asking(func(ctx context.Context, cl *client.Client, args []string) error {
 			list := []mayfly.VolumeDetails{}
 			failed := c.each(args, func(name string) error {
-				v, err := cl.GetVolume(cmd.Context(), name)
+				v, err := cl.GetVolume(ctx, name)
 				if err == nil {
 					list = append(list, v)
 				}
@@ -125,7 +121,7 @@ func (c *cli) volumeInspect() *cobra.Command {
 				return err
 			}
 			return failed
-		},
+		}),
 	}
 }
 
@@ -188,14 +184,10 @@ the time. A volume that is written to all the time is refused.`,
 		Example:           `  mayfly volume snapshot data before-upgrade`,
 		Args:              cobra.MatchAll(atLeast("volume"), atMost(2)),
 		ValidArgsFunction: c.completeVolumes(),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			cl, err := c.client()
-			if err != nil {
-				return err
-			}
-			s, err := cl.SnapshotVolume(cmd.Context(), args[0], append(args, "")[1])
+		RunE: c.asking(func(ctx context.Context, cl *client.Client, args []string) error {
+			s, err := cl.SnapshotVolume(ctx, args[0], append(args, "")[1])
 			return c.said(args[0]+"@"+s.Name, err)
-		},
+		}),
 	}
 }
 
@@ -206,13 +198,9 @@ func (c *cli) volumeRestore() *cobra.Command {
 		Example:           `  mayfly volume restore data before-upgrade`,
 		Args:              exactly("volume", "snapshot"),
 		ValidArgsFunction: c.completeVolumes(),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			cl, err := c.client()
-			if err != nil {
-				return err
-			}
-			return c.said(args[0], cl.RestoreVolume(cmd.Context(), args[0], args[1]))
-		},
+		RunE: c.asking(func(ctx context.Context, cl *client.Client, args []string) error {
+			return c.said(args[0], cl.RestoreVolume(ctx, args[0], args[1]))
+		}),
 	}
 }
 
@@ -224,14 +212,10 @@ func (c *cli) volumeClone() *cobra.Command {
   mayfly volume clone data@before-upgrade old`,
 		Args:              exactly("volume", "new volume's name"),
 		ValidArgsFunction: c.completeVolumes(),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			cl, err := c.client()
-			if err != nil {
-				return err
-			}
+		RunE: c.asking(func(ctx context.Context, cl *client.Client, args []string) error {
 			name, snapshot, _ := strings.Cut(args[0], "@")
-			v, err := cl.CloneVolume(cmd.Context(), name, snapshot, args[1])
+			v, err := cl.CloneVolume(ctx, name, snapshot, args[1])
 			return c.said(v.Name, err)
-		},
+		}),
 	}
 }

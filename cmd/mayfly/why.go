@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"io"
 	"os"
@@ -11,6 +12,7 @@ import (
 
 	"github.com/mayfly-run/mayfly"
 	"github.com/mayfly-run/mayfly/explain"
+	client "github.com/mayfly-run/mayfly/sdk/go"
 )
 
 func (c *cli) why() *cobra.Command {
@@ -25,12 +27,8 @@ func (c *cli) why() *cobra.Command {
 		ValidArgsFunction: c.completeInstances(),
 	}
 	output := outputFlag(cmd)
-	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		cl, err := c.client()
-		if err != nil {
-			return err
-		}
-		x, err := cl.Why(cmd.Context(), args[0])
+	cmd.RunE = c.asking(func(ctx context.Context, cl *client.Client, args []string) error {
+		x, err := cl.Why(ctx, args[0])
 		if err != nil {
 			return err
 		}
@@ -38,7 +36,7 @@ func (c *cli) why() *cobra.Command {
 			return printJSON(c.stdout, x)
 		}
 		return printWhy(c.stdout, x)
-	}
+	})
 	return cmd
 }
 
