@@ -29,11 +29,16 @@ func page[T any](items []T, in InPage, descending bool, key func(T) string) clie
 		items = slices.DeleteFunc(items, func(item T) bool { return compare(key(item), in.Next) <= 0 })
 	}
 	if len(items) <= in.Limit {
-		if items == nil {
-			items = []T{}
-		}
-		return client.Page[T]{Items: items}
+		return client.Page[T]{Items: listOf(items)}
 	}
 	items = items[:in.Limit]
 	return client.Page[T]{Items: items, Next: key(items[in.Limit-1])}
+}
+
+// listOf has a list without items be one in JSON too, and not null.
+func listOf[T any](items []T) []T {
+	if items == nil {
+		return []T{}
+	}
+	return items
 }

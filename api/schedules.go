@@ -25,10 +25,7 @@ func (r *router) schedules() {
 			InPage
 		}) (client.Page[mayfly.Scheduled], error) {
 			items, err := service.List(ctx, in.Space, in.Next, in.Limit)
-			page := client.Page[mayfly.Scheduled]{Items: items}
-			if items == nil {
-				page.Items = []mayfly.Scheduled{}
-			}
+			page := client.Page[mayfly.Scheduled]{Items: listOf(items)}
 			if len(items) == in.Limit {
 				page.Next = items[len(items)-1].Name
 			}

@@ -80,10 +80,7 @@ func (r *router) supervised() {
 	answerWith(r, operation{id: "list-service-releases", route: "GET /v1/services/{name}/releases", summary: "List the releases of a service, newest first"},
 		func(ctx context.Context, in *ServiceRef) (client.Page[mayfly.ServiceRelease], error) {
 			items, err := service.ServiceReleases(ctx, in.Space, in.Name)
-			if items == nil {
-				items = []mayfly.ServiceRelease{}
-			}
-			return client.Page[mayfly.ServiceRelease]{Items: items}, err
+			return client.Page[mayfly.ServiceRelease]{Items: listOf(items)}, err
 		})
 	watch := "Each message with service has one as it is then: at first, and whenever it is another. The state of one that is gone is deleted."
 	streamed(r, operation{id: "watch-services", route: "GET /v1/watch/services", summary: "Watch all services", detail: watch},

@@ -63,10 +63,7 @@ func (r *router) taskReads() {
 				return client.Page[mayfly.Task]{}, err
 			}
 			page, err := service.List(ctx, f)
-			if page.Tasks == nil {
-				page.Tasks = []mayfly.Task{}
-			}
-			return client.Page[mayfly.Task]{Items: page.Tasks, Next: page.Next}, err
+			return client.Page[mayfly.Task]{Items: listOf(page.Tasks), Next: page.Next}, err
 		})
 	answerWith(r, operation{id: "get-task", route: "GET /v1/tasks/{id}", summary: "Get a task"},
 		func(ctx context.Context, in *TaskRef) (mayfly.Task, error) {

@@ -179,9 +179,7 @@ func streamEvents(ctx context.Context, w http.ResponseWriter, sub *discovery.Sub
 // alone, so that it means the same after a restart.
 func setOf(sub *discovery.Subscription) client.EndpointSet {
 	list, _ := sub.Current()
-	if list == nil {
-		list = []mayfly.Endpoint{}
-	}
+	list = listOf(list)
 	hash := fnv.New64a()
 	encoder := json.NewEncoder(hash)
 	for _, e := range list {

@@ -96,10 +96,7 @@ func (r *router) releases(service Workloads) {
 	answerWith(r, operation{id: "list-releases", route: "GET /v1/workloads/{name}/releases", summary: "List the releases of a workload, newest first"},
 		func(ctx context.Context, in *WorkloadRef) (client.Page[mayfly.ServiceRelease], error) {
 			items, err := service.WorkloadReleases(ctx, in.Space, in.Name)
-			if items == nil {
-				items = []mayfly.ServiceRelease{}
-			}
-			return client.Page[mayfly.ServiceRelease]{Items: items}, err
+			return client.Page[mayfly.ServiceRelease]{Items: listOf(items)}, err
 		})
 	streamed(r, operation{id: "rollback", route: "POST /v1/workloads/{name}/rollback", summary: "Go back to another release of a workload",
 		detail: "Of a function it ends when one sandbox of the release is ready; the present one stays active until then. Of a service it ends when that is wanted."},
