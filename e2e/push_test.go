@@ -146,7 +146,7 @@ func packed(t testing.TB, dir string) []byte {
 }
 
 func TestBuilds(t *testing.T) {
-	n := start(t, "--build-memory", "256m", "--build-time", "60s")
+	n := start(t, "--build-memory", "256m")
 	var said []string
 	say := func(text string) { said = append(said, text) }
 	told := func() string { defer func() { said = nil }(); return strings.Join(said, "\n") }
@@ -289,7 +289,8 @@ func nodePackage(t testing.TB, text string) string {
 // TestABuildHasAnEnd: what never ends, or becomes more and more processes, is ended.
 func TestABuildHasAnEnd(t *testing.T) {
 	n := start(t, "--build-time", "8s")
-	for name, does := range map[string]string{"NeverEnds": "sleep 1000", "Forks": "f() { f | f & }; f; sleep 1000"} {
+	// The shell has what it waits for before there is no room for another process.
+	for name, does := range map[string]string{"NeverEnds": "sleep 1000", "Forks": "sleep 1000 & s=$!; f() { f | f & }; f; wait $s"} {
 		t.Run(name, func(t *testing.T) {
 			_, err := n.build(t.Context(), "bad", script(t, does), false, func(string) {})
 			if mayfly.KindOf(err) != mayfly.TimedOut || !strings.Contains(err.Error(), "the build of bad took longer than 8s") {
@@ -298,6 +299,16 @@ func TestABuildHasAnEnd(t *testing.T) {
 			n.with(t).noBuilds()
 		})
 	}
+}
+
+// TestABuildWhoseTimeIsOverAtOnce: it says so, wherever the build is then.
+func TestABuildWhoseTimeIsOverAtOnce(t *testing.T) {
+	n := start(t, "--build-time", "1ms")
+	_, err := n.build(t.Context(), "bad", script(t, "sleep 1000"), false, func(string) {})
+	if mayfly.KindOf(err) != mayfly.TimedOut || !strings.Contains(err.Error(), "the build of bad took longer than 1ms") {
+		t.Errorf("got %v", err)
+	}
+	n.noBuilds()
 }
 
 // TestABuildWithoutANetwork: where nothing can be fetched, one line says that and what
@@ -342,10 +353,10 @@ func (n *node) noBuilds() {
 		}
 		return true
 	})
-	parts, _ := filepath.Glob(n.dir + "/data/builds/.part-*")
-	if len(parts) > 0 {
-		n.t.Errorf("left: %v", parts)
-	}
+	n.until("no part of what it makes is there", func() bool {
+		parts, _ := filepath.Glob(n.dir + "/data/builds/.part-*")
+		return len(parts) == 0
+	})
 }
 
 // TestReleasesOfAFunction: each push is a release; one can go back to the ten that

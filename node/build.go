@@ -217,6 +217,9 @@ func (n *Node) build(ctx context.Context, m making, code *os.File, name string) 
 	defer out.Close()
 
 	s, err := n.buildSandbox(ctx, w, r, m.tools.Digest)
+	if ctx.Err() != nil && err != nil {
+		return context.Cause(ctx)
+	}
 	if err != nil {
 		return err
 	}
@@ -257,6 +260,9 @@ func (n *Node) runBuild(ctx context.Context, s *container.Sandbox, w *mayfly.Wor
 	if err != nil {
 		s.Kill()
 		<-told
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
 		return mayfly.Errorf(mayfly.Failed, "the build of %s: execute %s: %w", w.Name, r.Argv[0], err)
 	}
 	written := make(chan error, 1)
