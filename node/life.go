@@ -390,7 +390,8 @@ func (n *Node) thinEnded(ctx context.Context, k *keeper) {
 	n.mu.Unlock()
 	slices.SortFunc(over, func(a, b *instance) int { return cmp.Compare(b.ID, a.ID) }) // newest first
 	for _, in := range over[min(len(over), keepEnded):] {
-		if err := n.forget(context.WithoutCancel(ctx), in); err != nil {
+		err := n.forget(context.WithoutCancel(ctx), in)
+		if err != nil && mayfly.KindOf(err) != mayfly.NotFound { // another replica's keeper may have done so
 			n.opts.Log.Error("forget instance", "id", in.ID, "err", err)
 		}
 	}
