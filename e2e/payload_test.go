@@ -113,9 +113,7 @@ func TestLargePayloads(t *testing.T) {
 	if _, err := n.SubmitFrom(t.Context(), mayfly.Submission{Workload: "picky"}, bytes.NewReader(data)); mayfly.KindOf(err) != mayfly.TooLarge {
 		t.Errorf("a function that takes no such bodies: %v", err)
 	}
-	if left := n.payloadsLeft(); len(left) != 1 { // what picky did not take waits for its hour
-		t.Errorf("left are %q", left)
-	}
+	n.until("one payload is left", func() bool { return len(n.payloadsLeft()) == 1 }) // what picky did not take waits for its hour
 	if peak := n.peak(); peak > 160<<20 {
 		t.Errorf("the daemon had %d MB", peak>>20)
 	}
@@ -126,7 +124,9 @@ func TestLargePayloads(t *testing.T) {
 func TestLargePayloadsOutliveTheDaemon(t *testing.T) {
 	n := start(t)
 	data, sum := large()
-	n.shell("slow", "busybox sha256sum; sleep 2; busybox sha256sum </run/mayfly/payload; test $MAYFLY_ATTEMPT -gt 1", nil)
+	shared, mounts := n.shared()
+	n.shell("slow", "busybox sha256sum; until [ -e /shared/go ]; do sleep 0.05; done; busybox sha256sum </run/mayfly/payload; test $MAYFLY_ATTEMPT -gt 1",
+		func(w *mayfly.Workload) { w.Mounts = mounts })
 	n.shell("waits", "busybox sha256sum", nil)
 	n.deploy(mayfly.Workload{Name: "web"})
 	if err := n.PauseQueue(t.Context(), "waits"); err != nil {
@@ -147,6 +147,7 @@ func TestLargePayloadsOutliveTheDaemon(t *testing.T) {
 	n.untilTask(slow.ID, func(t mayfly.Task) bool { return t.State == mayfly.TaskRunning })
 	n.kill()
 	n.up()
+	n.touch(shared, "go")
 	if task := n.waitTask(slow.ID); task.State != mayfly.TaskSucceeded || task.Attempt != 2 || n.result(slow.ID) != sum+"  -\n"+sum+"  -\n" {
 		t.Errorf("%+v with %q", task, n.result(slow.ID))
 	}
@@ -165,9 +166,7 @@ func TestLargePayloadsOutliveTheDaemon(t *testing.T) {
 	if task := n.waitTask(waits.ID); task.State != mayfly.TaskSucceeded || n.result(waits.ID) != sum+"  -\n" {
 		t.Errorf("%+v with %q", task, n.result(waits.ID))
 	}
-	if left := n.payloadsLeft(); len(left) != 0 {
-		t.Errorf("left are %q", left)
-	}
+	n.until("no payload is left", func() bool { return len(n.payloadsLeft()) == 0 })
 	upload, started := io.Pipe()
 	broken := make(chan error, 1)
 	go func() {

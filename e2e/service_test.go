@@ -179,6 +179,24 @@ func (n *node) mayStart(may bool) {
 	}
 }
 
+// shared is a directory that containers have as /shared.
+func (n *node) shared() (dir string, mounts []mayfly.Mount) {
+	n.t.Helper()
+	dir = n.t.TempDir()
+	if err := os.Chmod(dir, 0o777); err != nil {
+		n.t.Fatal(err)
+	}
+	return dir, []mayfly.Mount{{Type: "bind", Source: dir, Target: "/shared"}}
+}
+
+// touch makes an empty file.
+func (n *node) touch(path ...string) {
+	n.t.Helper()
+	if err := os.WriteFile(filepath.Join(path...), nil, 0o644); err != nil {
+		n.t.Fatal(err)
+	}
+}
+
 // A consumer starts when its provider is ready, and neither notices a daemon that
 // is killed.
 func TestServicesFindEachOther(t *testing.T) {
@@ -202,9 +220,10 @@ func TestServicesFindEachOther(t *testing.T) {
 	}
 	n.until("db is back", func() bool { return n.one("db").ID != db.ID })
 	db = n.one("db")
-	n.until("web is back", func() bool { return n.one("web").ID != web.ID })
-	web = n.one("web")
-	n.until("web says what it knows", func() bool { return strings.Contains(n.execLog(web), "started with mysql://"+db.Address) })
+	n.until("web is back, and says what it knows", func() bool {
+		now := n.one("web")
+		return now.ID != web.ID && strings.Contains(n.execLog(now), "started with mysql://"+db.Address)
+	})
 }
 
 // However a provider goes, its consumers are told at once, and again when it is

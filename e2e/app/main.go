@@ -81,6 +81,7 @@ func main() {
 		}
 	})
 	http.HandleFunc("/hold", hold)
+	http.HandleFunc("/await", func(_ http.ResponseWriter, r *http.Request) { awaitFile(r.Context(), r.URL.Query().Get("file")) })
 	http.HandleFunc("/exit", func(_ http.ResponseWriter, r *http.Request) {
 		fmt.Fprintln(os.Stderr, "leaving")
 		if r.URL.Query().Get("code") == "0" {
@@ -116,6 +117,16 @@ func main() {
 		server.ConnState = (&connections{}).note
 	}
 	log.Fatal(server.ListenAndServe())
+}
+
+// awaitFile returns when there is a file, or ctx ends.
+func awaitFile(ctx context.Context, file string) {
+	for ctx.Err() == nil {
+		if _, err := os.Stat(file); err == nil {
+			return
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
 }
 
 // ask asks the API from inside.
