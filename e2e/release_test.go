@@ -128,9 +128,9 @@ func TestOldReleasesGo(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, digest := range digests {
-		for mayfly.KindOf(err) != mayfly.NotFound { // the last call's container is on its way out
-			_, err = n.GetImage(t.Context(), digest)
-		}
-		err = nil
+		n.until("its image is gone", func() bool { // the last call's container is on its way out
+			_, err := n.GetImage(t.Context(), digest)
+			return mayfly.KindOf(err) == mayfly.NotFound
+		})
 	}
 }

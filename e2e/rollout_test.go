@@ -96,6 +96,23 @@ func containers(s mayfly.Supervised) (ids []string) {
 	return ids
 }
 
+// restarted restarts a service, and waits until it runs in other containers.
+func (n *node) restarted(before mayfly.Supervised) {
+	n.t.Helper()
+	if _, err := n.RestartService(n.t.Context(), before.Name); err != nil {
+		n.t.Fatal(err)
+	}
+	n.until("the restart is over", func() bool {
+		s, err := n.GetService(n.t.Context(), before.Name)
+		if err != nil {
+			n.t.Fatal(err)
+		}
+		return s.State == mayfly.ServiceRunning && len(s.Replicas) == len(before.Replicas) && !slices.ContainsFunc(containers(s), func(id string) bool {
+			return id == "" || slices.Contains(containers(before), id)
+		})
+	})
+}
+
 // An update, a restart and a release that fails never leave fewer ready than
 // there shall be, nor make more than the surge allows.
 func TestAServiceIsUpdatedRestartedAndRolledBackWithoutAGap(t *testing.T) {
@@ -115,18 +132,7 @@ func TestAServiceIsUpdatedRestartedAndRolledBackWithoutAGap(t *testing.T) {
 			t.Errorf("container %s outlived its release", id)
 		}
 	}
-	if _, err := n.RestartService(t.Context(), "web"); err != nil {
-		t.Fatal(err)
-	}
-	n.until("the restart is over", func() bool {
-		s, err := n.GetService(t.Context(), "web")
-		if err != nil {
-			t.Fatal(err)
-		}
-		return s.State == mayfly.ServiceRunning && len(s.Replicas) == 3 && !slices.ContainsFunc(containers(s), func(id string) bool {
-			return id == "" || slices.Contains(containers(second), id)
-		})
-	})
+	n.restarted(second)
 	third := n.settled("web", mayfly.ServiceRunning, 2, 3)
 
 	begun = time.Now()
@@ -234,14 +240,18 @@ func TestAServiceWithAHostPortIsReplacedStopFirst(t *testing.T) {
 	if _, most := seen.end(); most > 1 {
 		t.Errorf("there were %d at one time, and there is one port", most)
 	}
-	news, err := n.ListNews(t.Context(), client.NewsFilter{Subject: "web", Type: "rollout"})
-	if err != nil {
-		t.Fatal(err)
-	}
 	var types []string
-	for _, e := range news {
-		types = append(types, e.Type)
-	}
+	n.until("the news say that it is done", func() bool {
+		news, err := n.ListNews(t.Context(), client.NewsFilter{Subject: "web", Type: "rollout"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		types = nil
+		for _, e := range news {
+			types = append(types, e.Type)
+		}
+		return len(types) >= 4
+	})
 	if got := fmt.Sprint(types); got != "[rollout.began rollout.done rollout.began rollout.done]" {
 		t.Errorf("told %s", got)
 	}

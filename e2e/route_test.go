@@ -49,13 +49,11 @@ func TestRoutesToAService(t *testing.T) {
 	t.Run("both instances", func(t *testing.T) {
 		n := n.with(t)
 		seen := map[string]bool{}
-		for range 10 {
+		n.until("both have answered", func() bool {
 			_, host, _ := n.get("web", "/hostname")
 			seen[host] = true
-		}
-		if len(seen) != 2 {
-			t.Errorf("seen %v", seen)
-		}
+			return len(seen) == 2
+		})
 	})
 	t.Run("a deploy and a restart lose none", func(t *testing.T) {
 		n := n.with(t)
@@ -83,11 +81,7 @@ func TestRoutesToAService(t *testing.T) {
 		}
 		all.Go(func() { ask("/sleep?for=2s") }) // is under way when its instance is to go
 		n.serve(routed("2"))
-		n.settled("web", mayfly.ServiceRunning, 2, 2)
-		if _, err := n.RestartService(t.Context(), "web"); err != nil {
-			t.Fatal(err)
-		}
-		n.settled("web", mayfly.ServiceRunning, 2, 2)
+		n.restarted(n.settled("web", mayfly.ServiceRunning, 2, 2))
 		stop()
 		all.Wait()
 		t.Logf("%d requests, of which %d failed", done.Load(), failed.Load())

@@ -106,9 +106,7 @@ func TestAVolumeHasOneWriter(t *testing.T) {
 	if err != nil || !strings.Contains(strings.Join(x.Why, "\n"), "volume data is written by web/1") {
 		t.Errorf("why: %+v, %v", x, err)
 	}
-	if got := n.newsOf("other"); !strings.Contains(got, "volume data is written by web/1") {
-		t.Errorf("news of it: %s", got)
-	}
+	n.until("the news say so", func() bool { return strings.Contains(n.newsOf("other"), "volume data is written by web/1") })
 
 	if err := n.DeleteWorkload(t.Context(), "other"); err != nil {
 		t.Fatal(err)

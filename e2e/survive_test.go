@@ -6,7 +6,6 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/mayfly-run/mayfly"
 	nodes "github.com/mayfly-run/mayfly/node"
@@ -46,10 +45,10 @@ func TestDaemonKilled(t *testing.T) {
 	if in, err := n.WaitInstance(t.Context(), "before"); err != nil || in.Exit.Code != 3 {
 		t.Fatalf("%+v, %v", in, err)
 	}
-	n.runDetached("while", "sh", "-c", "for i in 1 2 3 4 5 6 7 8; do echo line $i; sleep 0.1; done; exit 4")
+	while := n.runDetached("while", "sh", "-c", "for i in 1 2 3 4 5 6 7 8; do echo line $i; sleep 0.1; done; exit 4")
 	n.runDetached("after", "sh", "-c", "i=0; while [ ! -e /stop ]; do i=$((i+1)); echo $i; sleep 0.05; [ $i = 60 ] && exit 5; done")
 	n.kill()
-	time.Sleep(time.Second) // for what ends while nobody watches
+	n.until("one ends while nobody watches", func() bool { return n.programs(while.ID) == 0 })
 	n.up()
 	for name, code := range map[string]int{"before": 3, "while": 4, "after": 5} {
 		in, err := n.WaitInstance(t.Context(), name)
@@ -93,9 +92,10 @@ func TestDaemonUpgraded(t *testing.T) {
 		resp.Body.Close()
 		called <- answer{resp.StatusCode, resp.Header.Get("X-Mayfly-Run")}
 	}()
-	for runs, _ := n.ListRuns(t.Context(), "web", 1); len(runs) == 0 || runs[0].Instance == ""; {
-		runs, _ = n.ListRuns(t.Context(), "web", 1)
-	}
+	n.until("the call has a container", func() bool {
+		runs, err := n.ListRuns(t.Context(), "web", 1)
+		return err == nil && len(runs) > 0 && runs[0].Instance != ""
+	})
 	n.stop()
 	told := <-called
 	if told.status != 503 {
@@ -153,9 +153,7 @@ func TestNothingIsLeftOver(t *testing.T) {
 	}
 	n.stop()
 	n.up()
-	if after := n.leftovers(); after != before {
-		t.Errorf("before\n%s\nafter\n%s", before, after)
-	}
+	n.until("it has again "+before, func() bool { return n.leftovers() == before })
 	n.stop()
 	n.nothingLeft()
 }

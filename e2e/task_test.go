@@ -159,7 +159,6 @@ func TestTasks(t *testing.T) {
 		{"no program", mayfly.Submission{Workload: "absent"}, mayfly.TaskFailed, 127, "", "cannot execute /nonesuch"},
 		{"retries used up", mayfly.Submission{Workload: "fails", Retries: mayfly.Retries{Max: 2, Delays: []time.Duration{time.Millisecond}}}, mayfly.TaskBuried, 7, "", ""},
 		{"a final exit", mayfly.Submission{Workload: "final", Retries: mayfly.Retries{Max: 2, Final: []int{9}}}, mayfly.TaskFailed, 9, "", ""},
-		{"its time runs out", mayfly.Submission{Workload: "sleeps", Timeout: 300 * time.Millisecond}, mayfly.TaskTimedOut, 3, "", "timeout of 300ms"},
 		{"out of memory", mayfly.Submission{Workload: "hungry"}, mayfly.TaskOutOfMemory, 137, "", "memory limit"},
 		{"http", mayfly.Submission{Workload: "web", Payload: []byte("x")}, mayfly.TaskSucceeded, 0, "x", ""},
 		{"http instance", mayfly.Submission{Workload: "kept", Payload: []byte("x")}, mayfly.TaskSucceeded, 0, "x", ""},
@@ -172,6 +171,22 @@ func TestTasks(t *testing.T) {
 			Retries: mayfly.Retries{Max: 3, Delays: []time.Duration{time.Millisecond}, MemoryUpTo: 64 << 20}}).ID)
 		if task.State != mayfly.TaskSucceeded || task.Attempt != 3 || task.Memory != 64<<20 || n.result(task.ID) != "fed\n" {
 			t.Errorf("%+v", task)
+		}
+	})
+	t.Run("its time runs out", func(t *testing.T) {
+		n := n.with(t)
+		for timeout := 300 * time.Millisecond; ; timeout *= 4 {
+			task := n.waitTask(n.submit(mayfly.Submission{Workload: "sleeps", Timeout: timeout}).ID)
+			exit := task.Attempts[0].Exit
+			if task.State != mayfly.TaskTimedOut || !strings.Contains(exit.Detail, fmt.Sprint("timeout of ", timeout)) {
+				t.Fatalf("%s: %+v", task.State, exit)
+			}
+			if exit.Code == 3 {
+				break
+			}
+			if log := n.taskLog(task.ID); log != "" || timeout > time.Minute { // else it did not come to its trap in that time
+				t.Fatalf("%+v, and it wrote %q", exit, log)
+			}
 		}
 	})
 	t.Run("cancelled while it runs", func(t *testing.T) {
@@ -262,7 +277,8 @@ func TestHandlersOutliveTheDaemon(t *testing.T) {
 	outlives(n, map[string]mayfly.Submission{"[7, 1]": {Workload: "py", Payload: []byte("7")}})
 }
 
-// outlives submits tasks by their results, and ends the daemon while they run.
+// outlives submits tasks by their results, and ends the daemon while they run,
+// unless the machine was so slow that they have ended.
 func outlives(n *node, tasks map[string]mayfly.Submission) {
 	n.t.Helper()
 	for _, end := range []func(){n.kill, n.stop} {
@@ -271,7 +287,7 @@ func outlives(n *node, tasks map[string]mayfly.Submission) {
 			ids[n.submit(sub).ID] = want
 		}
 		for id := range ids {
-			n.untilTask(id, func(t mayfly.Task) bool { return t.State == mayfly.TaskRunning })
+			n.untilTask(id, func(t mayfly.Task) bool { return t.State == mayfly.TaskRunning || t.State.Ended() })
 		}
 		end()
 		n.up()
@@ -331,7 +347,7 @@ func TestTasksAfterOthers(t *testing.T) {
 	n := start(t)
 	n.shell("double", "read n; sleep 0.2; echo $((2 * n))", nil)
 	n.shell("sum", "cd /run/mayfly/results; s=0; for f in *; do read n <$f; s=$((s + n)); done; echo $s", nil)
-	n.shell("fails", "sleep 1; exit 1", nil)
+	n.shell("fails", "exit 1", nil)
 	var parts []string
 	for i := range 5 {
 		parts = append(parts, n.submit(mayfly.Submission{Workload: "double", Payload: fmt.Appendf(nil, "%d\n", i)}).ID)
@@ -343,9 +359,15 @@ func TestTasksAfterOthers(t *testing.T) {
 			t.Errorf("%+v with %q", task, n.result(id))
 		}
 	}
+	if err := n.PauseQueue(t.Context(), "fails"); err != nil { // nothing can be said to come after what has failed
+		t.Fatal(err)
+	}
 	failed := n.submit(mayfly.Submission{Workload: "fails"})
 	child := n.submit(mayfly.Submission{Workload: "sum", After: []string{last.ID, failed.ID}})
 	grandchild := n.submit(mayfly.Submission{Workload: "sum", After: []string{child.ID}})
+	if err := n.ResumeQueue(t.Context(), "fails"); err != nil {
+		t.Fatal(err)
+	}
 	for _, id := range []string{child.ID, grandchild.ID} {
 		if task := n.waitTask(id); task.State != mayfly.TaskCancelled {
 			t.Errorf("%+v", task)

@@ -52,36 +52,33 @@ func TestContainersKilled(t *testing.T) {
 
 // processOf is the process of this machine that runs a task's program ("sh"), or
 // the first process of its container ("init").
-func (n *node) processOf(id, what string) int {
+func (n *node) processOf(id, what string) (pid int) {
 	n.t.Helper()
-	for {
+	runs := func(pid int) bool {
+		env, _ := os.ReadFile(fmt.Sprintf("/proc/%d/environ", pid))
+		cmdline, _ := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
+		return strings.Contains(string(env), "MAYFLY_RUN="+id) && strings.HasPrefix(string(cmdline), "sh\x00-c")
+	}
+	n.until("its program runs", func() bool {
 		dirs, err := filepath.Glob("/proc/[0-9]*")
 		if err != nil {
 			n.t.Fatal(err)
 		}
 		for _, dir := range dirs {
-			env, err := os.ReadFile(dir + "/environ")
-			if err != nil || !strings.Contains(string(env), "MAYFLY_RUN="+id) {
-				continue
-			}
-			cmdline, _ := os.ReadFile(dir + "/cmdline")
-			if !strings.HasPrefix(string(cmdline), "sh\x00-c") {
-				continue
-			}
-			pid, _ := strconv.Atoi(filepath.Base(dir))
-			if what == "sh" {
-				return pid
-			}
-			status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
-			if err != nil {
-				continue
-			}
+			pid, _ = strconv.Atoi(filepath.Base(dir))
+			status, _ := os.ReadFile(dir + "/status")
 			_, rest, _ := strings.Cut(string(status), "PPid:")
-			parent, err := strconv.Atoi(strings.Fields(rest)[0])
-			if err != nil {
-				n.t.Fatal(err)
+			var parent int
+			fmt.Sscan(rest, &parent)
+			if parent == 0 || !runs(pid) || runs(parent) { // that is a child which is yet to become sleep
+				continue
 			}
-			return parent
+			if what == "init" {
+				pid = parent
+			}
+			return true
 		}
-	}
+		return false
+	})
+	return pid
 }

