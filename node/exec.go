@@ -11,6 +11,8 @@ import (
 	"syscall"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/mayfly-run/mayfly"
 	"github.com/mayfly-run/mayfly/container"
 )
@@ -206,9 +208,9 @@ func (n *Node) conduct(ctx context.Context, s *container.Sandbox, p *container.P
 	defer out.shut()
 	defer errs.shut()
 	copied := make(chan struct{}, 2)
-	carry := func(to io.Writer, from io.Reader) {
+	carry := func(to io.Writer, from *os.File) {
 		n.goTask(func(context.Context) {
-			io.Copy(to, from)
+			passOn(to, from)
 			copied <- struct{}{}
 		})
 	}
@@ -221,18 +223,36 @@ func (n *Node) conduct(ctx context.Context, s *container.Sandbox, p *container.P
 		return mayfly.Exit{}, context.Cause(ctx)
 	}
 	defer streams.close()
-	t := time.NewTimer(orphanedStreams)
-	defer t.Stop()
+	for _, f := range []*os.File{streams.out, streams.err} {
+		if err := f.SetReadDeadline(time.Now().Add(orphanedStreams)); err != nil {
+			return p.Exit(), err
+		}
+	}
 	for range 2 {
 		select {
 		case <-copied:
-		case <-t.C: // what it left behind holds them
-			return p.Exit(), nil
 		case <-ctx.Done():
 			return p.Exit(), nil
 		}
 	}
 	return p.Exit(), nil
+}
+
+// passOn copies a pipe until nobody holds its other end. Where that is so no sooner
+// than at the deadline for reading, it ends with what is in the pipe then: who takes
+// it may be slow.
+func passOn(to io.Writer, from *os.File) {
+	_, err := io.Copy(to, from)
+	if !errors.Is(err, os.ErrDeadlineExceeded) {
+		return
+	}
+	left := 0
+	if raw, err := from.SyscallConn(); err == nil {
+		raw.Control(func(fd uintptr) { left, _ = unix.IoctlGetInt(int(fd), unix.TIOCINQ) })
+	}
+	if from.SetReadDeadline(time.Time{}) == nil {
+		io.CopyN(to, from, int64(left))
+	}
 }
 
 // hangUp ends a program whose client has left, and calls then. One that is still
