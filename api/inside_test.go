@@ -248,15 +248,26 @@ func TestInsideBodiesAreBounded(t *testing.T) {
 			t.Fatal(err)
 		}
 		req.ContentLength = said
-		resp, err := srv.Client().Do(req)
+		conn, err := net.Dial("tcp", srv.Listener.Addr().String())
 		if err != nil {
 			t.Fatal(err)
 		}
-		defer resp.Body.Close()
+		defer conn.Close()
+		sent := make(chan struct{})
+		go func() {
+			defer close(sent)
+			req.Write(conn) // which is cut short: an answer comes before its end
+		}()
+		resp, err := http.ReadResponse(bufio.NewReader(conn), req)
+		if err != nil {
+			t.Fatal(err)
+		}
 		if resp.StatusCode != 413 {
 			text, _ := io.ReadAll(resp.Body)
 			t.Errorf("%d %s", resp.StatusCode, text)
 		}
+		conn.Close()
+		<-sent
 	}
 }
 

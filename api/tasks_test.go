@@ -180,8 +180,13 @@ func TestSubmitByHand(t *testing.T) {
 			}
 		})
 	}
+	before := time.Now()
 	_, _, text := post(t, up.tcp+"/v1/tasks", `{"tasks": [{"workload": "w", "delay": "1h"}]}`, nil)
-	if at := strings.Contains(text, `"notBefore":"`+time.Now().Add(time.Hour).UTC().Format("2006-01-02")); !at {
+	var answer client.SubmitAnswer
+	if err := json.Unmarshal([]byte(text), &answer); err != nil || len(answer.Tasks) != 1 {
+		t.Fatalf("delayed: %s, %v", text, err)
+	}
+	if at := answer.Tasks[0].Task.NotBefore; at.Before(before.Add(time.Hour-time.Second)) || at.After(time.Now().Add(time.Hour+time.Second)) {
 		t.Errorf("delayed: %s", text)
 	}
 }

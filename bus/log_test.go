@@ -3,7 +3,6 @@ package bus
 import (
 	"bytes"
 	"log/slog"
-	"os"
 	"strings"
 	"testing"
 )
@@ -26,9 +25,7 @@ func TestOpenAfterACrash(t *testing.T) {
 	for _, key := range []string{"b", "c", "d"} {
 		put(key)
 	}
-	if err := os.CopyFS(copied, os.DirFS(dir)); err != nil {
-		t.Fatal(err)
-	}
+	copyDir(t, copied, dir)
 	closeBus(t, b)
 	var log bytes.Buffer
 	b, err := Open(t.Context(), copied, Options{Log: slog.New(slog.NewTextHandler(&log, &slog.HandlerOptions{Level: slog.LevelDebug}))})

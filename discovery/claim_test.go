@@ -31,7 +31,7 @@ func TestGuestDoesNotPassForAService(t *testing.T) {
 
 	s := watch(t, d, Consumer{}, mayfly.Require{Service: "billing", Port: AnyPort, All: true})
 	var id lineID
-	c.ok("register", `{"service":"billing","port":1,"ttl":"1s"}`, &id)
+	c.ok("register", `{"service":"billing","port":1,"ttl":"1m"}`, &id)
 	await(t, s, id.ID)
 	deploy(t, site.store, "billing")
 	await(t, s)

@@ -94,7 +94,7 @@ func (r *resolver) ask(t testing.TB, network, from, name, kind string) string {
 }
 
 func (r *resolver) exchange(network, from string, m *dns.Msg) (*dns.Msg, error) {
-	c := &dns.Client{Net: network, Timeout: 10 * time.Second, Dialer: &net.Dialer{LocalAddr: &net.UDPAddr{IP: net.ParseIP(from)}}}
+	c := &dns.Client{Net: network, Timeout: patience, Dialer: &net.Dialer{LocalAddr: &net.UDPAddr{IP: net.ParseIP(from)}}}
 	if network == "tcp" {
 		c.Dialer.LocalAddr = &net.TCPAddr{IP: net.ParseIP(from)}
 	}
@@ -233,7 +233,7 @@ func TestDNSTakesTurns(t *testing.T) {
 // upstreamServer answers as a server of the outside would.
 func upstreamServer(t testing.TB, h dns.HandlerFunc) (line string) {
 	t.Helper()
-	pc, err := net.ListenPacket("udp", "127.0.0.1:0")
+	pc, err := net.ListenPacket("udp", "127.9.8.7:0") // where nobody else has its TCP port
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -280,7 +280,7 @@ func TestDNSForwards(t *testing.T) {
 	broken := upstreamServer(t, func(w dns.ResponseWriter, m *dns.Msg) {
 		w.WriteMsg(new(dns.Msg).SetRcode(m, dns.RcodeServerFailure))
 	})
-	closed, err := net.ListenPacket("udp", "127.0.0.1:0")
+	closed, err := net.ListenPacket("udp", "127.9.8.7:0")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -289,6 +289,13 @@ func TestDNSForwards(t *testing.T) {
 	outside := at("crm", "mysql", "crm.example", 3306)
 	outside.Outside = true
 	publish(t, r.node, at("db", "mysql", "10.88.0.5", 3306), outside)
+	ask := func(network, name, kind string) (got string) {
+		t.Helper()
+		for limit := time.Now().Add(patience); got == "" || got == "SERVFAIL" && time.Now().Before(limit); { // the others may be slow
+			got = r.ask(t, network, "127.0.0.1", name, kind)
+		}
+		return got
+	}
 	for _, c := range []struct{ network, name, kind, want string }{
 		{"udp", "Example.org", "A", "NOERROR; Example.org. 300 A 192.0.2.1"},
 		{"tcp", "example.org", "A", "NOERROR; example.org. 300 A 192.0.2.1"},
@@ -297,14 +304,14 @@ func TestDNSForwards(t *testing.T) {
 		{"udp", "db", "A", "NOERROR; db. 0 A 10.88.0.5"},
 		{"udp", "nobody.default.mayfly", "A", "NXDOMAIN; SOA"},
 	} {
-		if got := r.ask(t, c.network, "127.0.0.1", c.name, c.kind); got != c.want {
+		if got := ask(c.network, c.name, c.kind); got != c.want {
 			t.Errorf("%s over %s: got %s, want %s", c.name, c.network, got, c.want)
 		}
 	}
-	if got := r.ask(t, "udp", "127.0.0.1", "large.example", "A"); !strings.HasPrefix(got, "NOERROR; TC") {
+	if got := ask("udp", "large.example", "A"); !strings.HasPrefix(got, "NOERROR; TC") {
 		t.Errorf("an answer that was cut short: %.80s", got)
 	}
-	if got := strings.Count(r.ask(t, "tcp", "127.0.0.1", "large.example", "A"), " A "); got != 100 {
+	if got := strings.Count(ask("tcp", "large.example", "A"), " A "); got != 100 {
 		t.Errorf("%d of 100 records over TCP", got)
 	}
 	mu.Lock()

@@ -17,7 +17,7 @@ func lockOf(holder string) LockRequest {
 
 func lock(t testing.TB, d *node, req LockRequest) *Lock {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
 	held, err := d.Locks().Lock(ctx, req)
 	if err != nil {
@@ -50,7 +50,7 @@ func awaitWaiting(t testing.TB, d *node, count int) {
 		}
 		select {
 		case <-changed:
-		case <-time.After(20 * time.Second):
+		case <-time.After(patience):
 			t.Fatalf("%d do not wait", count)
 		}
 	}
