@@ -63,6 +63,7 @@ type Events struct {
 	wake    chan struct{} // an event was accepted
 	dirty   chan struct{} // something is to be saved
 	tells   chan told     // of the platform
+	news    uint64        // of the store, that comes next
 	loading sync.WaitGroup
 	stop    context.CancelFunc
 
@@ -104,6 +105,7 @@ func Open(ctx context.Context, b *bus.Bus, s *store.Store, q *queue.Queue, opts 
 		journal.Close()
 		return nil, err
 	}
+	_, e.news = s.News(store.NewsFilter{}, 1)
 	q.OnEnd(e.taskEnded)
 	loading, stop := context.WithCancel(context.Background())
 	e.stop = stop

@@ -5,6 +5,7 @@ import (
 	"context"
 	"flag"
 	"fmt"
+	"io"
 	"net/http"
 	"net/http/httptest"
 	"slices"
@@ -32,6 +33,9 @@ func TestMain(m *testing.M) {
 
 const home = mayfly.DefaultSpace
 
+// patience is for a machine that does much else at the same time.
+const patience = 2 * time.Minute
+
 // node is a bus with a record, a queue and events on it.
 type node struct {
 	t      testing.TB
@@ -54,6 +58,13 @@ func start(t testing.TB, opts event.Options) *node {
 
 func (n *node) open(opts event.Options) {
 	n.t.Helper()
+	n.load(opts)
+	n.run()
+}
+
+// load opens all and runs nothing yet.
+func (n *node) load(opts event.Options) {
+	n.t.Helper()
 	ctx := context.Background()
 	must := func(err error) {
 		n.t.Helper()
@@ -70,7 +81,10 @@ func (n *node) open(opts event.Options) {
 	must(err)
 	n.events, err = event.Open(ctx, n.bus, n.store, n.queue, opts)
 	must(err)
-	running, stop := context.WithCancel(ctx)
+}
+
+func (n *node) run() {
+	running, stop := context.WithCancel(context.Background())
 	n.stop = stop
 	n.ended.Go(func() { n.queue.Run(running) })
 	n.ended.Go(func() { n.events.Run(running) })
@@ -138,7 +152,7 @@ func photo(id, bucket string) mayfly.Event {
 // next is granted a task.
 func (n *node) next() *queue.Grant {
 	n.t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
 	g, err := n.queue.Next(ctx, "here")
 	if err != nil {
@@ -161,7 +175,7 @@ func (n *node) done(g *queue.Grant, reason mayfly.Reason) {
 // until waits for something that nothing tells of.
 func until(t testing.TB, what string, is func() bool) {
 	t.Helper()
-	for deadline := time.Now().Add(30 * time.Second); !is(); time.Sleep(2 * time.Millisecond) {
+	for deadline := time.Now().Add(patience); !is(); time.Sleep(2 * time.Millisecond) {
 		if time.Now().After(deadline) {
 			t.Fatalf("never: %s", what)
 		}
@@ -348,11 +362,8 @@ type subscriber struct {
 func subscribe(t *testing.T) *subscriber {
 	s := &subscriber{with: 500}
 	s.Server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		var buf strings.Builder
-		body := make([]byte, 64<<10)
-		n, _ := r.Body.Read(body)
-		buf.Write(body[:n])
-		events, err := event.Decode(r.Header, body[:n], nil)
+		body, _ := io.ReadAll(r.Body)
+		events, err := event.Decode(r.Header, body, nil)
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		if err != nil || r.Header.Get("webhook-signature") == "" || r.Header.Get("webhook-id") == "" {
@@ -508,9 +519,10 @@ func TestPlatformEventsAreMadeWhereWanted(t *testing.T) {
 	n := start(t, event.Options{})
 	n.deploy(mayfly.Workload{Name: "w"})
 	n.mapTo(mayfly.EventMapping{Workload: "w", Type: "*"}) // which none of the platform's are
-	n.store.RecordNews(mayfly.News{Space: home, Type: "service.crashed", Subject: "db"})
+	n.store.RecordNews(mayfly.News{Space: home, Type: "volume.created", Subject: "data"})
 	n.deploy(mayfly.Workload{Name: "v"})
-	n.mapTo(mayfly.EventMapping{Workload: "v", Type: "mayfly.*"})
+	n.mapTo(mayfly.EventMapping{Workload: "v", Type: "mayfly.service.*"})
+	n.mapTo(mayfly.EventMapping{Workload: "v", Type: "mayfly.task.*"})
 	n.store.RecordNews(mayfly.News{Space: home, Type: "service.crashed", Subject: "web"})
 	g := n.next()
 	if h := g.Task.Request.Header; g.Task.Workload != "v" || h["Ce-Type"] != "mayfly.service.crashed" || h["Ce-Subject"] != "web" {
@@ -525,8 +537,27 @@ func TestPlatformEventsAreMadeWhereWanted(t *testing.T) {
 	if h := g.Task.Request.Header; h["Ce-Type"] != "mayfly.task.succeeded" {
 		t.Fatalf("%v", h)
 	}
+	if list, _, err := n.events.List(context.Background(), event.Filter{Space: home, Type: "mayfly.volume.*"}); err != nil || len(list) > 0 {
+		t.Errorf("nobody wants %+v, %v", list, err)
+	}
 	if _, err := n.events.Emit(context.Background(), home, []mayfly.Event{{ID: "1", Source: "x", Type: "mayfly.task.succeeded"}}); mayfly.KindOf(err) != mayfly.Invalid {
 		t.Error(err)
+	}
+}
+
+// What happens while a start still looks what is there is told of too.
+func TestNewsBeforeRunIsTold(t *testing.T) {
+	n := start(t, event.Options{})
+	n.deploy(mayfly.Workload{Name: "v"})
+	n.mapTo(mayfly.EventMapping{Workload: "v", Type: "mayfly.service.*"})
+	n.store.RecordNews(mayfly.News{Space: home, Type: "service.ready", Subject: "before"})
+	n.done(n.next(), mayfly.Succeeded)
+	n.close()
+	n.load(event.Options{})
+	n.store.RecordNews(mayfly.News{Space: home, Type: "service.crashed", Subject: "web"})
+	n.run()
+	if h := n.next().Task.Request.Header; h["Ce-Type"] != "mayfly.service.crashed" || h["Ce-Subject"] != "web" {
+		t.Errorf("%v", h)
 	}
 }
 

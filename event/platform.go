@@ -16,9 +16,9 @@ import (
 // What the platform tells is made an event only where some mapping or somebody who
 // looks on wants its type, so that nobody else pays for it.
 
-// runNews makes events of the news, until ctx ends.
+// runNews makes events of the news since Open, until ctx ends.
 func (e *Events) runNews(ctx context.Context) {
-	_, next := e.store.News(store.NewsFilter{}, 1)
+	next := e.news
 	for ctx.Err() == nil {
 		err := e.store.FollowNews(ctx, store.NewsFilter{}, next, func(n mayfly.News) error {
 			next++
