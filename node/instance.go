@@ -261,9 +261,9 @@ func (n *Node) recordEnd(ctx context.Context, in *instance, e mayfly.Exit) error
 	if !gone {
 		err = n.update(ctx, in)
 	}
-	close(in.recorded)
 	in.mu.Unlock()
-	n.letGo(ctx, in.ID)
+	n.letGo(ctx, in.ID) // before anybody hears of the end, and wants them for another
+	close(in.recorded)
 	if in.AutoRemove && !gone {
 		return errors.Join(err, n.forget(ctx, in))
 	}

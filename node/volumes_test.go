@@ -30,7 +30,11 @@ func volumeNode(t *testing.T, dir string, allowBind ...string) (n *Node, end fun
 	if err != nil {
 		t.Fatal(err)
 	}
-	return &Node{dir: dir, opts: o, store: s, volumes: vs}, func() {
+	ms, err := openMaterials(dir, s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &Node{dir: dir, opts: o, store: s, volumes: vs, materials: ms}, func() {
 		s.Close()
 		if err := b.Close(); err != nil {
 			t.Error(err)
@@ -198,6 +202,43 @@ func TestRemovalAwaitsWhoLeaves(t *testing.T) {
 		releaseAll(t, n, id)
 	}
 	if err := <-removed; err != nil {
+		t.Error(err)
+	}
+}
+
+// Who is told of an instance's end can have its volumes.
+func TestAnEndIsToldWhenItsVolumesAreFree(t *testing.T) {
+	n, end := volumeNode(t, t.TempDir())
+	defer end()
+	recoverVolumes(t, n)
+	defineVolume(t, n, mayfly.Volume{Name: "data"})
+	rec := replica(mayfly.NewID(), 1)
+	rev, err := n.store.PutInstance(t.Context(), rec)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := n.ClaimVolumes(t.Context(), rec, dataAt); err != nil {
+		t.Fatal(err)
+	}
+	in := newInstance(store.Instance{Instance: rec, Revision: rev})
+	h := n.volumes.held(store.Key{Space: "default", Name: "data"})
+	h.mu.Lock() // somebody looks at it just now
+	recorded := make(chan error, 1)
+	go func() { recorded <- n.recordEnd(t.Context(), in, mayfly.Exit{Reason: mayfly.Succeeded}) }()
+	if _, err := n.store.Wait(t.Context(), func(s *store.Snapshot) bool { return s.Instances[rec.ID].State == mayfly.Exited }); err != nil {
+		t.Error(err)
+	}
+	select {
+	case <-in.recorded:
+		t.Error("it was told before")
+	case <-time.After(20 * time.Millisecond):
+	}
+	h.mu.Unlock()
+	<-in.recorded
+	if _, err := n.ClaimVolumes(t.Context(), replica("i2", 2), dataAt); err != nil {
+		t.Error(err)
+	}
+	if err := <-recorded; err != nil {
 		t.Error(err)
 	}
 }
