@@ -217,14 +217,25 @@ func (vs *volumes) unwatch(ctx context.Context, key store.Key) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	rec, found := vs.store.Volumes.Find(key.Space, key.Name)
-	if !found || len(h.users) > 0 || h.doing != "" {
+	if !found {
 		return
 	}
-	if p, err := vs.room.Provider(rec.Value); err == nil {
-		if err := p.Close(ctx, rec.Value); err != nil {
-			vs.arrivals.log.Error("close a volume", "space", key.Space, "volume", key.Name, "err", err)
-		}
+	if err := vs.closeUnused(ctx, h, rec.Value); err != nil {
+		vs.arrivals.log.Error("close a volume", "space", key.Space, "volume", key.Name, "err", err)
 	}
+}
+
+// closeUnused closes a volume that is watched no more, if nobody else uses it. h.mu
+// of its is held.
+func (vs *volumes) closeUnused(ctx context.Context, h *held, v mayfly.Volume) error {
+	if len(h.users) > 0 || h.doing != "" {
+		return nil
+	}
+	p, err := vs.room.Provider(v)
+	if err != nil {
+		return nil // it was never opened
+	}
+	return p.Close(ctx, v)
 }
 
 // endArrivals ends all watches.
@@ -305,10 +316,13 @@ func (vs *volumes) rebase(ctx context.Context, p volume.Provider, v mayfly.Volum
 
 // changeEvents prepares for another definition of what is told of a volume that was
 // made: what is in it when it gets events is no news. h.mu of its is held.
-func (vs *volumes) changeEvents(ctx context.Context, old, next mayfly.Volume) error {
+func (vs *volumes) changeEvents(ctx context.Context, h *held, old, next mayfly.Volume) error {
 	switch {
-	case old.Node != vs.node || !next.Events.On() || reflect.DeepEqual(old.Events, next.Events):
+	case old.Node != vs.node || reflect.DeepEqual(old.Events, next.Events):
 		return nil
+	case !next.Events.On(): // what comes from now on is not told of
+		vs.arrivals.stop(store.Key{Space: old.Space, Name: old.Name})
+		return vs.closeUnused(ctx, h, old)
 	case old.Events.On() && slices.Equal(old.Events.Match, next.Events.Match) && old.Events.Depth == next.Events.Depth:
 		return nil // another type, which counts from now on
 	}

@@ -55,7 +55,7 @@ func (n *Node) PutVolume(ctx context.Context, v mayfly.Volume) (mayfly.Volume, e
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if rec, found := n.store.Volumes.Find(v.Space, v.Name); found {
-		if err := n.volumes.changeEvents(ctx, rec.Value, v); err != nil {
+		if err := n.volumes.changeEvents(ctx, h, rec.Value, v); err != nil {
 			return v, err
 		}
 	}
