@@ -1,6 +1,7 @@
 package probe
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -82,6 +83,7 @@ func web(t *testing.T, h http.HandlerFunc) Target {
 // expect tries, and wants an error with some text; none if it is empty.
 func expect(t *testing.T, target Target, p mayfly.Probe, want string) {
 	t.Helper()
+	p.Timeout = cmp.Or(p.Timeout, 2*time.Minute)
 	err := Try(t.Context(), target, p)
 	switch {
 	case want == "" && err != nil:
@@ -136,7 +138,7 @@ func TestHTTP(t *testing.T) {
 }
 
 func TestHTTPAnswersThatAreNone(t *testing.T) {
-	get := mayfly.Probe{HTTP: &mayfly.HTTPProbe{Path: "/"}, Timeout: 2 * time.Second}
+	get := mayfly.Probe{HTTP: &mayfly.HTTPProbe{Path: "/"}}
 	for _, c := range []struct{ name, answer, want string }{
 		{"another protocol", "220 mail.example ESMTP\r\n\r\n", "malformed HTTP"},
 		{"nothing", "", "http GET /: "},

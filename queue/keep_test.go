@@ -32,7 +32,7 @@ func TestOutcomesAreKept(t *testing.T) {
 	}
 	// The streams tell nobody when something goes.
 	until := func(count int) []string {
-		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+		ctx, cancel := context.WithTimeout(t.Context(), patience)
 		defer cancel()
 		for len(kept()) > count && ctx.Err() == nil {
 			time.Sleep(10 * time.Millisecond)

@@ -292,7 +292,7 @@ func TestPayloadsAfterACrash(t *testing.T) {
 	n.gets(n.next(), data)
 	n.submit(mayfly.Submission{Workload: "w", PayloadRef: ref})
 	n.gets(n.next(), data)
-	deadline := time.Now().Add(20 * time.Second) // the sweep tells nobody
+	deadline := time.Now().Add(patience) // the sweep tells nobody
 	for len(n.files()) != 2 && time.Now().Before(deadline) {
 		time.Sleep(time.Millisecond)
 	}

@@ -82,7 +82,7 @@ func probed(count int) mayfly.Workload {
 // until waits until the record is as is asks.
 func until(t testing.TB, s *store.Store, what string, is func() bool) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	defer cancel()
 	if _, err := s.Wait(ctx, func(*store.Snapshot) bool { return is() }); err != nil {
 		for _, a := range s.Assignments.List("") {

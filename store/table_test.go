@@ -104,7 +104,7 @@ func TestNewsIsKeptFollowedAndSelected(t *testing.T) {
 		t.Errorf("the last two are %+v", list)
 	}
 	again.RecordNews(mayfly.News{Space: "default", Type: "service.crashed", Subject: "db", Text: "five"})
-	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	defer cancel()
 	done := errors.New("seen")
 	err := again.FollowNews(ctx, NewsFilter{Subject: "db"}, next, func(n mayfly.News) error {
@@ -131,7 +131,7 @@ func TestNewsIsReadAtOnceAndOnce(t *testing.T) {
 	if err := s.Flush(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	defer cancel()
 	done := errors.New("seen")
 	if err := other.FollowNews(ctx, NewsFilter{}, 0, func(n mayfly.News) error {
