@@ -49,6 +49,9 @@ func TestDownAndUpAgain(t *testing.T) {
 	do("images", "import", d.path("busybox"), "--name", "bb")
 	id := do("run", "-d", "--name", "stays", "bb", "sh", "-c", "echo first; exec sleep 1000")
 
+	for do("logs", "stays") != "first" { // it has just been started
+	}
+
 	again, err := d.mayfly("up", "--data", d.path("data"), "--api", d.host()+"2", "--http", "")
 	if err == nil || !strings.Contains(err.Error(), "mayfly: ") {
 		t.Errorf("a second daemon on the same data: %q, %v", again, err)
@@ -131,8 +134,8 @@ functions:
 	if _, err := d.mayfly("down"); err != nil {
 		t.Fatal(err)
 	}
-	for pid, name := range before {
-		if state, ok := processState(pid); ok && state.parent != 0 && state.started == name.started {
+	for pid, name := range before { // a zombie is dead
+		if state, ok := processState(pid); ok && state.parent != 0 && state.state != "Z" && state.started == name.started {
 			t.Errorf("process %d (%s) is still there in state %s", pid, name.name, state.state)
 		}
 	}

@@ -55,7 +55,8 @@ func (c checked) Run() int {
 //	                          bb is busybox
 //	status CODE PROGRAM...    the program ends with that exit status
 //	fails CODE TEXT ARG...    mayfly ARG... ends so, with that one line and nothing else
-//	until REGEXP PROGRAM...   run the program until its stdout matches; with ! no more
+//	until REGEXP PROGRAM...   run the program until its stdout matches; with ! no more;
+//	                          with '' once, whatever becomes of it
 //	capture NAME              the last stdout, trimmed, as a variable
 //	freeport NAME             a port that nothing listens on, as a variable
 //	runid                     the first run of the last stdout, JSON, as RUN
