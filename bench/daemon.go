@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"net"
 	"net/http"
 	"os"
@@ -84,14 +85,17 @@ func (b *bench) up(ctx context.Context, name string, flags ...string) (*daemon, 
 	}
 }
 
-// freePort finds a port of the loopback that nobody uses at the moment.
-func freePort() (int, error) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return 0, err
+// freePort finds a port of the loopback that nobody uses at the moment: by chance,
+// and below those that the kernel gives to whoever asks for any meanwhile.
+func freePort() (port int, err error) {
+	for range 100 {
+		port = 15000 + rand.IntN(15000)
+		var l net.Listener
+		if l, err = net.Listen("tcp", "127.0.0.1:"+strconv.Itoa(port)); err == nil {
+			return port, l.Close()
+		}
 	}
-	defer l.Close()
-	return l.Addr().(*net.TCPAddr).Port, nil
+	return 0, err
 }
 
 // down stops the daemon and everything it runs, and takes its bridge away.

@@ -50,7 +50,7 @@ func (b *bench) dnsNames(ctx context.Context) error {
 			return err
 		}
 		b.results.Names = append(b.results.Names, row)
-		offered = int(row.PerSecond / 2)
+		offered = max(1, int(row.PerSecond/2))
 	}
 	return d.api.DeleteWorkload(ctx, "db")
 }

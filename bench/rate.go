@@ -113,7 +113,7 @@ func crowd(ctx context.Context, once func(context.Context) error, clients int, l
 	end := time.Now().Add(long)
 	for range clients {
 		group.Go(func() {
-			for time.Now().Before(end) {
+			for first := true; first || time.Now().Before(end); first = false {
 				if err := once(ctx); err != nil {
 					errs <- err
 					return

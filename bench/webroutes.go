@@ -215,7 +215,7 @@ func (w *way) load(ctx context.Context, long time.Duration) (RouteRow, error) {
 	end := begun.Add(long)
 	for range routeClients {
 		all.Go(func() {
-			own, failed := w.ask(ctx, w.path, func(int) bool { return time.Now().Before(end) })
+			own, failed := w.ask(ctx, w.path, func(n int) bool { return n == 0 || time.Now().Before(end) })
 			mu.Lock()
 			defer mu.Unlock()
 			took = append(took, own...)
