@@ -257,6 +257,8 @@ func because(b scale.Bounds, before, after int, n scale.Needed) string {
 		return fmt.Sprintf("no more were needed for %s", b.Idle)
 	case n.InFlight+n.Waiting == 0:
 		return "so many are to be there always, or for a new release"
+	case before == 0 && n.Waiting == 1:
+		return "a request waits for it"
 	case before == 0:
 		return fmt.Sprintf("%d requests wait for it", n.Waiting)
 	}

@@ -140,3 +140,21 @@ func TestAScalerWithoutServicesEnds(t *testing.T) {
 		t.Error("it goes on")
 	}
 }
+
+func TestBecause(t *testing.T) {
+	b := scale.Bounds{Each: 4, Idle: time.Minute}
+	for _, tt := range []struct {
+		before, after int
+		load          scale.Load
+		want          string
+	}{
+		{0, 1, scale.Load{Waiting: 1}, "a request waits for it"},
+		{0, 2, scale.Load{Waiting: 7}, "7 requests wait for it"},
+		{2, 1, scale.Load{InFlight: 1}, "no more were needed for 1m0s"},
+		{1, 0, scale.Load{}, "nobody has asked for it for 1m0s"},
+	} {
+		if got := because(b, tt.before, tt.after, scale.Needed{Load: tt.load}); got != tt.want {
+			t.Errorf("from %d to %d: %q, want %q", tt.before, tt.after, got, tt.want)
+		}
+	}
+}
