@@ -19,7 +19,8 @@ var (
 )
 
 // inVain is how long a deploy still watches services that wait for what nobody
-// deploys, after all others have settled: somebody may be about to.
+// deploys, or for what has failed, after all others have settled: somebody may be
+// about to.
 const inVain = 10 * time.Second
 
 // rollouts waits until each service runs the release that was deployed, and
@@ -87,11 +88,36 @@ func (w *rolloutWatch) take(s mayfly.Supervised) {
 	case err != nil:
 		w.failed = append(w.failed, err)
 		w.view.report(client.Progress{ID: s.Name, Text: s.State})
+		if s.Rollout.State == mayfly.RolloutFailed {
+			w.without(s.Name, "which has failed")
+		}
 	case w.planned[s.Name].Change != mayfly.PlanNone:
 		w.view.tell(s.Name, func() {
 			fmt.Fprintf(w.stdout, "%s release %d %s after %s\n", s.Name, release, s.State, humanDuration(time.Since(w.begun)))
 		})
 	}
+}
+
+// without notes who waits in vain for a service that has failed, and for those in
+// turn.
+func (w *rolloutWatch) without(service, why string) {
+	for i := range w.chosen {
+		user := &w.chosen[i].Workload
+		plan := w.planned[user.Name]
+		if _, left := w.left[user.Name]; !left || w.freed[user.Name] || len(plan.Lacks) > 0 || !needs(user, service) {
+			continue
+		}
+		plan.Lacks = []string{"service " + service + ", " + why}
+		w.planned[user.Name] = plan
+		w.without(user.Name, "which waits itself")
+	}
+}
+
+// needs reports whether a service waits for another one of its space.
+func needs(w *mayfly.Workload, service string) bool {
+	return slices.ContainsFunc(w.Requires, func(r mayfly.Require) bool {
+		return !r.Optional && r.Service == service && (r.Space == "" || r.Space == w.Space)
+	}) || slices.ContainsFunc(w.Service.After, func(a mayfly.After) bool { return !a.Optional && a.Workload == service })
 }
 
 func (w *rolloutWatch) allStuck() bool {
