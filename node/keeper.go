@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/mayfly-run/mayfly"
+	"github.com/mayfly-run/mayfly/manifest"
 )
 
 // keeper keeps one replica running, on its own goroutine:
@@ -221,7 +222,7 @@ func (k *keeper) follows(ctx context.Context, e mayfly.Exit, healthy time.Durati
 		return true
 	}
 	k.status.Next = time.Now().Add(wait).UTC()
-	k.news("service.crashed", fmt.Sprintf("it %s; after %d failures in a row it is started again in %s", said, k.status.Failures, wait))
+	k.news("service.crashed", fmt.Sprintf("it %s; after %d failures in a row it is started again in %s", said, k.status.Failures, manifest.DurationText(wait)))
 	k.set(ctx, mayfly.ReplicaBackoff, fmt.Sprintf("it %s, %d times in a row", said, k.status.Failures))
 	return true
 }
