@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -84,9 +85,16 @@ func makeImage(ctx context.Context, file string, size int64) error {
 // loopTries is how often another process may take the free device before us.
 const loopTries = 64
 
-// attachLoop gives a file a loop device, which goes when nobody has it open or
-// mounted any more.
+// attachLoop opens a loop device of a file, which goes when nobody has it open or
+// mounted any more. One that the file has is taken: unmounting here does not end a
+// filesystem that somebody else still holds, such as a container that is being made
+// meanwhile, and through another device the kernel would mount it a second time, as
+// one that knows nothing of what the first has in memory.
 func attachLoop(file *os.File) (*os.File, error) {
+	dev, err := loopOf(file)
+	if dev != nil || err != nil {
+		return dev, err
+	}
 	control, err := os.OpenFile("/dev/loop-control", os.O_RDWR, 0)
 	if err != nil {
 		return nil, err
@@ -100,7 +108,7 @@ func attachLoop(file *os.File) (*os.File, error) {
 		if err != nil {
 			return nil, &fs.PathError{Op: "find a free loop device", Path: control.Name(), Err: err}
 		}
-		dev, err := openLoop(n)
+		dev, err := openLoop(n, os.O_RDWR)
 		if err != nil {
 			return nil, err
 		}
@@ -116,11 +124,45 @@ func attachLoop(file *os.File) (*os.File, error) {
 	return nil, mayfly.Errorf(mayfly.Busy, "no loop device is free for %s", file.Name()).WithHint("try again")
 }
 
+// loopOf opens the loop device that a file has, nil if it has none.
+func loopOf(file *os.File) (*os.File, error) {
+	var st unix.Stat_t
+	if err := unix.Fstat(int(file.Fd()), &st); err != nil {
+		return nil, &fs.PathError{Op: "stat", Path: file.Name(), Err: err}
+	}
+	bound, err := filepath.Glob("/sys/block/loop*/loop/backing_file")
+	if err != nil {
+		return nil, err
+	}
+	for _, at := range bound {
+		var n int
+		if _, err := fmt.Sscanf(at, "/sys/block/loop%d/", &n); err != nil {
+			return nil, err
+		}
+		dev, err := openLoop(n, os.O_RDONLY)                           // kernels may refuse to open one for writing that is mounted
+		if errors.Is(err, unix.ENXIO) || errors.Is(err, unix.ENODEV) { // it is just going
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		info, err := unix.IoctlLoopGetStatus64(int(dev.Fd()))
+		if err == nil && info.Device == st.Dev && info.Inode == st.Ino && info.Offset == 0 {
+			return dev, nil
+		}
+		dev.Close()
+		if err != nil && !errors.Is(err, unix.ENXIO) { // it has no file any more
+			return nil, &fs.PathError{Op: "look at", Path: dev.Name(), Err: err}
+		}
+	}
+	return nil, nil
+}
+
 // openLoop opens a loop device, whose node may be missing where nothing makes
 // nodes of new devices.
-func openLoop(n int) (*os.File, error) {
+func openLoop(n, flags int) (*os.File, error) {
 	name := fmt.Sprintf("/dev/loop%d", n)
-	dev, err := os.OpenFile(name, os.O_RDWR, 0)
+	dev, err := os.OpenFile(name, flags, 0)
 	if !errors.Is(err, fs.ErrNotExist) {
 		return dev, err
 	}
@@ -128,7 +170,7 @@ func openLoop(n int) (*os.File, error) {
 	if err := unix.Mknod(name, unix.S_IFBLK|0o660, int(unix.Mkdev(major, uint32(n)))); err != nil && !errors.Is(err, unix.EEXIST) {
 		return nil, &fs.PathError{Op: "mknod", Path: name, Err: err}
 	}
-	return os.OpenFile(name, os.O_RDWR, 0)
+	return os.OpenFile(name, flags, 0)
 }
 
 // mountImage mounts the filesystem in a file.

@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/mayfly-run/mayfly"
+	"github.com/mayfly-run/mayfly/disk"
 )
 
 // kept is the provider of volumes whose contents are Mayfly's own.
@@ -216,7 +217,10 @@ func (l local) build(ctx context.Context, dir string, v mayfly.Volume) error {
 		return err
 	}
 	os.Remove(dir + "/fs/lost+found")
-	return makeTop(l.data(dir, v), v)
+	if err := makeTop(l.data(dir, v), v); err != nil {
+		return err
+	}
+	return disk.SyncFS(dir + "/fs") // place syncs the filesystem that the image is in
 }
 
 func (local) ready(_ context.Context, dir string, v mayfly.Volume) (bool, error) {
