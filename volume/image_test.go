@@ -1,11 +1,14 @@
 package volume_test
 
 import (
+	"errors"
 	"io"
 	"os"
 	"os/exec"
 	"strings"
 	"testing"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/mayfly-run/mayfly"
 	"github.com/mayfly-run/mayfly/volume"
@@ -74,21 +77,49 @@ func TestOneFilesystem(t *testing.T) {
 	}
 }
 
-// TestMadeIsOnDisk: a volume that was made is whole on disk, and not in the memory
-// of a filesystem that a power loss ends.
-func TestMadeIsOnDisk(t *testing.T) {
-	data := t.TempDir()
-	sized(t, data)
-	copied, at := t.TempDir()+"/image", t.TempDir()
-	image, err := os.ReadFile(data + "/volumes/default/data/image")
+// afterPowerLoss is what is at a path of a volume as its image is now, without what
+// its filesystem has in memory.
+func afterPowerLoss(t *testing.T, data, name, path string) string {
+	t.Helper()
+	image, err := os.ReadFile(data + "/volumes/default/" + name + "/image")
 	check(t, err)
+	copied, at := t.TempDir()+"/image", t.TempDir()
 	check(t, os.WriteFile(copied, image, 0o600))
 	if out, err := exec.Command("mount", "-o", "loop", copied, at).CombinedOutput(); err != nil {
 		t.Fatal(strings.TrimSpace(string(out)), err)
 	}
-	_, err = os.Lstat(at + "/data")
+	text, err := os.ReadFile(at + "/data/" + path)
 	if out, err := exec.Command("umount", at).CombinedOutput(); err != nil {
 		t.Error(strings.TrimSpace(string(out)), err)
 	}
+	if err != nil && !errors.Is(err, unix.EISDIR) {
+		t.Error(err)
+	}
+	return string(text)
+}
+
+// TestSizedVolumesAreOnDisk: a volume that was made, restored or cloned is whole on
+// disk, and not in the memory of a filesystem that a power loss ends.
+func TestSizedVolumesAreOnDisk(t *testing.T) {
+	data := t.TempDir()
+	p, v, at := sized(t, data)
+	afterPowerLoss(t, data, "data", ".")
+
+	s := p.(volume.Snapshotter)
+	check(t, os.WriteFile(at+"/file", []byte("kept"), 0o644))
+	_, err := s.Snapshot(t.Context(), v, "one")
 	check(t, err)
+	check(t, os.WriteFile(at+"/file", []byte("lost"), 0o644))
+	check(t, s.Restore(t.Context(), v, "one"))
+	if got := afterPowerLoss(t, data, "data", "file"); got != "kept" {
+		t.Errorf("restored: %q", got)
+	}
+
+	other := v
+	other.Name = "other"
+	check(t, s.Clone(t.Context(), v, "", other))
+	defer p.Remove(t.Context(), other)
+	if got := afterPowerLoss(t, data, "other", "file"); got != "kept" {
+		t.Errorf("cloned: %q", got)
+	}
 }

@@ -51,9 +51,9 @@ func (k *kept) Create(ctx context.Context, v mayfly.Volume) error {
 	if _, err := os.Lstat(k.volume(v)); err == nil {
 		return nil
 	}
-	dir, err := k.staged(ctx, v)
+	dir, err := k.filled(ctx, v, func(string) error { return nil })
 	if err != nil {
-		return err
+		return explainFull(err, "make volume "+v.Name)
 	}
 	if err = place(dir, k.volume(v)); err == nil {
 		return nil
@@ -65,8 +65,10 @@ func (k *kept) Create(ctx context.Context, v mayfly.Volume) error {
 	return fmt.Errorf("make volume %s: %w", v.Name, err)
 }
 
-// staged makes a volume where nobody sees it yet.
-func (k *kept) staged(ctx context.Context, v mayfly.Volume) (string, error) {
+// filled makes a volume where nobody sees it yet, with what fill puts into its
+// directory. What is in a filesystem of its own is on disk then: place and exchange
+// see to the one that the image is in.
+func (k *kept) filled(ctx context.Context, v mayfly.Volume, fill func(data string) error) (string, error) {
 	dir, err := stage(k.volumes)
 	if err != nil {
 		return "", err
@@ -74,9 +76,15 @@ func (k *kept) staged(ctx context.Context, v mayfly.Volume) (string, error) {
 	k.mounts.Lock()
 	err = k.build(ctx, dir, v)
 	k.mounts.Unlock()
+	if err == nil {
+		err = fill(k.data(dir, v))
+	}
+	if err == nil {
+		err = disk.SyncFS(k.data(dir, v))
+	}
 	if err != nil {
 		removeAll(dir)
-		return "", explainFull(err, "make volume "+v.Name)
+		return "", err
 	}
 	return dir, nil
 }
@@ -217,10 +225,7 @@ func (l local) build(ctx context.Context, dir string, v mayfly.Volume) error {
 		return err
 	}
 	os.Remove(dir + "/fs/lost+found")
-	if err := makeTop(l.data(dir, v), v); err != nil {
-		return err
-	}
-	return disk.SyncFS(dir + "/fs") // place syncs the filesystem that the image is in
+	return makeTop(l.data(dir, v), v)
 }
 
 func (local) ready(_ context.Context, dir string, v mayfly.Volume) (bool, error) {

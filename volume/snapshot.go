@@ -219,7 +219,7 @@ func (k *kept) Restore(ctx context.Context, v mayfly.Volume, name string) error 
 	if err != nil {
 		return err
 	}
-	dir, err := k.filled(ctx, v, from, copyTree)
+	dir, err := k.filled(ctx, v, func(to string) error { return copyTree(ctx, from, to) })
 	if err != nil {
 		return explainFull(err, fmt.Sprintf("restore volume %s", v.Name))
 	}
@@ -236,19 +236,6 @@ func (k *kept) Restore(ctx context.Context, v mayfly.Volume, name string) error 
 		return err
 	}
 	return removeAll(dir) // which is the old one now
-}
-
-// filled stages a volume with a copy of a directory in it.
-func (k *kept) filled(ctx context.Context, v mayfly.Volume, from string, copy func(ctx context.Context, from, to string) error) (string, error) {
-	dir, err := k.staged(ctx, v)
-	if err != nil {
-		return "", err
-	}
-	if err := copy(ctx, from, k.data(dir, v)); err != nil {
-		removeAll(dir)
-		return "", err
-	}
-	return dir, nil
 }
 
 // Clone is part of Snapshotter.
@@ -270,7 +257,7 @@ func (k *kept) Clone(ctx context.Context, from mayfly.Volume, snapshot string, t
 	if err != nil {
 		return err
 	}
-	dir, err := k.filled(ctx, to, source, copy)
+	dir, err := k.filled(ctx, to, func(at string) error { return copy(ctx, source, at) })
 	if err != nil {
 		return explainFull(err, "clone volume "+from.Name)
 	}
