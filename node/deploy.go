@@ -32,7 +32,7 @@ func (n *Node) Deploy(ctx context.Context, w mayfly.Workload, progress func(stri
 	if err := checkWorkload(&w); err != nil {
 		return none, err
 	}
-	if err := n.volumes.checkFunction(&w); err != nil {
+	if err := n.volumes.CheckFunction(&w); err != nil {
 		return none, err
 	}
 	old := n.store.Snapshot().Workloads[store.Key{Space: w.Space, Name: w.Name}]
@@ -250,5 +250,5 @@ func (n *Node) DeleteWorkload(ctx context.Context, space, name string) error {
 	for key := range n.owned(space, name) {
 		n.drop(ctx, key)
 	}
-	return errors.Join(n.nameCode(ctx, space, name, nil), n.volumes.leave(ctx, &w.Workload))
+	return errors.Join(n.nameCode(ctx, space, name, nil), n.volumes.Leave(ctx, &w.Workload))
 }

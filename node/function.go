@@ -256,7 +256,7 @@ func (f *function) Make(ctx context.Context) (*ready, error) {
 		return nil, err
 	}
 	id := mayfly.NewID()
-	volumes, err := f.node.ClaimVolumes(ctx, mayfly.Instance{ID: id, Space: w.Space, Workload: w.Name}, w.Volumes)
+	volumes, err := f.node.volumes.Claim(ctx, mayfly.Instance{ID: id, Space: w.Space, Workload: w.Name}, w.Volumes)
 	if err != nil {
 		return nil, err
 	}

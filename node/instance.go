@@ -46,7 +46,7 @@ func (n *Node) CreateInstance(ctx context.Context, spec mayfly.InstanceSpec) (ma
 	case <-ctx.Done():
 		return none, context.Cause(ctx)
 	}
-	if err := n.volumes.defineAll(ctx, spec.Space, spec.Volumes); err != nil {
+	if err := n.volumes.Define(ctx, spec.Space, spec.Volumes); err != nil {
 		return none, err
 	}
 	img, err := n.images.Get(ctx, spec.Image)
@@ -114,7 +114,7 @@ func (n *Node) make(ctx context.Context, in *instance, o order) (err error) {
 
 // furnish makes the sandbox of an instance that was recorded. in.mu is held.
 func (n *Node) furnish(ctx context.Context, in *instance, o order) error {
-	volumes, err := n.ClaimVolumes(ctx, in.Instance.Instance, o.volumes)
+	volumes, err := n.volumes.Claim(ctx, in.Instance.Instance, o.volumes)
 	if err != nil {
 		return err
 	}
@@ -131,7 +131,7 @@ func (n *Node) furnish(ctx context.Context, in *instance, o order) error {
 	if len(t.argv) == 0 && !o.several {
 		return mayfly.Errorf(mayfly.Invalid, "image %s says no command", in.Image).WithHint("give one after the image")
 	}
-	if err := n.fillVolumes(ctx, in.Instance.Instance, o.volumes, volumes, t.config.Lower); err != nil {
+	if err := n.volumes.Fill(ctx, in.Instance.Instance, o.volumes, volumes, t.config.Lower); err != nil {
 		return err
 	}
 	s, err := n.sandboxWith(ctx, in.ID, t, material, o.self, o.hostname)

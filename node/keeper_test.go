@@ -11,7 +11,7 @@ import (
 // The record of a replica becomes what it is, although the engine did not answer
 // when it was written before: the write was done, or it was not.
 func TestAReplicaIsOnRecordAfterALostAnswer(t *testing.T) {
-	n, end := volumeNode(t, t.TempDir())
+	n, end := recordNode(t, t.TempDir())
 	defer end()
 	k := newKeeper(&replicas{node: n}, mayfly.Assignment{ID: "a1", Space: "default", Workload: "web", Replica: 1})
 	recorded := func(want mayfly.ReplicaState) {
@@ -38,7 +38,7 @@ func TestAReplicaIsOnRecordAfterALostAnswer(t *testing.T) {
 // What a ready replica lacks is written when it still does a while later, and not
 // at all when it is there again before.
 func TestAReasonThatPassesIsNotRecorded(t *testing.T) {
-	n, end := volumeNode(t, t.TempDir())
+	n, end := recordNode(t, t.TempDir())
 	defer end()
 	k := newKeeper(&replicas{node: n}, mayfly.Assignment{ID: "a1", Space: "default", Workload: "web", Replica: 1})
 	k.set(t.Context(), mayfly.ReplicaReady, "")
@@ -65,7 +65,7 @@ func TestAReasonThatPassesIsNotRecorded(t *testing.T) {
 
 // Neither what is said meanwhile nor being asked again puts off when it is written.
 func TestARecordThatIsOwedIsNotPutOff(t *testing.T) {
-	n, end := volumeNode(t, t.TempDir())
+	n, end := recordNode(t, t.TempDir())
 	defer end()
 	k := newKeeper(&replicas{node: n}, mayfly.Assignment{ID: "a1", Space: "default", Workload: "web", Replica: 1})
 	k.set(t.Context(), mayfly.ReplicaReady, "")
@@ -102,7 +102,7 @@ func TestWaitingIsNewsOnce(t *testing.T) {
 
 // A record that has another revision than its keeper knows does not stay.
 func TestAReplicaIsForgottenAfterALostAnswer(t *testing.T) {
-	n, end := volumeNode(t, t.TempDir())
+	n, end := recordNode(t, t.TempDir())
 	defer end()
 	k := newKeeper(&replicas{node: n}, mayfly.Assignment{ID: "a1", Space: "default", Workload: "web", Replica: 1})
 	k.set(t.Context(), mayfly.ReplicaReady, "")

@@ -46,7 +46,6 @@ type Options struct {
 	MaxWaiting int               // sandboxes of one function that wait; 32 if zero, none if negative
 	MaxRunning int               // runs at once; one for each 16 MB of memory if zero
 	Labels     map[string]string // of the machine, such as zone
-	AllowBind  []string          // directories of the host whose contents may be volumes; none if empty
 
 	BuildMemory int64         // bytes that one build of code may use, its files included; 2 GB, or half of the machine's, if zero
 	BuildTime   time.Duration // that one build may take; 10 min if zero
@@ -62,8 +61,37 @@ type Parts struct {
 	Init   []byte // mayfly-init for this machine
 	Inside Inside // answers programs in containers; nil: they have nowhere to ask
 
+	Volumes Volumes
+
 	Discovery *discovery.Discovery // nil: no services are run
 	Outside   *discovery.Outside   // asked before consumers are told of what has changed; nil: there is nothing
+}
+
+// Volumes are those of this machine, and who uses which.
+type Volumes interface {
+	// Recover takes up what an earlier daemon left; lives says which instances may
+	// still run.
+	Recover(ctx context.Context, lives func(instance string) bool) error
+
+	// Define defines the volumes that nobody has.
+	Define(ctx context.Context, space string, mounts []mayfly.VolumeMount) error
+
+	// Claim makes volumes ready for an instance, all or none, and returns what to
+	// mount. A Conflict names who has one of them.
+	Claim(ctx context.Context, in mayfly.Instance, mounts []mayfly.VolumeMount) ([]mayfly.Mount, error)
+
+	// Fill puts what the image has at the targets into volumes that are empty. mounts
+	// are those of Claim, and lower is the image's layers.
+	Fill(ctx context.Context, in mayfly.Instance, volumes []mayfly.VolumeMount, mounts []mayfly.Mount, lower []string) error
+
+	// Release ends the claims of an instance whose processes have ended.
+	Release(ctx context.Context, instance string) error
+
+	// CheckFunction refuses a function that writes to what only one may write to.
+	CheckFunction(w *mayfly.Workload) error
+
+	// Leave removes the volumes that go with a workload which was deleted.
+	Leave(ctx context.Context, w *mayfly.Workload) error
 }
 
 // Node is this machine.
@@ -77,7 +105,7 @@ type Node struct {
 	host      *container.Host
 	doors     *doors
 	logs      *keptLogs
-	volumes   *volumes
+	volumes   Volumes
 	materials *materials
 	token     string // derived from the data directory; names bridge and cgroups
 
@@ -121,7 +149,7 @@ func Open(ctx context.Context, dir string, p Parts, o Options) (_ *Node, err err
 		return nil, err
 	}
 	n := &Node{
-		dir: dir, opts: o, store: p.Store, images: p.Images, stacks: p.Stacks, token: Token(dir),
+		dir: dir, opts: o, store: p.Store, images: p.Images, stacks: p.Stacks, token: Token(dir), volumes: p.Volumes,
 		making:    make(chan struct{}, 2*runtime.NumCPU()),
 		running:   make(chan struct{}, o.MaxRunning),
 		dropped:   make(chan struct{}, 1),
@@ -142,9 +170,6 @@ func Open(ctx context.Context, dir string, p Parts, o Options) (_ *Node, err err
 		}
 	}
 	if n.logs, err = openKeptLogs(dir + "/logs"); err != nil {
-		return nil, err
-	}
-	if n.volumes, err = openVolumes(dir, p.Store, &o); err != nil {
 		return nil, err
 	}
 	if n.materials, err = openMaterials(dir, p.Store); err != nil {
@@ -335,6 +360,14 @@ func (n *Node) released(ctx context.Context, ids []string) {
 	}
 }
 
+// letGo takes back the volumes, secrets and configs of an instance whose
+// processes have ended, where nobody could do anything about an error.
+func (n *Node) letGo(ctx context.Context, id string) {
+	if err := errors.Join(n.volumes.Release(ctx, id), n.materials.release(id)); err != nil {
+		n.opts.Log.Error("release volumes and secrets", "instance", id, "err", err)
+	}
+}
+
 // recover adopts the instances that an earlier daemon left and discards what
 // nobody wants.
 func (n *Node) recover(ctx context.Context) error {
@@ -390,7 +423,7 @@ func (n *Node) recover(ctx context.Context) error {
 		}
 	}
 	n.dropOwners(ctx, wanted)
-	if err := n.volumes.recover(ctx, n.lives); err != nil {
+	if err := n.volumes.Recover(ctx, n.lives); err != nil {
 		return fmt.Errorf("take up volumes: %w", err)
 	}
 	if err := n.materials.recover(n.lives); err != nil {

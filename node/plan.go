@@ -91,7 +91,7 @@ func (p *planner) same(ctx context.Context, w *mayfly.Workload, old *store.Workl
 		return false // schedules are written again, in case they were not at the time
 	}
 	if w.Service == nil {
-		if checkWorkload(w) != nil || p.node.volumes.checkFunction(w) != nil {
+		if checkWorkload(w) != nil || p.node.volumes.CheckFunction(w) != nil {
 			return false
 		}
 	} else if checkService(w) != nil || p.node.checkPorts(w) != nil {

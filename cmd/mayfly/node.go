@@ -15,6 +15,7 @@ import (
 	"github.com/mayfly-run/mayfly/api"
 	"github.com/mayfly-run/mayfly/build"
 	"github.com/mayfly-run/mayfly/bus"
+	"github.com/mayfly-run/mayfly/claim"
 	"github.com/mayfly-run/mayfly/discovery"
 	"github.com/mayfly-run/mayfly/event"
 	"github.com/mayfly-run/mayfly/explain"
@@ -32,7 +33,7 @@ import (
 var mayflyInit []byte
 
 // emitter is what the node has events accepted by.
-func emitter(events *event.Events) nodes.Emit {
+func emitter(events *event.Events) claim.Emit {
 	return func(ctx context.Context, space string, list []mayfly.Event) error {
 		_, err := events.Emit(ctx, space, list)
 		return err
@@ -51,6 +52,7 @@ type parts struct {
 	stacks    *build.Stacks
 	endpoints *discovery.Discovery
 	outside   *discovery.Outside
+	volumes   *claim.Volumes
 	machine   *nodes.Node
 	tasks     *queue.Queue
 	events    *event.Events
@@ -115,9 +117,13 @@ func (p *parts) openMachine(ctx context.Context) (err error) {
 	p.outside = p.endpoints.OpenOutside(discovery.OutsideOptions{Log: p.log})
 	p.node.endpoints = p.endpoints
 	buildMemory, _ := parseSize(f.buildMemory) // was checked; 0 where it is empty
+	p.volumes, err = claim.Open(f.data, p.record, claim.Options{Node: p.name, AllowBind: f.allowBind, Log: p.log})
+	if err != nil {
+		return err
+	}
 	p.machine, err = nodes.Open(ctx, f.data,
-		nodes.Parts{Store: p.record, Images: p.images, Stacks: p.stacks, Init: mayflyInit, Inside: p.door, Discovery: p.endpoints, Outside: p.outside},
-		nodes.Options{Log: p.log, Name: p.name, Driver: p.driver, MaxWaiting: f.waiting, Labels: f.labels, AllowBind: f.allowBind, BuildMemory: buildMemory, BuildTime: f.buildTime})
+		nodes.Parts{Store: p.record, Images: p.images, Stacks: p.stacks, Init: mayflyInit, Inside: p.door, Volumes: p.volumes, Discovery: p.endpoints, Outside: p.outside},
+		nodes.Options{Log: p.log, Name: p.name, Driver: p.driver, MaxWaiting: f.waiting, Labels: f.labels, BuildMemory: buildMemory, BuildTime: f.buildTime})
 	if err != nil {
 		return err
 	}
@@ -149,7 +155,7 @@ func (p *parts) openWork(ctx context.Context) (err error) {
 		return err
 	}
 	p.loops = append(p.loops, p.tasks.Run, p.schedules.Run, p.events.Run,
-		func(ctx context.Context) error { return p.machine.TellArrivals(ctx, emitter(p.events)) })
+		func(ctx context.Context) error { return p.volumes.TellArrivals(ctx, emitter(p.events)) })
 	return nil
 }
 
@@ -183,7 +189,7 @@ func (p *parts) serve() {
 		Instances: p.machine, Workloads: workloads{p.machine, p.routes, p.schedules, supervised, p.events}, Machine: p.machine, Logs: p.machine,
 		Tasks: p.tasks, Places: p.runner, Schedules: p.schedules, Events: p.events, Routes: p.routes,
 		Supervised: supervised, Loads: loads{p.record, p.machine, p.routes, p.tasks, supervised}, News: p.record, Endpoints: p.outside,
-		Images: imageService{p.images, p.machine}, Volumes: p.machine, Secrets: p.machine, Configs: p.machine, Stacks: stackService{p.stacks, p.record},
+		Images: imageService{p.images, p.machine}, Volumes: p.volumes, Secrets: p.machine, Configs: p.machine, Stacks: stackService{p.stacks, p.record},
 	}
 }
 

@@ -1,4 +1,4 @@
-package node
+package claim
 
 import (
 	"context"
@@ -111,18 +111,18 @@ func TestAnEmptyVolumeGetsWhatTheImageHas(t *testing.T) {
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
-			n, end := volumeNode(t, t.TempDir())
+			vs, end := openVolumes(t, t.TempDir())
 			defer end()
-			recoverVolumes(t, n)
+			recoverVolumes(t, vs)
 			c.volume.Name, c.mount.Volume = "data", "data"
-			defineVolume(t, n, c.volume)
+			defineVolume(t, vs, c.volume)
 			in := replica("i1", 1)
 			volumes := []mayfly.VolumeMount{c.mount}
-			mounts, err := n.ClaimVolumes(t.Context(), in, volumes)
+			mounts, err := vs.Claim(t.Context(), in, volumes)
 			if err != nil {
 				t.Fatal(err)
 			}
-			defer releaseAll(t, n, "i1")
+			defer releaseAll(t, vs, "i1")
 			for _, name := range c.before {
 				path := filepath.Join(mounts[0].Source, name)
 				if err := errors.Join(os.MkdirAll(filepath.Dir(path), 0o755), os.WriteFile(path, []byte(name), 0o644)); err != nil {
@@ -130,14 +130,14 @@ func TestAnEmptyVolumeGetsWhatTheImageHas(t *testing.T) {
 				}
 			}
 			for range 2 { // the second time it is not empty
-				if err := n.fillVolumes(t.Context(), in, volumes, mounts, layers(t)); err != nil {
+				if err := vs.Fill(t.Context(), in, volumes, mounts, layers(t)); err != nil {
 					t.Fatal(err)
 				}
 			}
 			if got := listed(t, mounts[0].Source); got != c.want {
 				t.Errorf("there is\n%s\nand should be\n%s", got, c.want)
 			}
-			if left, _ := os.ReadDir(n.volumes.fills.dir); len(left) > 0 {
+			if left, _ := os.ReadDir(vs.fills.dir); len(left) > 0 {
 				t.Errorf("%v is left", left)
 			}
 		})
@@ -146,30 +146,30 @@ func TestAnEmptyVolumeGetsWhatTheImageHas(t *testing.T) {
 
 // While a volume is filled, whoever else wants it waits for that, and nobody else.
 func TestOnlyItsUsersWaitForAVolumeThatIsFilled(t *testing.T) {
-	n, end := volumeNode(t, t.TempDir())
+	vs, end := openVolumes(t, t.TempDir())
 	defer end()
-	recoverVolumes(t, n)
+	recoverVolumes(t, vs)
 	for _, name := range []string{"slow", "other"} {
-		defineVolume(t, n, mayfly.Volume{Name: name, Shared: true})
+		defineVolume(t, vs, mayfly.Volume{Name: name, Shared: true})
 	}
 	claim := func(ctx context.Context, instance, volume string) error {
-		_, err := n.ClaimVolumes(ctx, replica(instance, int(instance[1]-'0')), []mayfly.VolumeMount{{Volume: volume, Target: "/data"}})
+		_, err := vs.Claim(ctx, replica(instance, int(instance[1]-'0')), []mayfly.VolumeMount{{Volume: volume, Target: "/data"}})
 		return err
 	}
 	if err := claim(t.Context(), "i1", "slow"); err != nil {
 		t.Fatal(err)
 	}
-	filled, err := n.volumes.held(store.Key{Space: "default", Name: "slow"}).beginFill(t.Context())
+	filled, err := vs.held(store.Key{Space: "default", Name: "slow"}).beginFill(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
 	if err := claim(t.Context(), "i2", "other"); err != nil {
 		t.Errorf("another volume: %v", err)
 	}
-	if d, err := n.GetVolume(t.Context(), "default", "slow"); err != nil || len(d.Users) != 1 {
+	if d, err := vs.GetVolume(t.Context(), "default", "slow"); err != nil || len(d.Users) != 1 {
 		t.Errorf("it is shown as %+v, %v", d, err)
 	}
-	if _, err := n.SnapshotVolume(t.Context(), "default", "slow", "s"); mayfly.KindOf(err) != mayfly.Busy {
+	if _, err := vs.SnapshotVolume(t.Context(), "default", "slow", "s"); mayfly.KindOf(err) != mayfly.Busy {
 		t.Errorf("a snapshot of it: %v", err)
 	}
 	gone, cancel := context.WithCancel(t.Context())
@@ -179,7 +179,7 @@ func TestOnlyItsUsersWaitForAVolumeThatIsFilled(t *testing.T) {
 	}
 	claimed := make(chan error, 1)
 	go func() { claimed <- claim(t.Context(), "i4", "slow") }()
-	for len(n.volumes.users(store.Key{Space: "default", Name: "slow"})) < 2 { // it has come so far
+	for len(vs.users(store.Key{Space: "default", Name: "slow"})) < 2 { // it has come so far
 		runtime.Gosched()
 	}
 	select {
@@ -192,6 +192,6 @@ func TestOnlyItsUsersWaitForAVolumeThatIsFilled(t *testing.T) {
 		t.Error(err)
 	}
 	for _, id := range []string{"i1", "i2", "i4"} {
-		releaseAll(t, n, id)
+		releaseAll(t, vs, id)
 	}
 }

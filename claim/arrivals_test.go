@@ -1,4 +1,4 @@
-package node
+package claim
 
 import (
 	"context"
@@ -16,19 +16,19 @@ import (
 // teller runs TellArrivals and has what is emitted.
 type teller struct {
 	t    *testing.T
-	n    *Node
+	vs   *Volumes
 	told chan mayfly.Event
 	seen map[string]bool // ids: what comes again is as the ingest has it
 	end  func()
 }
 
-func tell(t *testing.T, n *Node) *teller {
+func tell(t *testing.T, vs *Volumes) *teller {
 	t.Helper()
-	w := &teller{t: t, n: n, told: make(chan mayfly.Event, 1000), seen: map[string]bool{}}
+	w := &teller{t: t, vs: vs, told: make(chan mayfly.Event, 1000), seen: map[string]bool{}}
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() {
-		done <- n.TellArrivals(ctx, func(_ context.Context, space string, events []mayfly.Event) error {
+		done <- vs.TellArrivals(ctx, func(_ context.Context, space string, events []mayfly.Event) error {
 			for _, ev := range events {
 				if err := ev.Check(); err != nil || space != "default" {
 					t.Errorf("%+v of space %s: %v", ev, space, err)
@@ -67,7 +67,7 @@ func (w *teller) until(last string) string {
 
 func (w *teller) put(v mayfly.Volume, name string) {
 	w.t.Helper()
-	p, err := w.n.volumes.room.Provider(v)
+	p, err := w.vs.room.Provider(v)
 	if err != nil {
 		w.t.Fatal(err)
 	}
@@ -104,27 +104,27 @@ func TestVolumesTellOfFiles(t *testing.T) {
 		t.Run(fmt.Sprintf("%s %d", v.Provider, v.Size), func(t *testing.T) {
 			dir := t.TempDir()
 			v.Space, v.Name, v.Events.Type = "default", "photos", "photo.uploaded"
-			n, end := volumeNode(t, dir, bound)
-			recoverVolumes(t, n)
-			made, err := n.CreateVolume(t.Context(), v)
+			vs, end := openVolumes(t, dir, bound)
+			recoverVolumes(t, vs)
+			made, err := vs.CreateVolume(t.Context(), v)
 			if err != nil {
 				t.Fatal(err)
 			}
-			n.volumes.known = nil // as of a daemon that was killed here
+			vs.known = nil // as of a daemon that was killed here
 			end()
-			n, end = volumeNode(t, dir, bound)
+			vs, end = openVolumes(t, dir, bound)
 			defer func() { end() }()
-			recoverVolumes(t, n)
-			(&teller{t: t, n: n}).put(made, "early")
-			w := tell(t, n)
+			recoverVolumes(t, vs)
+			(&teller{t: t, vs: vs}).put(made, "early")
+			w := tell(t, vs)
 			if got := w.until("early"); got != "" {
 				t.Errorf("told of %q", got)
 			}
 			w.want(made, "first", "")
 			w.end()
-			w = tell(t, n)
+			w = tell(t, vs)
 			w.want(made, "second", "")
-			if err := n.RemoveVolume(t.Context(), "default", "photos", true); err != nil {
+			if err := vs.RemoveVolume(t.Context(), "default", "photos", true); err != nil {
 				t.Fatal(err)
 			}
 			w.end()
@@ -136,14 +136,14 @@ func TestVolumesTellOfFiles(t *testing.T) {
 }
 
 func TestEventOfFile(t *testing.T) {
-	n, end := volumeNode(t, t.TempDir())
+	vs, end := openVolumes(t, t.TempDir())
 	defer end()
-	recoverVolumes(t, n)
+	recoverVolumes(t, vs)
 	v := mayfly.Volume{Space: "default", Name: "photos", Events: mayfly.VolumeEvents{Type: "photo.uploaded"}}
-	if _, err := n.CreateVolume(t.Context(), v); err != nil {
+	if _, err := vs.CreateVolume(t.Context(), v); err != nil {
 		t.Fatal(err)
 	}
-	w := tell(t, n)
+	w := tell(t, vs)
 	w.put(v, "a.jpg")
 	ev := <-w.told
 	var data arrival
@@ -164,37 +164,37 @@ func TestEventOfFile(t *testing.T) {
 // What a volume had before it tells of files is no news, nor is what comes of a
 // snapshot or a clone.
 func TestVolumeThatHadFiles(t *testing.T) {
-	n, end := volumeNode(t, t.TempDir())
+	vs, end := openVolumes(t, t.TempDir())
 	defer end()
-	recoverVolumes(t, n)
+	recoverVolumes(t, vs)
 	v := mayfly.Volume{Space: "default", Name: "photos", Shared: true}
-	made, err := n.CreateVolume(t.Context(), v)
+	made, err := vs.CreateVolume(t.Context(), v)
 	if err != nil {
 		t.Fatal(err)
 	}
-	w := tell(t, n)
+	w := tell(t, vs)
 	w.put(made, "old.jpg")
 	change := func(e mayfly.VolumeEvents) {
 		t.Helper()
 		v.Events = e
-		if _, err := n.PutVolume(t.Context(), v); err != nil {
+		if _, err := vs.PutVolume(t.Context(), v); err != nil {
 			t.Fatal(err)
 		}
 	}
 	change(mayfly.VolumeEvents{Type: "photo.uploaded", Match: []string{"*.jpg"}})
 	w.want(v, "1.jpg", "")
-	if _, err := n.SnapshotVolume(t.Context(), "default", "photos", "before"); err != nil {
+	if _, err := vs.SnapshotVolume(t.Context(), "default", "photos", "before"); err != nil {
 		t.Fatal(err)
 	}
 	w.put(v, "other.png")
 	w.want(v, "2.jpg", "")
 	change(mayfly.VolumeEvents{Type: "picture.uploaded"})
 	w.want(v, "3.png", "")
-	if err := n.RestoreVolume(t.Context(), "default", "photos", "before"); err != nil {
+	if err := vs.RestoreVolume(t.Context(), "default", "photos", "before"); err != nil {
 		t.Fatal(err)
 	}
 	w.want(v, "4", "")
-	clone, err := n.CloneVolume(t.Context(), "default", "photos", "", "copy")
+	clone, err := vs.CloneVolume(t.Context(), "default", "photos", "", "copy")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -204,7 +204,7 @@ func TestVolumeThatHadFiles(t *testing.T) {
 	change(mayfly.VolumeEvents{Type: "picture.uploaded"})
 	w.want(v, "7", "")
 	bad := mayfly.Volume{Space: "default", Name: "bad", Events: mayfly.VolumeEvents{Type: "mayfly.x"}}
-	if _, err := n.CreateVolume(t.Context(), bad); mayfly.KindOf(err) != mayfly.Invalid {
+	if _, err := vs.CreateVolume(t.Context(), bad); mayfly.KindOf(err) != mayfly.Invalid {
 		t.Errorf("the platform's type: %v", err)
 	}
 }

@@ -1,4 +1,4 @@
-package node
+package claim
 
 import (
 	"cmp"
@@ -15,11 +15,11 @@ import (
 	"github.com/mayfly-run/mayfly/store"
 )
 
-// claimNotes say, for the next daemon, which instance uses which volumes: a file
+// notes say, for the next daemon, which instance uses which volumes: a file
 // for each instance. Nobody syncs them: after a power cut no instance is left.
-type claimNotes struct{ dir string }
+type notes struct{ dir string }
 
-type claimNote struct {
+type note struct {
 	Space    string   `json:"space"`
 	Group    string   `json:"group"`
 	Name     string   `json:"name"`
@@ -28,57 +28,57 @@ type claimNote struct {
 	ReadOnly []string `json:"readOnly,omitempty"` // of Volumes, those that it only reads
 }
 
-func (c claimNotes) path(instance string) string { return filepath.Join(c.dir, instance+".json") }
+func (ns notes) path(instance string) string { return filepath.Join(ns.dir, instance+".json") }
 
-func (c claimNotes) write(in mayfly.Instance, mounts []mayfly.VolumeMount) error {
-	note := claimNote{Space: in.Space, Group: cmp.Or(in.Beside, in.ID), Name: personName(in), Workload: in.Workload}
+func (ns notes) write(in mayfly.Instance, mounts []mayfly.VolumeMount) error {
+	n := note{Space: in.Space, Group: cmp.Or(in.Beside, in.ID), Name: personName(in), Workload: in.Workload}
 	writes := make(map[string]bool)
 	for _, m := range mounts {
 		if _, seen := writes[m.Volume]; !seen {
-			note.Volumes = append(note.Volumes, m.Volume)
+			n.Volumes = append(n.Volumes, m.Volume)
 		}
 		writes[m.Volume] = writes[m.Volume] || !m.ReadOnly
 	}
-	for _, name := range note.Volumes {
+	for _, name := range n.Volumes {
 		if !writes[name] {
-			note.ReadOnly = append(note.ReadOnly, name)
+			n.ReadOnly = append(n.ReadOnly, name)
 		}
 	}
-	text, err := json.Marshal(note)
+	text, err := json.Marshal(n)
 	if err != nil {
 		return err
 	}
-	temp := c.path("." + in.ID)
+	temp := ns.path("." + in.ID)
 	if err := os.WriteFile(temp, text, 0o600); err != nil {
 		return err
 	}
-	return os.Rename(temp, c.path(in.ID))
+	return os.Rename(temp, ns.path(in.ID))
 }
 
 // read returns an instance's note, nil if it has none.
-func (c claimNotes) read(instance string) (*claimNote, error) {
-	text, err := os.ReadFile(c.path(instance))
+func (ns notes) read(instance string) (*note, error) {
+	text, err := os.ReadFile(ns.path(instance))
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}
-	note := &claimNote{}
+	n := &note{}
 	if err == nil {
-		err = json.Unmarshal(text, note)
+		err = json.Unmarshal(text, n)
 	}
-	return note, err
+	return n, err
 }
 
 // remove forgets a note; one that is not there was removed for the same reason.
-func (c claimNotes) remove(instance string) error {
-	if err := os.Remove(c.path(instance)); !errors.Is(err, fs.ErrNotExist) {
+func (ns notes) remove(instance string) error {
+	if err := os.Remove(ns.path(instance)); !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
 	return nil
 }
 
 // list returns the instances that have a note.
-func (c claimNotes) list() (ids []string, err error) {
-	entries, err := os.ReadDir(c.dir)
+func (ns notes) list() (ids []string, err error) {
+	entries, err := os.ReadDir(ns.dir)
 	for _, e := range entries {
 		if id, ok := strings.CutSuffix(e.Name(), ".json"); ok && !strings.HasPrefix(id, ".") {
 			ids = append(ids, id)
@@ -87,27 +87,27 @@ func (c claimNotes) list() (ids []string, err error) {
 	return ids, err
 }
 
-// recover takes up the claims of instances that live and ends those of the
+// Recover takes up the claims of instances that live and ends those of the
 // others; then it does what an earlier daemon was killed over.
-func (vs *volumes) recover(ctx context.Context, lives func(instance string) bool) error {
+func (vs *Volumes) Recover(ctx context.Context, lives func(instance string) bool) error {
 	if err := os.MkdirAll(vs.notes.dir, 0o700); err != nil {
 		return err
 	}
 	if err := vs.fills.recover(); err != nil {
 		return fmt.Errorf("clean up after volumes that were being filled: %w", err)
 	}
-	noted, err := vs.notes.list()
+	ids, err := vs.notes.list()
 	if err != nil {
 		return err
 	}
 	var ended []string
-	for _, id := range noted {
-		note, err := vs.notes.read(id)
+	for _, id := range ids {
+		noted, err := vs.notes.read(id)
 		switch {
 		case err != nil: // nobody syncs them
 			err = os.Remove(vs.notes.path(id))
 		case lives(id):
-			vs.adopt(id, note)
+			vs.adopt(id, noted)
 		default:
 			ended = append(ended, id)
 		}
@@ -116,7 +116,7 @@ func (vs *volumes) recover(ctx context.Context, lives func(instance string) bool
 		}
 	}
 	for _, id := range ended {
-		if err := vs.release(ctx, id); err != nil {
+		if err := vs.Release(ctx, id); err != nil {
 			return err
 		}
 	}
@@ -131,18 +131,18 @@ func (vs *volumes) recover(ctx context.Context, lives func(instance string) bool
 	return nil
 }
 
-func (vs *volumes) adopt(id string, note *claimNote) {
-	for _, name := range note.Volumes {
-		u := use{group: note.Group, name: note.Name, workload: note.Workload}
-		for _, r := range note.ReadOnly {
+func (vs *Volumes) adopt(id string, noted *note) {
+	for _, name := range noted.Volumes {
+		u := use{group: noted.Group, name: noted.Name, workload: noted.Workload}
+		for _, r := range noted.ReadOnly {
 			u.readOnly = u.readOnly || r == name
 		}
-		vs.held(store.Key{Space: note.Space, Name: name}).users[id] = u
+		vs.held(store.Key{Space: noted.Space, Name: name}).users[id] = u
 	}
 }
 
 // unpin takes away what is pinned for instances that do not live.
-func (vs *volumes) unpin(lives func(string) bool) error {
+func (vs *Volumes) unpin(lives func(string) bool) error {
 	pinned, err := vs.room.Pinned()
 	for _, id := range pinned {
 		if !lives(id) {
@@ -153,7 +153,7 @@ func (vs *volumes) unpin(lives func(string) bool) error {
 }
 
 // settle brings a volume's record and the volume together.
-func (vs *volumes) settle(ctx context.Context, rec store.Record[mayfly.Volume]) error {
+func (vs *Volumes) settle(ctx context.Context, rec store.Record[mayfly.Volume]) error {
 	v := rec.Value
 	h := vs.held(rec.Key)
 	h.mu.Lock()

@@ -1,4 +1,4 @@
-package node
+package claim
 
 import (
 	"context"
@@ -77,12 +77,12 @@ func (a *arrivalWatches) stop(key store.Key) {
 
 // TellArrivals has events told of the files that come into volumes of this machine
 // which say so, until ctx ends. What came while it did not run is told of then.
-func (n *Node) TellArrivals(ctx context.Context, emit Emit) error {
-	vs, a := n.volumes, n.volumes.arrivals
+func (vs *Volumes) TellArrivals(ctx context.Context, emit Emit) error {
+	a := vs.arrivals
 	a.emit = emit
 	defer vs.endArrivals(context.WithoutCancel(ctx))
 	for {
-		changed := n.store.Volumes.Changed()
+		changed := vs.store.Volumes.Changed()
 		wait := vs.arrangeWatches(ctx)
 		select {
 		case <-ctx.Done():
@@ -99,7 +99,7 @@ const watchRetry = 10 * time.Second
 
 // arrangeWatches watches what is to be watched, and nothing else. What it returns
 // says when to look again, if something could not be done now.
-func (vs *volumes) arrangeWatches(ctx context.Context) <-chan time.Time {
+func (vs *Volumes) arrangeWatches(ctx context.Context) <-chan time.Time {
 	var wait time.Duration
 	wanted := map[store.Key]bool{}
 	for _, rec := range vs.store.Volumes.List("") {
@@ -138,7 +138,7 @@ func (vs *volumes) arrangeWatches(ctx context.Context) <-chan time.Time {
 }
 
 // watch watches a volume as its record says. Busy: not now.
-func (vs *volumes) watch(ctx context.Context, key store.Key) error {
+func (vs *Volumes) watch(ctx context.Context, key store.Key) error {
 	h, a := vs.held(key), vs.arrivals
 	if !h.mu.TryLock() { // whoever holds it may wait for a watch to end
 		return mayfly.Errorf(mayfly.Busy, "volume %s is in use", key.Name)
@@ -211,7 +211,7 @@ func (a *arrivalWatches) run(ctx context.Context, key store.Key, w *arrivalWatch
 }
 
 // unwatch ends a watch, and closes the volume if nobody else uses it.
-func (vs *volumes) unwatch(ctx context.Context, key store.Key) {
+func (vs *Volumes) unwatch(ctx context.Context, key store.Key) {
 	vs.arrivals.stop(key)
 	h := vs.held(key)
 	h.mu.Lock()
@@ -227,7 +227,7 @@ func (vs *volumes) unwatch(ctx context.Context, key store.Key) {
 
 // closeUnused closes a volume that is watched no more, if nobody else uses it. h.mu
 // of its is held.
-func (vs *volumes) closeUnused(ctx context.Context, h *held, v mayfly.Volume) error {
+func (vs *Volumes) closeUnused(ctx context.Context, h *held, v mayfly.Volume) error {
 	if len(h.users) > 0 || h.doing != "" {
 		return nil
 	}
@@ -239,7 +239,7 @@ func (vs *volumes) closeUnused(ctx context.Context, h *held, v mayfly.Volume) er
 }
 
 // endArrivals ends all watches.
-func (vs *volumes) endArrivals(ctx context.Context) {
+func (vs *Volumes) endArrivals(ctx context.Context) {
 	vs.arrivals.mu.Lock()
 	open := slices.Collect(maps.Keys(vs.arrivals.open))
 	vs.arrivals.mu.Unlock()
@@ -288,7 +288,7 @@ func (a *arrivalWatches) tell(ctx context.Context, v mayfly.Volume, files []arri
 
 // beginNote has all files told of that come into a volume which is being made. What
 // is in a directory of the host's was there before. h.mu of its is held.
-func (vs *volumes) beginNote(ctx context.Context, p volume.Provider, v mayfly.Volume) error {
+func (vs *Volumes) beginNote(ctx context.Context, p volume.Provider, v mayfly.Volume) error {
 	if !v.Events.On() {
 		return nil
 	}
@@ -300,7 +300,7 @@ func (vs *volumes) beginNote(ctx context.Context, p volume.Provider, v mayfly.Vo
 
 // rebase notes what is in a volume as told, but for what counted by the rules
 // before, if there were any. h.mu of its is held, or it is alone.
-func (vs *volumes) rebase(ctx context.Context, p volume.Provider, v mayfly.Volume, before *mayfly.VolumeEvents) error {
+func (vs *Volumes) rebase(ctx context.Context, p volume.Provider, v mayfly.Volume, before *mayfly.VolumeEvents) error {
 	vs.arrivals.stop(store.Key{Space: v.Space, Name: v.Name})
 	defer wake(vs.arrivals.again)
 	o, err := p.Open(ctx, v)
@@ -316,7 +316,7 @@ func (vs *volumes) rebase(ctx context.Context, p volume.Provider, v mayfly.Volum
 
 // changeEvents prepares for another definition of what is told of a volume that was
 // made: what is in it when it gets events is no news. h.mu of its is held.
-func (vs *volumes) changeEvents(ctx context.Context, h *held, old, next mayfly.Volume) error {
+func (vs *Volumes) changeEvents(ctx context.Context, h *held, old, next mayfly.Volume) error {
 	switch {
 	case old.Node != vs.node || reflect.DeepEqual(old.Events, next.Events):
 		return nil
@@ -338,7 +338,15 @@ func (vs *volumes) changeEvents(ctx context.Context, h *held, old, next mayfly.V
 }
 
 // forget removes what is noted of a volume's files. h.mu of its is held.
-func (vs *volumes) forget(v mayfly.Volume) error {
+func (vs *Volumes) forget(v mayfly.Volume) error {
 	vs.arrivals.stop(store.Key{Space: v.Space, Name: v.Name})
 	return errors.Join(arrivals.Forget(vs.arrivals.note(v)))
+}
+
+// wake puts something into a channel that holds one, unless there is something.
+func wake(c chan<- struct{}) {
+	select {
+	case c <- struct{}{}:
+	default:
+	}
 }

@@ -1,4 +1,4 @@
-package node
+package claim
 
 import (
 	"context"
@@ -15,8 +15,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// volumeFills is a directory in which the roots of images are mounted for a moment.
-type volumeFills struct{ dir string }
+// fills is a directory in which the roots of images are mounted for a moment.
+type fills struct{ dir string }
 
 // The directories of a volume in which it is filled aside, so that what a killed
 // daemon left is known, and nothing of anyone else's is ever removed or replaced.
@@ -26,7 +26,7 @@ const (
 )
 
 // recover removes what a daemon mounted that was killed.
-func (f volumeFills) recover() error {
+func (f fills) recover() error {
 	if err := os.MkdirAll(f.dir, 0o700); err != nil {
 		return err
 	}
@@ -37,15 +37,15 @@ func (f volumeFills) recover() error {
 	return err
 }
 
-// fillVolumes puts what the image has at a volume's target into the volume, where
+// Fill puts what the image has at a volume's target into the volume, where
 // that is asked for and nothing is in it, as Docker does. mounts are those that
 // were claimed for the volumes.
-func (n *Node) fillVolumes(ctx context.Context, in mayfly.Instance, volumes []mayfly.VolumeMount, mounts []mayfly.Mount, lower []string) error {
+func (vs *Volumes) Fill(ctx context.Context, in mayfly.Instance, volumes []mayfly.VolumeMount, mounts []mayfly.Mount, lower []string) error {
 	for i, m := range volumes {
 		if !m.Copy || m.ReadOnly || m.Subpath != "" {
 			continue
 		}
-		if err := n.volumes.fill(ctx, in, m, mounts[i].Source, lower); err != nil {
+		if err := vs.fill(ctx, in, m, mounts[i].Source, lower); err != nil {
 			return fmt.Errorf("fill volume %s with what image %s has at %s: %w", m.Volume, in.Image, m.Target, err)
 		}
 	}
@@ -92,7 +92,7 @@ func (h *held) awaitFilled(ctx context.Context) error {
 }
 
 // fill fills the volume whose contents lie at path.
-func (vs *volumes) fill(ctx context.Context, in mayfly.Instance, m mayfly.VolumeMount, path string, lower []string) (err error) {
+func (vs *Volumes) fill(ctx context.Context, in mayfly.Instance, m mayfly.VolumeMount, path string, lower []string) (err error) {
 	end, err := vs.held(store.Key{Space: in.Space, Name: m.Volume}).beginFill(ctx)
 	if err != nil {
 		return err
@@ -117,7 +117,7 @@ func (vs *volumes) fill(ctx context.Context, in mayfly.Instance, m mayfly.Volume
 
 // filling is one volume while it gets what an image has.
 type filling struct {
-	vs     *volumes
+	vs     *Volumes
 	volume mayfly.Volume
 	root   *os.Root // of its contents
 	target string   // in the image
@@ -235,7 +235,7 @@ func (f *filling) moveUp() error {
 }
 
 // look opens an image's root.
-func (vs *volumes) look(lower []string) (*tree.Dir, error) {
+func (vs *Volumes) look(lower []string) (*tree.Dir, error) {
 	scratch, err := os.MkdirTemp(vs.fills.dir, ".look-")
 	if err != nil {
 		return nil, err
