@@ -56,7 +56,7 @@ var never = map[string][]string{
 }
 
 // testOnly are packages that only test code and the end-to-end tests import.
-var testOnly = []string{"bus/bustest", "container/containertest"}
+var testOnly = []string{"bus/bustest", "container/containertest", "disk/disktest"}
 
 // vagueNames say nothing about what a package holds.
 var vagueNames = []string{"util", "utils", "common", "helper", "helpers", "types", "pkg", "internal", "misc", "shared"}

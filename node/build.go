@@ -163,11 +163,20 @@ func (n *Node) installed(ctx context.Context, m making, needs *os.File, name str
 
 // keep gives what was built its name, and lets go of what was of use longest ago.
 func (n *Node) keep(built *os.File, name string) error {
-	if err := os.Rename(built.Name(), name); err != nil {
+	if err := giveName(built, name); err != nil {
 		return err
 	}
 	trim(filepath.Dir(name), keepBuilds)
 	return nil
+}
+
+// giveName gives a file its name when all of it is on disk: one that is found under
+// such a name is taken as whole, also after a power loss.
+func giveName(f *os.File, name string) error {
+	if err := f.Sync(); err != nil {
+		return err
+	}
+	return os.Rename(f.Name(), name)
 }
 
 // builtBefore opens what was built under a name; nil where there is nothing, or it is to

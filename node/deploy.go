@@ -191,7 +191,7 @@ func (n *Node) PutCode(_ context.Context, tar io.Reader) (string, error) {
 			WithHint("leave files out with .mayflyignore")
 	}
 	sum := hex.EncodeToString(h.Sum(nil))
-	if err := os.Rename(f.Name(), filepath.Join(dir, sum)); err != nil {
+	if err := giveName(f, filepath.Join(dir, sum)); err != nil {
 		return "", err
 	}
 	trim(dir, keepUploads)
