@@ -17,12 +17,12 @@ type Disk struct {
 	image string
 }
 
-// New makes an empty disk of 64 MB. It needs root.
+// New makes an empty disk of 256 MB. It needs root.
 func New(t testing.TB) *Disk {
 	t.Helper()
 	d := &Disk{Dir: t.TempDir(), t: t, image: t.TempDir() + "/image"}
 	d.must(os.WriteFile(d.image, nil, 0o600))
-	d.must(os.Truncate(d.image, 64<<20))
+	d.must(os.Truncate(d.image, 256<<20))
 	d.run("mkfs.ext4", "-q", "-F", "-E", "nodiscard,lazy_itable_init=1", d.image)
 	d.mount(d.image, d.Dir)
 	return d
@@ -43,21 +43,19 @@ func (d *Disk) Commit() {
 // back, had it been cut now.
 func (d *Disk) AfterPowerLoss() (dir string) {
 	d.t.Helper()
-	image, err := os.ReadFile(d.image)
-	d.must(err)
 	copied := d.t.TempDir() + "/image"
-	d.must(os.WriteFile(copied, image, 0o600))
+	d.run("cp", "--sparse=always", d.image, copied)
 	dir = d.t.TempDir()
 	d.mount(copied, dir)
 	return dir
 }
 
 // mount mounts an image, and commits only when it is told to: a copy is of one
-// moment then.
+// moment then. Somebody may have a file open at the end.
 func (d *Disk) mount(image, at string) {
 	d.t.Helper()
 	d.run("mount", "-o", "loop,commit=300", image, at)
-	d.t.Cleanup(func() { d.run("umount", at) })
+	d.t.Cleanup(func() { d.run("umount", "--lazy", at) })
 }
 
 func (d *Disk) run(name string, args ...string) {
