@@ -29,10 +29,10 @@ import (
 //	SPACE.REF                it is whole, and waits to be submitted
 //	SPACE.WORKLOAD.ID-DIGEST it is a task's, from before that is accepted until after it has its outcome
 //
-// The bytes are synced before the upload is answered, the task's name before the
-// task is accepted. A name is given by another link to the same file, so an
-// upload is there until the task is. What a crash leaves without a task is
-// removed at the next start.
+// The bytes and the upload's name are synced before the upload is answered, the
+// task's name before the task is accepted. A task's name is another link to the
+// same file, so an upload is there until the task is. What a crash leaves without
+// a task is removed at the next start.
 const (
 	payloadsDir = "payloads"
 	partPrefix  = ".part-"
@@ -171,7 +171,10 @@ func (q *Queue) PutPayload(ctx context.Context, space string, r io.Reader) (ref 
 		return "", 0, diskError("write a payload", err)
 	}
 	ref = fmt.Sprintf("%s-%s-%d", strings.TrimPrefix(w.name, partPrefix), hex.EncodeToString(w.sum.Sum(nil)[:16]), w.size)
-	return ref, w.size, q.payloads.keep(w, uploadName(space, ref))
+	if err := q.payloads.keep(w, uploadName(space, ref)); err != nil {
+		return "", 0, err
+	}
+	return ref, w.size, q.payloads.sync()
 }
 
 // MaxPayload is the size limit of a payload, in bytes.

@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/mayfly-run/mayfly"
+	"github.com/mayfly-run/mayfly/disk/disktest"
 )
 
 // noise is a payload of so many bytes, the same for the same number.
@@ -355,4 +356,17 @@ func FuzzPayloadName(f *testing.F) {
 			t.Errorf("%q is %q", name, payloadName(task))
 		}
 	})
+}
+
+// TestUploadIsOnDisk: an upload that was answered is there after a power loss.
+func TestUploadIsOnDisk(t *testing.T) {
+	d := disktest.New(t)
+	n := openNode(t, d.Dir, Options{})
+	n.start()
+	data := noise(MaxInline + 1)
+	ref := n.put(data)
+	got, err := os.ReadFile(filepath.Join(d.AfterPowerLoss(), payloadsDir, uploadName(home, ref)))
+	if err != nil || !bytes.Equal(got, data) {
+		t.Errorf("%d bytes of %d are there, %v", len(got), len(data), err)
+	}
 }
