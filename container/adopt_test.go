@@ -24,7 +24,7 @@ func TestAdoptFindsWhatEndsMeanwhile(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := &Sandbox{ID: "x", dir: dir}
+	s := &Sandbox{ID: "x", dir: dir, host: &Host{}}
 	write := func(name string, data []byte) {
 		t.Helper()
 		if err := s.putOwn(name, data); err != nil {
@@ -69,5 +69,31 @@ func TestAdoptFindsWhatEndsMeanwhile(t *testing.T) {
 	}
 	if e := programs[0].Exit(); e.Code != 4 {
 		t.Errorf("it ended with %+v", e)
+	}
+}
+
+// A process that has the number and the start of one from before the machine was
+// started again is another one: it is neither taken over nor killed.
+func TestAdoptKnowsAnotherBoot(t *testing.T) {
+	stranger := exec.Command("busybox", "sleep", "1000")
+	if err := stranger.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer stranger.Wait()
+	defer stranger.Process.Kill()
+	ticks, err := startTicks(stranger.Process.Pid)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := &Sandbox{ID: "x", dir: t.TempDir(), host: &Host{boot: "this"}, state: state{Boot: "the one before"}}
+	if err := s.putOwn(pidName, fmt.Appendf(nil, "%d %d", stranger.Process.Pid, ticks)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.adopt(); err != nil {
+		t.Fatal(err)
+	}
+	if s.pidfd != nil {
+		t.Error("it was taken over, and killed as it did not answer")
+		s.pidfd.Close()
 	}
 }

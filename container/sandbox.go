@@ -151,6 +151,9 @@ func (s *Sandbox) openProcess() (*os.File, error) {
 	if err != nil {
 		return nil, err
 	}
+	if s.state.Boot != s.host.boot {
+		return nil, errNoProcess // numbers and starts count from the machine's start
+	}
 	var pid int
 	var ticks uint64
 	if _, err := fmt.Sscanf(string(data), "%d %d", &pid, &ticks); err != nil {
