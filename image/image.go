@@ -23,7 +23,8 @@
 //     whiteouts in the form that overlayfs reads.
 //   - Nothing is written outside a layer's directory, whatever its tar says.
 //   - An image that has an owner (see Use) is not collected. Owners outlive the
-//     process, but not a reboot after a power loss, and neither do containers.
+//     process, but not a reboot after a power loss, and neither do containers;
+//     those that are to be there for longer outlive that too (see Keep).
 //
 // It makes no container and mounts nothing; that is left to package container.
 package image

@@ -68,3 +68,31 @@ func TestNamedImagesAreOnDisk(t *testing.T) {
 		}
 	}
 }
+
+// TestKeptImagesAreOnDisk: an image that is kept for an owner is there after a power
+// loss, though it has no name.
+func TestKeptImagesAreOnDisk(t *testing.T) {
+	d := disktest.New(t)
+	s := open(t, d.Dir+"/images", image.Options{})
+	img, err := s.Import(t.Context(), "root", bytes.NewReader(makeTar(t, entry{name: "file", body: "text"})))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.Use(t.Context(), img.Digest, "release/1"); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Keep("release/1"); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Remove(t.Context(), "root", true); err != nil {
+		t.Fatal(err)
+	}
+	after := open(t, d.AfterPowerLoss()+"/images", image.Options{})
+	root, err := after.Use(t.Context(), img.Digest, "release/1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := merged(t, root); !maps.Equal(got, map[string]string{"file": "text"}) {
+		t.Errorf("it has %v", got)
+	}
+}

@@ -16,6 +16,7 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/mayfly-run/mayfly"
+	"github.com/mayfly-run/mayfly/disk"
 )
 
 // pinsLease holds every image that has an owner. It may hold more, until the
@@ -115,8 +116,8 @@ func (s *Store) pinFile(owner string) string {
 }
 
 // pin records the use, in memory and in the owner's file. The file is not
-// synced: it must survive this process, and after a power loss there are no
-// containers to hold an image for. s.mu is held.
+// synced but by Keep: it must survive this process, and after a power loss there
+// are no containers to hold an image for. s.mu is held.
 func (s *Store) pin(dgst, owner string) error {
 	if slices.Contains(s.owners[owner], dgst) {
 		return nil
@@ -131,6 +132,21 @@ func (s *Store) pin(dgst, owner string) error {
 	}
 	s.owners[owner] = append(s.owners[owner], dgst)
 	s.pins[dgst]++
+	return nil
+}
+
+// Keep puts on disk what the owner uses, so that it outlives a power loss too.
+func (s *Store) Keep(owner string) error {
+	f, err := os.Open(s.pinFile(owner))
+	if err == nil {
+		err = errors.Join(f.Sync(), f.Close())
+	}
+	if err == nil {
+		err = disk.SyncDir(s.pinDir())
+	}
+	if err != nil {
+		return mayfly.Errorf(mayfly.Internal, "record owner of image: %w", err)
+	}
 	return nil
 }
 

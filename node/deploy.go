@@ -77,6 +77,9 @@ func (n *Node) activate(ctx context.Context, rel *mayfly.Release, old *store.Wor
 	}
 	defer n.done(keyOf(rel))
 	f.back(r)
+	if err := n.images.Keep(keyOf(rel).owner()); err != nil {
+		return err
+	}
 	var seen uint64
 	if old != nil {
 		seen = old.Revision

@@ -56,6 +56,9 @@ func (n *Node) deployService(ctx context.Context, w mayfly.Workload, progress fu
 			return none, err
 		}
 	}
+	if err := n.images.Keep(keyOf(&rel).owner()); err != nil {
+		return none, err
+	}
 	var seen uint64
 	if old != nil {
 		seen = old.Revision
