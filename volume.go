@@ -89,9 +89,9 @@ func (e *VolumeEvents) Check() error {
 
 // VolumeUsage is how much is in a volume.
 type VolumeUsage struct {
-	Bytes int64 `json:"bytes"`           // on disk or in memory
-	Files int64 `json:"files"`           // of any sort, directories as well
-	Limit int64 `json:"limit,omitempty"` // bytes that fit in all; 0: what the disk has
+	Bytes int64  `json:"bytes"`           // on disk or in memory
+	Files *int64 `json:"files,omitempty"` // of any sort, directories as well; nil: not known, as of a filesystem that is not mounted
+	Limit int64  `json:"limit,omitempty"` // bytes that fit in all; 0: what the disk has
 }
 
 // VolumeSnapshot is a copy of a volume.

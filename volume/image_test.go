@@ -77,6 +77,22 @@ func TestOneFilesystem(t *testing.T) {
 	}
 }
 
+// TestUsageOfAnImage: how many files are in a filesystem is known while it is mounted.
+func TestUsageOfAnImage(t *testing.T) {
+	p, v, _ := sized(t, t.TempDir())
+	u, err := p.Usage(t.Context(), v)
+	check(t, err)
+	if u.Files == nil || *u.Files == 0 || u.Bytes == 0 || u.Limit == 0 {
+		t.Errorf("mounted, its usage is %+v", u)
+	}
+	check(t, p.Close(t.Context(), v))
+	u, err = p.Usage(t.Context(), v)
+	check(t, err)
+	if u.Files != nil || u.Bytes == 0 || u.Limit != v.Size {
+		t.Errorf("not mounted, its usage is %+v", u)
+	}
+}
+
 // afterPowerLoss is what is at a path of a volume as its image is now, without what
 // its filesystem has in memory.
 func afterPowerLoss(t *testing.T, data, name, path string) string {

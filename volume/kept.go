@@ -181,10 +181,8 @@ func statfs(dir string) (Usage, error) {
 	if err := unix.Statfs(dir, &st); err != nil {
 		return Usage{}, &fs.PathError{Op: "statfs", Path: dir, Err: err}
 	}
-	size := int64(st.Bsize)
-	return Usage{
-		Bytes: int64(st.Blocks-st.Bfree) * size, Files: int64(st.Files - st.Ffree), Limit: int64(st.Blocks) * size,
-	}, nil
+	size, files := int64(st.Bsize), int64(st.Files-st.Ffree)
+	return Usage{Bytes: int64(st.Blocks-st.Bfree) * size, Files: &files, Limit: int64(st.Blocks) * size}, nil
 }
 
 // local volumes are directories; those with a size are filesystems in a file.

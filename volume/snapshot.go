@@ -153,7 +153,7 @@ func describe(ctx context.Context, dir, name string) (Snapshot, error) {
 	if err != nil {
 		return s, err
 	}
-	s.Bytes, s.Files = u.Bytes, u.Files
+	s.Bytes, s.Files = u.Bytes, *u.Files
 	text, err := json.Marshal(s)
 	if err != nil {
 		return s, err

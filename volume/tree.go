@@ -111,9 +111,10 @@ func usage(ctx context.Context, top int) (u Usage, err error) {
 		return u, err
 	}
 	defer unix.Close(fd)
+	u.Files = new(int64)
 	seen := make(map[uint64]bool)
 	err = walk(ctx, fd, func(e *entry) error {
-		u.Files++
+		*u.Files++
 		if e.stat.Nlink > 1 && e.kind() != unix.S_IFDIR {
 			if seen[e.stat.Ino] {
 				return nil

@@ -229,7 +229,7 @@ func usage(t *testing.T, b Bed) {
 	r.must(errors.Join(f.Sync(), f.Close())) // blocks are given late
 	after, err := r.p.Usage(t.Context(), r.v)
 	r.must(err)
-	if grown := after.Bytes - before.Bytes; grown < 1<<20 || grown > 1<<20+64<<10 || after.Files <= before.Files {
+	if grown := after.Bytes - before.Bytes; grown < 1<<20 || grown > 1<<20+64<<10 || *after.Files <= *before.Files {
 		t.Errorf("usage went from %+v to %+v with a file of 1 MiB", before, after)
 	}
 }
