@@ -167,7 +167,7 @@ func (vs *Volumes) ListVolumes(_ context.Context, space string) ([]mayfly.Volume
 // RemoveVolume removes a volume that nobody uses, and with force its snapshots too.
 func (vs *Volumes) RemoveVolume(ctx context.Context, space, name string, force bool) error {
 	h := vs.held(store.Key{Space: space, Name: name})
-	vs.awaitLeaving(ctx, space, h)
+	leaving := vs.awaitLeaving(ctx, space, h)
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	rec, err := vs.store.Volumes.Get(space, name)
@@ -176,7 +176,7 @@ func (vs *Volumes) RemoveVolume(ctx context.Context, space, name string, force b
 	}
 	v := rec.Value
 	if users := h.names(); len(users) > 0 {
-		return errInUse(name, users)
+		return errInUse(name, users, leaving)
 	}
 	if h.doing != "" {
 		return errDoing(name, h.doing)
@@ -207,9 +207,10 @@ func (vs *Volumes) RemoveVolume(ctx context.Context, space, name string, force b
 const leavingWait = 10 * time.Second
 
 // awaitLeaving waits until the users of a volume that are about to be gone are: who
-// deletes a workload, or removes a container, means to be rid of its use of the
-// volume too. If another user stays, there is nothing to wait for.
-func (vs *Volumes) awaitLeaving(ctx context.Context, space string, h *held) {
+// deletes a workload, scales it to none or removes a container, means to be rid of
+// its use of the volume too. If another user stays, there is nothing to wait for. It
+// reports whether those who are left when the wait is over are about to be gone.
+func (vs *Volumes) awaitLeaving(ctx context.Context, space string, h *held) bool {
 	ctx, cancel := context.WithTimeout(ctx, leavingWait)
 	defer cancel()
 	for {
@@ -220,19 +221,19 @@ func (vs *Volumes) awaitLeaving(ctx context.Context, space string, h *held) {
 		}
 		h.mu.Unlock()
 		if !wait {
-			return
+			return false
 		}
 		select {
 		case <-freed:
 		case <-ctx.Done():
-			return
+			return true
 		}
 	}
 }
 
 // leaves reports whether an instance is about to be gone: it, or its workload, is
-// not on record any more, or it has ended. What waits for a function's runs is never
-// on record.
+// not on record any more, or it has ended, or is told to stop. What waits for a
+// function's runs is never on record.
 func (vs *Volumes) leaves(space, id string, u use) bool {
 	if u.workload != "" {
 		if _, err := vs.store.Workload(space, u.workload); err != nil {
@@ -243,12 +244,27 @@ func (vs *Volumes) leaves(space, id string, u use) bool {
 	if err != nil {
 		return u.workload == ""
 	}
-	return in.Exit != nil
+	return in.Exit != nil || vs.stops(&in.Instance)
 }
 
-func errInUse(name string, users []string) error {
-	return mayfly.Errorf(mayfly.Conflict, "volume %s is used by %s", name, strings.Join(users, ", ")).
-		WithHint("stop that first; a service is stopped by mayfly scale SERVICE=0")
+// stops reports whether an instance of a service is told to stop, or will be
+// because people asked for fewer.
+func (vs *Volumes) stops(in *mayfly.Instance) bool {
+	if in.Assigned == "" {
+		return false
+	}
+	a, found := vs.store.Assignments.Find(in.Space, in.Assigned)
+	wish, _ := vs.store.Wishes.Find(in.Space, in.Workload)
+	return !found || a.Value.Stop || wish.Value.Scale != nil && in.Replica > *wish.Value.Scale
+}
+
+// errInUse is of a volume that users use, who may be about to be gone.
+func errInUse(name string, users []string, leaving bool) error {
+	hint := "stop that first; a service is stopped by mayfly scale SERVICE=0"
+	if leaving {
+		hint = "that is being stopped; try again when it has ended"
+	}
+	return mayfly.Errorf(mayfly.Conflict, "volume %s is used by %s", name, strings.Join(users, ", ")).WithHint("%s", hint)
 }
 
 func errDoing(name, what string) error {

@@ -1,6 +1,7 @@
 package claim
 
 import (
+	"errors"
 	"os"
 	"strings"
 	"testing"
@@ -195,6 +196,60 @@ func TestRemovalAwaitsWhoLeaves(t *testing.T) {
 	}
 	if err := <-removed; err != nil {
 		t.Error(err)
+	}
+}
+
+// TestRemovalAwaitsWhoStops: nor is who scaled a service to none, from the moment of
+// that on. A service that goes on is not waited for.
+func TestRemovalAwaitsWhoStops(t *testing.T) {
+	one, none := 1, 0
+	for _, c := range []struct {
+		name  string
+		stop  bool
+		scale *int
+		waits bool
+	}{
+		{"nothing was asked for", false, nil, false},
+		{"it is one of those that stay", false, &one, false},
+		{"it was asked for none", false, &none, true},
+		{"it is told to stop", true, nil, true},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			vs, end := openVolumes(t, t.TempDir())
+			defer end()
+			recoverVolumes(t, vs)
+			defineVolume(t, vs, mayfly.Volume{Name: "data"})
+			workload := mayfly.Workload{Space: "default", Name: "db", Service: &mayfly.Service{}}
+			in := replica(mayfly.NewID(), 1)
+			in.Assigned = mayfly.NewID()
+			a := mayfly.Assignment{ID: in.Assigned, Space: "default", Workload: "db", Replica: 1, Stop: c.stop}
+			_, err1 := vs.store.PutRelease(t.Context(), workload, "")
+			_, err2 := vs.store.SetWorkload(t.Context(), "default", "db", 1, 0)
+			_, err3 := vs.store.PutInstance(t.Context(), in)
+			_, err4 := vs.store.Assignments.Put(t.Context(), "default", a.ID, a, 0)
+			_, err5 := vs.store.Wishes.Put(t.Context(), "default", "db", mayfly.Wish{Scale: c.scale}, 0)
+			_, err6 := vs.Claim(t.Context(), in, dataAt)
+			if err := errors.Join(err1, err2, err3, err4, err5, err6); err != nil {
+				t.Fatal(err)
+			}
+			removed := make(chan error, 1)
+			go func() { removed <- vs.RemoveVolume(t.Context(), "default", "data", true) }()
+			if !c.waits {
+				if err := <-removed; mayfly.KindOf(err) != mayfly.Conflict || !strings.Contains(err.Error(), "used by db/1; stop that first") {
+					t.Errorf("it is removed: %v", err)
+				}
+				return
+			}
+			select {
+			case err := <-removed:
+				t.Fatalf("it did not wait: %v", err)
+			case <-time.After(50 * time.Millisecond):
+			}
+			releaseAll(t, vs, in.ID)
+			if err := <-removed; err != nil {
+				t.Error(err)
+			}
+		})
 	}
 }
 

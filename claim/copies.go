@@ -21,9 +21,7 @@ import (
 // uses it, if it is to be alone. It is made if it was defined only.
 func (vs *Volumes) busy(ctx context.Context, space, name, doing string, alone bool, work func(v mayfly.Volume) error) error {
 	h := vs.held(store.Key{Space: space, Name: name})
-	if alone {
-		vs.awaitLeaving(ctx, space, h)
-	}
+	leaving := alone && vs.awaitLeaving(ctx, space, h)
 	h.mu.Lock()
 	rec, err := vs.store.Volumes.Get(space, name)
 	v := rec.Value
@@ -38,7 +36,7 @@ func (vs *Volumes) busy(ctx context.Context, space, name, doing string, alone bo
 	case v.Node != "" && v.Node != vs.node:
 		err = mayfly.Errorf(mayfly.Conflict, "volume %s lies on node %s", name, v.Node)
 	case alone && len(users) > 0:
-		err = errInUse(name, users)
+		err = errInUse(name, users, leaving)
 	}
 	var p volume.Provider
 	if err == nil {
