@@ -291,9 +291,9 @@ func (n *Node) forget(ctx context.Context, in *instance) error {
 	return errors.Join(errs...)
 }
 
-// find returns the instance of this node that ref means.
+// find returns the instance of this node that ref means, as recordOf takes it.
 func (n *Node) find(space, ref string) (*instance, error) {
-	rec, err := n.store.Instance(space, ref)
+	rec, err := n.recordOf(space, ref)
 	if err != nil {
 		return nil, err
 	}

@@ -3,11 +3,13 @@ package node
 import (
 	"context"
 	"errors"
+	"strings"
 	"syscall"
 	"time"
 
 	"github.com/mayfly-run/mayfly"
 	"github.com/mayfly-run/mayfly/container"
+	"github.com/mayfly-run/mayfly/store"
 )
 
 // ListInstances returns the instances of a space, oldest first; without all,
@@ -22,10 +24,19 @@ func (n *Node) ListInstances(_ context.Context, space string, all bool) ([]mayfl
 	return list, nil
 }
 
-// GetInstance returns an instance by id, the beginning of one, or name.
+// GetInstance returns an instance by id, the beginning of one, name, or SERVICE/N.
 func (n *Node) GetInstance(_ context.Context, space, ref string) (mayfly.Instance, error) {
-	in, err := n.store.Instance(space, ref)
+	in, err := n.recordOf(space, ref)
 	return in.Instance, err
+}
+
+// recordOf returns the instance that ref means as store.InstanceOf takes it, but for
+// SERVICE, which is no instance.
+func (n *Node) recordOf(space, ref string) (store.Instance, error) {
+	if strings.Contains(ref, "/") {
+		return n.store.InstanceOf(space, ref)
+	}
+	return n.store.Instance(space, ref)
 }
 
 // StopInstance asks an instance to end, and kills it when the grace is over.

@@ -6,7 +6,6 @@ import (
 	"io"
 	"io/fs"
 	"os"
-	"strings"
 	"sync"
 
 	"github.com/mayfly-run/mayfly"
@@ -88,15 +87,8 @@ func (n *Node) AttachInstance(ctx context.Context, space, ref string, stdin io.R
 	})
 }
 
-// InstanceLogs passes an instance's log on. SERVICE/REPLICA names one too.
+// InstanceLogs passes an instance's log on.
 func (n *Node) InstanceLogs(ctx context.Context, space, ref string, o mayfly.LogOptions, each func(mayfly.LogEntry) error) error {
-	if strings.Contains(ref, "/") {
-		rec, err := n.store.InstanceOf(space, ref)
-		if err != nil {
-			return err
-		}
-		ref = rec.ID
-	}
 	in, err := n.find(space, ref)
 	if err != nil {
 		return err

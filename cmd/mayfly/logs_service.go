@@ -22,7 +22,7 @@ import (
 // ended, by time; and with follow goes on with those that run and that come.
 func (c *cli) serviceLogs(ctx context.Context, cl *client.Client, name string, opts mayfly.LogOptions, times bool) error {
 	p := &servicePrinter{to: map[string]io.Writer{"stdout": c.stdout, "stderr": c.stderr}, times: times, open: make(map[string][]byte)}
-	begun, err := containersOf(ctx, cl, name)
+	begun, err := containersOf(ctx, cl, name, true)
 	if err != nil {
 		return err
 	}
@@ -60,8 +60,9 @@ func (c *cli) serviceLogs(ctx context.Context, cl *client.Client, name string, o
 	return followService(ctx, cl, name, opts.Since, last, p)
 }
 
-func containersOf(ctx context.Context, cl *client.Client, service string) ([]mayfly.Instance, error) {
-	all, err := cl.ListInstances(ctx, true)
+// containersOf lists the containers of a service, with ended those that have ended too.
+func containersOf(ctx context.Context, cl *client.Client, service string, ended bool) ([]mayfly.Instance, error) {
+	all, err := cl.ListInstances(ctx, ended)
 	return slices.DeleteFunc(all, func(in mayfly.Instance) bool { return in.Workload != service }), err
 }
 
@@ -79,7 +80,7 @@ func followService(ctx context.Context, cl *client.Client, name string, since ti
 			if sv.State == mayfly.ServiceDeleted && len(sv.Replicas) == 0 {
 				return errServiceGone
 			}
-			list, err := containersOf(ctx, cl, name)
+			list, err := containersOf(ctx, cl, name, true)
 			if err != nil {
 				return err
 			}

@@ -1,8 +1,10 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"fmt"
+	"slices"
 	"strconv"
 	"time"
 
@@ -23,12 +25,14 @@ type usage struct {
 func (c *cli) stats() *cobra.Command {
 	var once bool
 	cmd := &cobra.Command{
-		Use:   "stats [flags] [CONTAINER...]",
+		Use:   "stats [flags] [SERVICE|CONTAINER...]",
 		Short: "Show what containers use",
-		Long: `Show what containers use; without a name, all that run. On a terminal it is
-drawn anew every second until Ctrl-C. CPU is a share of one core, over the last
-second; the first sample counts from the start of the container.`,
+		Long: `Show what containers use; without a name, all that run, and of a service all of
+its that run. On a terminal it is drawn anew every second until Ctrl-C. CPU is a share
+of one core, over the last second; the first sample counts from the start of the
+container.`,
 		Example: `  mayfly stats
+  mayfly stats web db/1
   mayfly stats --no-stream -o json web`,
 		ValidArgsFunction: c.completeInstances(),
 	}
@@ -71,25 +75,15 @@ func usageRow(u usage) []string {
 // sample reads the stats of the instances that refs name, or of all that run.
 // One that ends meanwhile is left out, unless it was asked for.
 func sample(ctx context.Context, cl *client.Client, refs []string, before map[string]mayfly.Stats) ([]usage, error) {
-	var instances []mayfly.Instance
-	var err error
-	if len(refs) == 0 {
-		if instances, err = cl.ListInstances(ctx, false); err != nil {
-			return nil, err
-		}
-	}
-	for _, ref := range refs {
-		i, err := cl.GetInstance(ctx, ref)
-		if err != nil {
-			return nil, err
-		}
-		instances = append(instances, i)
+	instances, asked, err := sampled(ctx, cl, refs)
+	if err != nil {
+		return nil, err
 	}
 	list := []usage{}
 	for _, i := range instances {
 		s, err := cl.InstanceStats(ctx, i.ID)
 		kind := mayfly.KindOf(err)
-		if len(refs) == 0 && (kind == mayfly.NotFound || kind == mayfly.Conflict) {
+		if !asked[i.ID] && (kind == mayfly.NotFound || kind == mayfly.Conflict) {
 			continue
 		}
 		if err != nil {
@@ -103,6 +97,35 @@ func sample(ctx context.Context, cl *client.Client, refs []string, before map[st
 		list = append(list, usage{ID: i.ID, Name: i.Name, Stats: s, CPUPercent: percent(s.CPU-old.CPU, s.Time.Sub(old.Time))})
 	}
 	return list, nil
+}
+
+// sampled returns the instances that refs name, those of a service by replica, or
+// all that run; and the ids of those that were asked for themselves.
+func sampled(ctx context.Context, cl *client.Client, refs []string) (list []mayfly.Instance, asked map[string]bool, err error) {
+	if len(refs) == 0 {
+		list, err = cl.ListInstances(ctx, false)
+		return list, nil, err
+	}
+	asked = map[string]bool{}
+	for _, ref := range refs {
+		if _, err := cl.GetService(ctx, ref); err == nil {
+			of, err := containersOf(ctx, cl, ref, false)
+			if err != nil {
+				return nil, nil, err
+			}
+			slices.SortStableFunc(of, func(a, b mayfly.Instance) int {
+				return cmp.Or(cmp.Compare(a.Replica, b.Replica), cmp.Compare(a.Sidecar, b.Sidecar))
+			})
+			list = append(list, of...)
+			continue
+		}
+		i, err := cl.GetInstance(ctx, ref)
+		if err != nil {
+			return nil, nil, err
+		}
+		list, asked[i.ID] = append(list, i), true
+	}
+	return list, asked, nil
 }
 
 func percent(part, whole time.Duration) float64 {
