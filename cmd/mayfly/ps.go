@@ -45,6 +45,9 @@ func (c *cli) ps() *cobra.Command {
 			if !whole && *output != "wide" {
 				command = shorten(command, 30)
 			}
+			if i.State == mayfly.Exited {
+				i.Ports = nil // others may have them by now
+			}
 			return []string{i.ID, i.Name, serviceText(i), i.Image, command, ago(i.Created), status(i), portsText(i.Ports)}
 		})
 	})

@@ -88,6 +88,10 @@ func (c *cli) printReplicas(output *format, list []mayfly.Supervised) error {
 		if r.Stop && r.Why != "" {
 			reason = r.Why
 		}
+		switch r.State {
+		case mayfly.ReplicaWaiting, mayfly.ReplicaBackoff, mayfly.ReplicaFailed, mayfly.ReplicaCompleted, mayfly.ReplicaStopped:
+			r.Address, r.Ports = "", nil // were those of a container that has ended
+		}
 		return []string{
 			fmt.Sprintf("%s/%d", r.Workload, r.Number), string(r.State), strconv.Itoa(r.Release), r.Node, r.Instance, r.Address, portsText(r.Ports),
 			strconv.Itoa(r.Restarts), humanAge(time.Since(r.Created)), reason,
