@@ -160,11 +160,13 @@ func flatten(out map[string]string, name string, v any) {
 		out[name] = text
 		return
 	}
-	data, err := json.Marshal(v)
-	if err != nil {
+	var text strings.Builder
+	enc := json.NewEncoder(&text)
+	enc.SetEscapeHTML(false) // for people: commands have < and >
+	if err := enc.Encode(v); err != nil {
 		panic(err) // it was JSON before
 	}
-	out[name] = string(data)
+	out[name] = strings.TrimSuffix(text.String(), "\n")
 }
 
 // diffFiles compares the code of two images.
