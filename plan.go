@@ -22,5 +22,6 @@ type Planned struct {
 	Settled bool     `json:"settled,omitempty"` // with PlanNone: its release is all there, if it is a service's
 	Stack   bool     `json:"stack,omitempty"`   // its stack has to be built first
 	App     string   `json:"app,omitempty"`     // whose function the active release is, where that is another app's
-	Lacks   []string `json:"lacks,omitempty"`   // what it will wait for, and why in vain: it is not deployed, or waits itself
+	Lacks   []string `json:"lacks,omitempty"`   // what it will wait for, and why in vain: it is not deployed, scaled to none, or waits itself
+	Scale   *int     `json:"scale,omitempty"`   // replicas that people asked for, where the workload says another number
 }

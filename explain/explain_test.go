@@ -137,7 +137,13 @@ func TestService(t *testing.T) {
 			mayfly.Supervised{State: mayfly.ServiceStopped, Scaled: true},
 			nil,
 			[]string{"web is scaled to none, so nothing of it runs."},
-			[]string{"start it again: mayfly scale web=1"},
+			[]string{"start it again: mayfly scale web=default, or a number"},
+		}, {
+			"its release wants none",
+			mayfly.Supervised{State: mayfly.ServiceStopped},
+			nil,
+			[]string{"web is scaled to none, so nothing of it runs."},
+			[]string{"start it: mayfly scale web=1"},
 		},
 	}
 	for _, tt := range tests {

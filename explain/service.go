@@ -64,7 +64,11 @@ func (s *service) whole() {
 		s.why("%s runs release %d as it shall: %s.", s.Name, s.Release, ready)
 	case mayfly.ServiceStopped:
 		s.why("%s is scaled to none, so nothing of it runs.", s.Name)
-		s.help("start it again: mayfly scale %s=1", s.Name)
+		if s.Scaled {
+			s.help("start it again: mayfly scale %s=default, or a number", s.Name)
+		} else {
+			s.help("start it: mayfly scale %s=1", s.Name)
+		}
 	case mayfly.ServiceAsleep:
 		s.why("%s sleeps: nothing of it runs until a request comes.", s.Name)
 	case mayfly.ServiceCompleted:

@@ -59,6 +59,10 @@ type foundImage struct {
 
 func (p *planner) one(ctx context.Context, w *mayfly.Workload, old *store.Workload) mayfly.Planned {
 	made := mayfly.Planned{Name: w.Name, Change: mayfly.PlanCreate}
+	wish, _ := p.node.store.Wishes.Find(w.Space, w.Name)
+	if n := wish.Value.Scale; w.Service != nil && n != nil && wish.Value.By == "" && (*n != w.Scale.Count() || w.Scale.Scaled()) {
+		made.Scale = n
+	}
 	if old != nil {
 		made.Release, made.Change = old.Number, mayfly.PlanUpdate
 		if old.Workload.App != w.App {
@@ -159,12 +163,21 @@ func (n *Node) givenUp(w *store.Workload) bool {
 // will wait for because nothing is it: neither another that is given, nor one that
 // is deployed, nor anything outside.
 func (n *Node) lacking(snap *store.Snapshot, space string, list []mayfly.Workload, made []mayfly.Planned) {
-	declared := make(map[string]bool) // SPACE/service NAME, SPACE/role NAME
+	declared := make(map[string]string) // SPACE/service NAME, SPACE/role NAME, and why it will not be there
+	put := func(key, why string) {
+		if old, found := declared[key]; !found || old != "" {
+			declared[key] = why
+		}
+	}
 	declare := func(w *mayfly.Workload) {
-		declared[w.Space+"/service "+w.Name] = true
+		why := ""
+		if n.scaledToNone(w) {
+			why = "which is scaled to none"
+		}
+		put(w.Space+"/service "+w.Name, why)
 		for _, p := range w.Provides {
 			if p.Role != "" {
-				declared[w.Space+"/role "+p.Role] = true
+				put(w.Space+"/role "+p.Role, why)
 			}
 		}
 	}
@@ -179,8 +192,8 @@ func (n *Node) lacking(snap *store.Snapshot, space string, list []mayfly.Workloa
 		}
 	}
 	for _, e := range n.store.Outside.List("") {
-		declared[e.Value.Space+"/service "+e.Value.Service] = true
-		declared[e.Value.Space+"/role "+e.Value.Role] = true
+		put(e.Value.Space+"/service "+e.Value.Service, "")
+		put(e.Value.Space+"/role "+e.Value.Role, "")
 	}
 	stuck := func(name string) bool {
 		other := given[name]
@@ -197,9 +210,20 @@ func (n *Node) lacking(snap *store.Snapshot, space string, list []mayfly.Workloa
 	}
 }
 
+// scaledToNone reports whether a service has no replicas, and no request brings one.
+func (n *Node) scaledToNone(w *mayfly.Workload) bool {
+	if w.Service == nil {
+		return false
+	}
+	if wish, _ := n.store.Wishes.Find(w.Space, w.Name); wish.Value.Scale != nil {
+		return *wish.Value.Scale == 0
+	}
+	return w.Scale.Most() == 0
+}
+
 // lacksOf lists what a service waits for that is not declared, or that is stuck
 // itself.
-func lacksOf(w *mayfly.Workload, declared map[string]bool, stuck func(service string) bool) (lacks []string) {
+func lacksOf(w *mayfly.Workload, declared map[string]string, stuck func(service string) bool) (lacks []string) {
 	if w.Service == nil {
 		return nil // its calls say what they lack
 	}
@@ -211,10 +235,12 @@ func lacksOf(w *mayfly.Workload, declared map[string]bool, stuck func(service st
 		} else {
 			text += " of space " + space
 		}
-		switch {
-		case declared[space+"/"+what+" "+name] && own && what == "service" && stuck(name):
+		switch why, found := declared[space+"/"+what+" "+name]; {
+		case found && own && what == "service" && stuck(name):
 			lacks = append(lacks, text+", which waits itself")
-		case declared[space+"/"+what+" "+name]:
+		case why != "":
+			lacks = append(lacks, text+", "+why)
+		case found:
 		case what == "role":
 			lacks = append(lacks, text+", which nothing has that is deployed")
 		default:

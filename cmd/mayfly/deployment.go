@@ -101,6 +101,9 @@ func (d *deployment) plan(ctx context.Context) error {
 		if p.App != "" {
 			fmt.Fprintf(d.stderr, "mayfly: %s takes the place of the function of that name of %s\n", p.Name, p.App)
 		}
+		if p.Scale != nil {
+			fmt.Fprintf(d.stderr, "mayfly: %s stays scaled to %d; mayfly scale %s=default leaves it to the manifest\n", p.Name, *p.Scale, p.Name)
+		}
 		for _, lack := range p.Lacks {
 			fmt.Fprintf(d.stderr, "mayfly: %s will wait for %s\n", p.Name, lack)
 		}

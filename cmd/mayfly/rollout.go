@@ -139,7 +139,7 @@ func hasContainer(s mayfly.Supervised, release int) bool {
 func (d *deployment) waiting(left map[string]int) (all []error) {
 	for _, name := range slices.Sorted(maps.Keys(left)) {
 		all = append(all, mayfly.Errorf(mayfly.Failed, "release %d of %s waits for %s", left[name], name, strings.Join(d.planned[name].Lacks, ", and ")).
-			WithHint("deploy that, and it starts by itself; see mayfly why %s", name))
+			WithHint("it starts by itself once that is there; see mayfly why %s", name))
 	}
 	return all
 }
