@@ -90,6 +90,7 @@ func (l *life) lookAfter(ctx context.Context) {
 		l.probeAll(ctx, was)
 		return
 	}
+	l.checks.bad[checkStartup] = "it is starting up"
 	l.tasks.Go(func() { l.awaitStartup(ctx, *svc.Startup) })
 }
 
@@ -106,8 +107,13 @@ func (l *life) adopted() bool { return l.in.start.Argv == nil }
 func (l *life) awaitStartup(ctx context.Context, p mayfly.Probe) {
 	up, cancel := context.WithCancel(ctx)
 	defer cancel()
-	l.checks.set(checkStartup, "it is starting up")
-	probe.Watch(up, l.target(0), p, probe.Options{Began: l.in.Started}, func(well bool, reason error) {
+	tried := func(err error) {
+		if err != nil {
+			err = fmt.Errorf("it is starting up: %w", err)
+		}
+		l.explain(checkStartup, err)
+	}
+	probe.Watch(up, l.target(0), p, probe.Options{Began: l.in.Started, Tried: tried}, func(well bool, reason error) {
 		if !well {
 			l.ask(ending{reason: "its startup probe failed: " + reason.Error(), failure: true})
 			return
@@ -231,6 +237,9 @@ func (l *life) judge(ctx context.Context) {
 			state = mayfly.ReplicaStarting
 		}
 		names := slices.Sorted(maps.Keys(bad))
+		if !started { // nothing else has been asked
+			names = []string{checkStartup}
+		}
 		if len(names) > 0 {
 			reason = bad[names[0]]
 		}
