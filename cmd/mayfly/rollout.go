@@ -32,7 +32,7 @@ func (d *deployment) rollouts(ctx context.Context, left map[string]int) error {
 	}
 	watched, stop := context.WithCancelCause(ctx)
 	defer stop(nil)
-	w := rolloutWatch{deployment: d, left: left, freed: map[string]bool{}, begun: time.Now(), view: d.progress()}
+	w := rolloutWatch{deployment: d, left: left, freed: map[string]bool{}, shown: map[string]bool{}, begun: time.Now(), view: d.progress()}
 	var giveUp *time.Timer // while only those are left that wait in vain
 	err := d.cl.WatchServices(watched, func(s mayfly.Supervised) error {
 		w.take(s)
@@ -65,6 +65,7 @@ type rolloutWatch struct {
 	*deployment
 	left   map[string]int  // releases, by service
 	freed  map[string]bool // services that have started, whatever they lacked
+	shown  map[string]bool // services that were not there yet when they were looked at
 	begun  time.Time
 	view   *progressView
 	failed []error
@@ -80,6 +81,7 @@ func (w *rolloutWatch) take(s mayfly.Supervised) {
 	}
 	over, err := settled(s, release)
 	if !over {
+		w.shown[s.Name] = true
 		w.view.report(client.Progress{ID: s.Name, Text: rolloutText(s)})
 		return
 	}
@@ -91,7 +93,7 @@ func (w *rolloutWatch) take(s mayfly.Supervised) {
 		if s.Rollout.State == mayfly.RolloutFailed {
 			w.without(s.Name, "which has failed")
 		}
-	case w.planned[s.Name].Change != mayfly.PlanNone:
+	case w.planned[s.Name].Change != mayfly.PlanNone, w.shown[s.Name]:
 		w.view.tell(s.Name, func() {
 			fmt.Fprintf(w.stdout, "%s release %d %s after %s\n", s.Name, release, s.State, humanDuration(time.Since(w.begun)))
 		})
