@@ -160,15 +160,15 @@ func TestGoalsOfTheQueueAreJudgedByTheBetterWay(t *testing.T) {
 func TestQuoteReplacesWhatIsBetweenTheMarks(t *testing.T) {
 	r := Results{Latency: []LatencyRow{{Program: "static", What: poolHit, P50: 1.5, P99: 2.25}}}
 	r.judge()
-	got, err := quote("head\n"+readmeBegin+"\nold\n"+readmeEnd+"\ntail\n", &r)
+	got, err := quote("head\n"+quoteBegin+"\nold\n"+quoteEnd+"\ntail\n", r.figures())
 	if err != nil {
 		t.Fatal(err)
 	}
-	if !strings.HasPrefix(got, "head\n"+readmeBegin+"\n") || !strings.HasSuffix(got, readmeEnd+"\ntail\n") ||
+	if !strings.HasPrefix(got, "head\n"+quoteBegin+"\n") || !strings.HasSuffix(got, quoteEnd+"\ntail\n") ||
 		strings.Contains(got, "old") || !strings.Contains(got, "| mayfly, pool hit | 1.5 (2.2) |") {
 		t.Errorf("it became %q", got)
 	}
-	if _, err := quote("no marks", &r); err == nil {
+	if _, err := quote("no marks", ""); err == nil {
 		t.Error("a page without marks was accepted")
 	}
 }

@@ -37,13 +37,13 @@ type options struct {
 
 func main() {
 	var o options
-	var readme bool
+	var quoted bool
 	flag.BoolVar(&o.quick, "quick", false, "a smoke test: few samples, figures that mean nothing")
 	flag.BoolVar(&o.long, "long", false, "a million tasks too, where there are 100,000 at most")
 	flag.StringVar(&o.only, "only", "", "parts to run, with commas between: "+strings.Join(partNames(), ", ")+"; queue: from tasks to idle; services: from told to orchestrators")
 	flag.StringVar(&o.binary, "mayfly", "bin/mayfly", "the program to measure")
 	flag.StringVar(&o.out, "o", "", "where the results go (default bench/results.json when every part is run in full)")
-	flag.BoolVar(&readme, "readme", false, "only write bench/results.json into README.md")
+	flag.BoolVar(&quoted, "quote", false, "only put bench/results.json into README.md and docs/benchmarks.md")
 	flag.Parse()
 	if o.out == "" && !o.quick && o.only == "" {
 		o.out = "bench/results.json"
@@ -51,8 +51,8 @@ func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	var err error
-	if readme {
-		err = writeReadme("README.md", "bench/results.json")
+	if quoted {
+		err = writePages(".")
 	} else {
 		err = run(ctx, o)
 	}

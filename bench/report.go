@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"text/tabwriter"
@@ -80,58 +81,74 @@ func (r *Results) rest(t io.Writer) {
 	}
 }
 
-// The marks between which README.md quotes the results.
+// The marks between which a page quotes the results.
 const (
-	readmeBegin = "<!-- bench:begin -->"
-	readmeEnd   = "<!-- bench:end -->"
+	quoteBegin = "<!-- bench:begin -->"
+	quoteEnd   = "<!-- bench:end -->"
 )
 
-// writeReadme puts the results into a page.
-func writeReadme(page, results string) error {
-	text, err := os.ReadFile(results)
+// pages are those that quote the results, and what each says.
+var pages = map[string]func(*Results) string{
+	"README.md":          (*Results).figures,
+	"docs/benchmarks.md": (*Results).reached,
+}
+
+// writePages puts the results into the pages of a checkout.
+func writePages(checkout string) error {
+	text, err := os.ReadFile(filepath.Join(checkout, "bench/results.json"))
 	if err != nil {
 		return err
 	}
 	var r Results
 	if err := json.Unmarshal(text, &r); err != nil {
-		return fmt.Errorf("read %s: %w", results, err)
+		return fmt.Errorf("read the results: %w", err)
 	}
-	old, err := os.ReadFile(page)
-	if err != nil {
-		return err
+	for page, says := range pages {
+		page = filepath.Join(checkout, page)
+		old, err := os.ReadFile(page)
+		if err != nil {
+			return err
+		}
+		next, err := quote(string(old), says(&r))
+		if err != nil {
+			return fmt.Errorf("%s: %w", page, err)
+		}
+		if err := os.WriteFile(page, []byte(next), 0o644); err != nil {
+			return err
+		}
 	}
-	next, err := quote(string(old), &r)
-	if err != nil {
-		return fmt.Errorf("%s: %w", page, err)
-	}
-	return os.WriteFile(page, []byte(next), 0o644)
+	return nil
 }
 
 // quote replaces what is between the marks.
-func quote(page string, r *Results) (string, error) {
-	head, rest, ok := strings.Cut(page, readmeBegin)
-	_, tail, ok2 := strings.Cut(rest, readmeEnd)
+func quote(page, text string) (string, error) {
+	head, rest, ok := strings.Cut(page, quoteBegin)
+	_, tail, ok2 := strings.Cut(rest, quoteEnd)
 	if !ok || !ok2 {
-		return "", errors.New("it lacks " + readmeBegin + " or " + readmeEnd)
+		return "", errors.New("it lacks " + quoteBegin + " or " + quoteEnd)
 	}
-	return head + readmeBegin + "\n" + r.markdown() + readmeEnd + tail, nil
+	return head + quoteBegin + "\n" + text + quoteEnd + tail, nil
 }
 
-// markdown is what README.md says.
-func (r *Results) markdown() string {
+// figures is what README.md says.
+func (r *Results) figures() string {
 	var b strings.Builder
-	m := r.Machine
-	fmt.Fprintf(&b, "`make bench` on %s: %s, %d cores, kernel %s, cgroups %s, load averages %s\n"+
-		"before and %s after. One run, interleaved; Mayfly over HTTP, with network, limits and seccomp on. p50 (p99) in\n"+
-		"milliseconds:\n", r.Date.Format("2 January 2006"), m.CPU, m.Cores, m.Kernel, m.Cgroups, m.LoadBegin, m.LoadEnd)
+	fmt.Fprintf(&b, "%s One run, interleaved; Mayfly over HTTP, with network, limits and seccomp on. p50 (p99) in\nmilliseconds:\n", r.machine())
 	markdownLatency(&b, "", 1, r.Latency)
 	r.markdownRates(&b)
 	markdownLatency(&b, "From a folder of code to its first answer, ms, p50 (p99):\n\n", 0, r.Push)
 	r.markdownRoutes(&b)
 	r.markdownDemand(&b)
 	r.markdownServices(&b)
-	r.markdownGoals(&b)
+	r.markdownMet(&b)
 	return b.String()
+}
+
+// machine says when and where it was measured.
+func (r *Results) machine() string {
+	m := r.Machine
+	return fmt.Sprintf("`make bench` on %s: %s, %d cores, kernel %s, cgroups %s, load averages %s\nbefore and %s after.",
+		r.Date.Format("2 January 2006"), m.CPU, m.Cores, m.Kernel, m.Cgroups, m.LoadBegin, m.LoadEnd)
 }
 
 // markdownLatency writes p50 (p99), with a column for each program.
@@ -179,20 +196,34 @@ func measured(format string, v float64, otherwise string) string {
 	return otherwise
 }
 
-func (r *Results) markdownGoals(b *strings.Builder) {
-	rows(b, "| what it is to reach | bound | measured | |\n|---|---:|---:|---|", r.Goals, func(g Goal) string {
+// markdownMet says how many of the goals are met, and which are not.
+func (r *Results) markdownMet(b *strings.Builder) {
+	missed := slices.DeleteFunc(slices.Clone(r.Goals), func(g Goal) bool { return g.Met })
+	fmt.Fprintf(b, "\n%d of %d goals were met in this run; [docs/benchmarks.md](docs/benchmarks.md) lists them, and says how all this is measured. "+
+		"Every figure is in [bench/results.json](bench/results.json).\n", len(r.Goals)-len(missed), len(r.Goals))
+	rows(b, "Not met:\n", missed, func(g Goal) string {
+		return fmt.Sprintf("- %s: %s, where the bound is %s.", g.Text, figure(g.Value, g.Unit), figure(g.Bound, g.Unit))
+	})
+}
+
+// reached is what docs/benchmarks.md says: every goal.
+func (r *Results) reached() string {
+	var b strings.Builder
+	b.WriteString(r.machine() + "\n")
+	rows(&b, "| what it is to reach | bound | measured | |\n|---|---:|---:|---|", r.Goals, func(g Goal) string {
 		met := "yes"
 		if !g.Met {
 			met = "**not met**"
 		}
 		return fmt.Sprintf("| %s | %s | %s | %s |", g.Text, figure(g.Bound, g.Unit), figure(g.Value, g.Unit), met)
 	})
-	b.WriteString("\nEvery figure is in [bench/results.json](bench/results.json); [docs/benchmarks.md](docs/benchmarks.md) says how it is measured.\n")
+	return b.String()
 }
 
+// figure shows three digits that count, and all before the point.
 func figure(v float64, unit string) string {
-	if unit == "requests" || unit == "things" || unit == "/s" {
+	if v >= 100 {
 		return fmt.Sprintf("%.0f %s", v, unit)
 	}
-	return fmt.Sprintf("%.2f %s", v, unit)
+	return fmt.Sprintf("%.3g %s", v, unit)
 }

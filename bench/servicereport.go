@@ -39,7 +39,7 @@ func (r *Results) judgeView() {
 		}
 		what := fmt.Sprintf("%d endpoints with %d watchers, %d moving", l.Endpoints, l.Watchers, l.Moving)
 		r.atMost(what+": told of what does not concern them", float64(l.Stray), 0, "watchers")
-		r.atMost(fmt.Sprintf("%s: CPU of a change: 1.5 times that among %d", what, fewMoving), l.CPU, 1.5*r.View[0].CPU, "us")
+		r.atMost(fmt.Sprintf("%s: CPU of a change: 1.5 times that among %d", what, fewMoving), l.CPU, 1.5*r.View[0].CPU, "µs")
 	}
 }
 
