@@ -24,7 +24,7 @@ var ranks = map[string]int{
 	"bus": 1, "place": 1, "image": 1, "network": 1, "volume": 1, "secret": 1, "schedule": 1, "cesql": 1, "probe": 1, "tree": 1, "scale": 1,
 	"container/wire": 1, "container/setup": 1, "container/seccomp": 1, "container/cgroup": 1,
 	"store": 2, "container": 2, "manifest": 2,
-	"queue": 3, "build": 3, "discovery": 3, "claim": 3,
+	"queue": 3, "build": 3, "discovery": 3, "claim": 3, "material": 3,
 	"event": 4, "router": 4, "reconcile": 4, "node": 4, "explain": 4,
 	"api":       5,
 	"dockerapi": 6, "web": 6,

@@ -8,8 +8,8 @@ import (
 	client "github.com/mayfly-run/mayfly/sdk/go"
 )
 
-// Secrets are values that only containers get to see. The node package gives
-// them. What they return never has a value in it.
+// Secrets are values that only containers get to see. The material package
+// gives them. What they return never has a value in it.
 type Secrets interface {
 	// SetSecret keeps a value. The same value again makes no new version.
 	SetSecret(ctx context.Context, space, name string, value []byte) (mayfly.Secret, error)
@@ -19,7 +19,7 @@ type Secrets interface {
 	RemoveSecret(ctx context.Context, space, name string, force bool) error
 }
 
-// Configs are values with a history. The node package gives them.
+// Configs are values with a history. The material package gives them.
 type Configs interface {
 	// SetConfig keeps the next version. The same value again makes none. A seen
 	// that is not negative has to be the version that there is.

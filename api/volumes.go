@@ -10,7 +10,7 @@ import (
 	"github.com/mayfly-run/mayfly/tree"
 )
 
-// Volumes are storage that outlives containers. The node package gives them.
+// Volumes are storage that outlives containers. The claim package gives them.
 type Volumes interface {
 	VolumeKeeper
 	VolumeCopier

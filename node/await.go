@@ -141,7 +141,7 @@ func (k *keeper) missing(w *required) string {
 	if req := w.lacks(sets); req != nil {
 		return "it requires " + k.wanted(*req)
 	}
-	return k.node.materials.missing(&k.rel.Workload)
+	return k.node.material.Missing(&k.rel.Workload)
 }
 
 // missingBefore says what is missing of a workload that must come before.

@@ -13,6 +13,7 @@ import (
 	"syscall"
 
 	"github.com/mayfly-run/mayfly"
+	"github.com/mayfly-run/mayfly/material"
 )
 
 // The least that init and the kernel can do with.
@@ -182,7 +183,7 @@ func checkMaterial(w *mayfly.Workload) error {
 		}
 	}
 	for _, m := range w.Configs {
-		if m.Target != "" && !strings.HasPrefix(path.Clean(m.Target), configsDir+"/") {
+		if m.Target != "" && !strings.HasPrefix(path.Clean(m.Target), material.ConfigsDir+"/") {
 			if err := checkTarget(m.Target); err != nil {
 				return err
 			}

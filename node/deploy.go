@@ -255,3 +255,7 @@ func (n *Node) DeleteWorkload(ctx context.Context, space, name string) error {
 	}
 	return errors.Join(n.nameCode(ctx, space, name, nil), n.volumes.Leave(ctx, &w.Workload))
 }
+
+func (n *Node) news(kind, space, subject, text string) {
+	n.store.RecordNews(mayfly.News{Space: space, Type: kind, Subject: subject, Node: n.opts.Name, Text: text})
+}

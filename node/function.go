@@ -13,6 +13,7 @@ import (
 
 	"github.com/mayfly-run/mayfly"
 	"github.com/mayfly-run/mayfly/container"
+	"github.com/mayfly-run/mayfly/material"
 )
 
 // function is a release whose sandboxes this node makes.
@@ -20,7 +21,7 @@ type function struct {
 	node     *Node
 	release  *mayfly.Release
 	template *template
-	material *material
+	values   *material.Values              // of secrets and configs
 	pool     *container.Pool[*ready]       // nil with isolation instance
 	shared   *container.SharedPool[*ready] // else nil
 	req      *required                     // what it requires; nil for nothing
@@ -189,7 +190,7 @@ func (n *Node) function(ctx context.Context, rel *mayfly.Release) (*function, er
 		f.req.close()
 		return other, nil
 	}
-	if len(n.materials.changedSince(f.material.given, &rel.Workload)) > 0 {
+	if n.material.Outdated(f.values, &rel.Workload) {
 		f.req.close()
 		return nil, mayfly.Errorf(mayfly.Unavailable, "the secrets or configs of %s changed just now", rel.Workload.Name).WithHint("try again")
 	}
@@ -210,12 +211,12 @@ func (n *Node) function(ctx context.Context, rel *mayfly.Release) (*function, er
 
 func (n *Node) newFunction(ctx context.Context, rel *mayfly.Release) (*function, error) {
 	w := &rel.Workload
-	material, err := n.materials.resolve(w.Space, w.Secrets, w.Configs)
+	values, err := n.material.Resolve(w.Space, w.Secrets, w.Configs)
 	if err != nil {
 		return nil, err
 	}
 	a := asked{Process: w.Process, Resources: functionResources(w.Resources), mounts: w.Mounts, readOnly: w.ReadOnly, network: w.Network, volatile: true}
-	a.Env = over(a.Env, material.env)
+	a.Env = over(a.Env, values.Env)
 	t, err := n.template(ctx, rel.Image, keyOf(rel).owner(), a)
 	if err != nil {
 		return nil, err
@@ -226,7 +227,7 @@ func (n *Node) newFunction(ctx context.Context, rel *mayfly.Release) (*function,
 	}
 	shared := func(m mayfly.Mount) bool { return m.Type != "tmpfs" }
 	t.sealed = !listens(w.Protocol) && len(w.Volumes) == 0 && !slices.ContainsFunc(w.Mounts, shared)
-	f := &function{node: n, release: rel, template: t, material: material}
+	f := &function{node: n, release: rel, template: t, values: values}
 	if f.req, err = n.requires(w); err != nil {
 		return nil, err
 	}
@@ -265,7 +266,7 @@ func (f *function) Make(ctx context.Context) (*ready, error) {
 		with.config.Mounts = slices.Concat(t.config.Mounts, volumes)
 		t = &with
 	}
-	s, err := f.node.sandboxWith(ctx, id, t, f.material, me, "")
+	s, err := f.node.sandboxWith(ctx, id, t, f.values, me, "")
 	if err != nil {
 		f.node.letGo(context.WithoutCancel(ctx), id)
 		return nil, err

@@ -119,11 +119,11 @@ func (n *Node) furnish(ctx context.Context, in *instance, o order) error {
 		return err
 	}
 	o.mounts = slices.Concat(o.mounts, volumes)
-	material, err := n.materials.resolve(in.Space, o.secrets, o.configs)
+	values, err := n.material.Resolve(in.Space, o.secrets, o.configs)
 	if err != nil {
 		return err
 	}
-	o.Env = over(o.Env, material.env)
+	o.Env = over(o.Env, values.Env)
 	t, err := n.template(ctx, in.Digest, in.ID, o.asked)
 	if err != nil {
 		return err
@@ -134,7 +134,7 @@ func (n *Node) furnish(ctx context.Context, in *instance, o order) error {
 	if err := n.volumes.Fill(ctx, in.Instance.Instance, o.volumes, volumes, t.config.Lower); err != nil {
 		return err
 	}
-	s, err := n.sandboxWith(ctx, in.ID, t, material, o.self, o.hostname)
+	s, err := n.sandboxWith(ctx, in.ID, t, values, o.self, o.hostname)
 	if err != nil {
 		return err
 	}

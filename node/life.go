@@ -61,8 +61,8 @@ func (k *keeper) adopt(ctx context.Context) *life {
 		return nil
 	}
 	w := &k.rel.Workload
-	if a, err := k.node.materials.resolve(w.Space, w.Secrets, w.Configs); err == nil {
-		main.sandbox.KeepPrivate(a.private)
+	if v, err := k.node.material.Resolve(w.Space, w.Secrets, w.Configs); err == nil {
+		main.sandbox.KeepPrivate(v.Private)
 	} else {
 		k.node.opts.Log.Error("read what a container was given", "instance", main.Name, "err", err)
 	}

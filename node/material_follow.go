@@ -19,7 +19,7 @@ func (l *life) followMaterial(ctx context.Context) {
 	}
 	for {
 		secrets, configs := n.store.Secrets.Changed(), n.store.Configs.Changed()
-		if names := n.materials.changedSince(n.materials.has(l.in.ID), w); len(names) > 0 {
+		if names := n.material.Changed(l.in.ID, w); len(names) > 0 {
 			l.renewMaterial(ctx, names)
 		}
 		select {
@@ -36,9 +36,9 @@ func (l *life) followMaterial(ctx context.Context) {
 func (l *life) renewMaterial(ctx context.Context, names []string) {
 	n, w := l.k.node, &l.k.rel.Workload
 	begun := time.Now()
-	a, err := n.materials.resolve(w.Space, w.Secrets, w.Configs)
+	v, err := n.material.Resolve(w.Space, w.Secrets, w.Configs)
 	if err == nil {
-		err = n.materials.renew(l.in.sandbox, a)
+		err = n.material.Renew(l.in.sandbox, v)
 	}
 	if err != nil {
 		l.k.news("service.untold", fmt.Sprintf("%s changed, but %v", strings.Join(names, ", "), err))
@@ -50,7 +50,7 @@ func (l *life) renewMaterial(ctx context.Context, names []string) {
 			return
 		}
 	}
-	if err := n.materials.note(l.in.ID, a.given); err != nil {
+	if err := n.material.Note(l.in.ID, v); err != nil {
 		n.opts.Log.Error("note that a container was told", "instance", l.in.Name, "err", err)
 	}
 }
@@ -99,4 +99,29 @@ func (l *life) reactMaterial(ctx context.Context, name string, c mayfly.OnChange
 	}
 	l.k.newsOfTelling(what)
 	return true
+}
+
+// refreshFunctions has the sandboxes of functions made anew whose secrets or
+// configs change, until ctx ends. Runs under way go on with what they have.
+func (n *Node) refreshFunctions(ctx context.Context) error {
+	for {
+		secrets, configs := n.store.Secrets.Changed(), n.store.Configs.Changed()
+		n.mu.Lock()
+		var stale []functionKey
+		for key, f := range n.functions {
+			if n.material.Outdated(f.values, &f.release.Workload) {
+				stale = append(stale, key)
+			}
+		}
+		n.mu.Unlock()
+		for _, key := range stale {
+			n.drop(ctx, key)
+		}
+		select {
+		case <-secrets:
+		case <-configs:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
 }

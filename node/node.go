@@ -31,6 +31,7 @@ import (
 	"github.com/mayfly-run/mayfly/container"
 	"github.com/mayfly-run/mayfly/discovery"
 	"github.com/mayfly-run/mayfly/image"
+	"github.com/mayfly-run/mayfly/material"
 	"github.com/mayfly-run/mayfly/network"
 	"github.com/mayfly-run/mayfly/store"
 	"golang.org/x/sync/errgroup"
@@ -61,7 +62,8 @@ type Parts struct {
 	Init   []byte // mayfly-init for this machine
 	Inside Inside // answers programs in containers; nil: they have nowhere to ask
 
-	Volumes Volumes
+	Volumes  Volumes
+	Material *material.Store
 
 	Discovery *discovery.Discovery // nil: no services are run
 	Outside   *discovery.Outside   // asked before consumers are told of what has changed; nil: there is nothing
@@ -96,18 +98,18 @@ type Volumes interface {
 
 // Node is this machine.
 type Node struct {
-	dir       string
-	opts      Options
-	store     *store.Store
-	images    *image.Store
-	stacks    *build.Stacks
-	net       *network.Network
-	host      *container.Host
-	doors     *doors
-	logs      *keptLogs
-	volumes   Volumes
-	materials *materials
-	token     string // derived from the data directory; names bridge and cgroups
+	dir      string
+	opts     Options
+	store    *store.Store
+	images   *image.Store
+	stacks   *build.Stacks
+	net      *network.Network
+	host     *container.Host
+	doors    *doors
+	logs     *keptLogs
+	volumes  Volumes
+	material *material.Store
+	token    string // derived from the data directory; names bridge and cgroups
 
 	external string    // address of the machine, as others reach published ports
 	replicas *replicas // of services that are assigned to this node
@@ -149,7 +151,7 @@ func Open(ctx context.Context, dir string, p Parts, o Options) (_ *Node, err err
 		return nil, err
 	}
 	n := &Node{
-		dir: dir, opts: o, store: p.Store, images: p.Images, stacks: p.Stacks, token: Token(dir), volumes: p.Volumes,
+		dir: dir, opts: o, store: p.Store, images: p.Images, stacks: p.Stacks, token: Token(dir), volumes: p.Volumes, material: p.Material,
 		making:    make(chan struct{}, 2*runtime.NumCPU()),
 		running:   make(chan struct{}, o.MaxRunning),
 		dropped:   make(chan struct{}, 1),
@@ -170,9 +172,6 @@ func Open(ctx context.Context, dir string, p Parts, o Options) (_ *Node, err err
 		}
 	}
 	if n.logs, err = openKeptLogs(dir + "/logs"); err != nil {
-		return nil, err
-	}
-	if n.materials, err = openMaterials(dir, p.Store); err != nil {
 		return nil, err
 	}
 	init, err := container.InstallInit(dir+"/init", p.Init)
@@ -321,7 +320,7 @@ func (n *Node) goTaskLocked(f func(ctx context.Context)) bool {
 // the driver's processes. Run must have returned.
 func (n *Node) Close() error {
 	n.doors.close() // where Run never ran
-	err := errors.Join(n.net.Close(), n.host.Close(), closeDriver(n.host.Driver()), n.materials.close())
+	err := errors.Join(n.net.Close(), n.host.Close(), closeDriver(n.host.Driver()))
 	if n.deserted() {
 		err = errors.Join(err, network.Destroy(n.token))
 	}
@@ -363,7 +362,7 @@ func (n *Node) released(ctx context.Context, ids []string) {
 // letGo takes back the volumes, secrets and configs of an instance whose
 // processes have ended, where nobody could do anything about an error.
 func (n *Node) letGo(ctx context.Context, id string) {
-	if err := errors.Join(n.volumes.Release(ctx, id), n.materials.release(id)); err != nil {
+	if err := errors.Join(n.volumes.Release(ctx, id), n.material.Release(id)); err != nil {
 		n.opts.Log.Error("release volumes and secrets", "instance", id, "err", err)
 	}
 }
@@ -426,7 +425,7 @@ func (n *Node) recover(ctx context.Context) error {
 	if err := n.volumes.Recover(ctx, n.lives); err != nil {
 		return fmt.Errorf("take up volumes: %w", err)
 	}
-	if err := n.materials.recover(n.lives); err != nil {
+	if err := n.material.Recover(n.lives); err != nil {
 		return fmt.Errorf("take back secrets: %w", err)
 	}
 	return n.net.Recover(ctx, held)

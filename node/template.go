@@ -13,6 +13,7 @@ import (
 	"github.com/mayfly-run/mayfly"
 	"github.com/mayfly-run/mayfly/build"
 	"github.com/mayfly-run/mayfly/container"
+	"github.com/mayfly-run/mayfly/material"
 	"github.com/mayfly-run/mayfly/network"
 	client "github.com/mayfly-run/mayfly/sdk/go"
 )
@@ -157,8 +158,8 @@ func (m *self) identity() mayfly.Identity {
 }
 
 // sandboxWith makes one sandbox of a template that has secrets and configs.
-func (n *Node) sandboxWith(ctx context.Context, id string, t *template, a *material, me self, hostname string) (*container.Sandbox, error) {
-	mounts, files, err := n.materials.give(id, a, t.config.User)
+func (n *Node) sandboxWith(ctx context.Context, id string, t *template, v *material.Values, me self, hostname string) (*container.Sandbox, error) {
+	mounts, files, err := n.material.Give(id, v, t.config.User)
 	if err != nil {
 		return nil, fmt.Errorf("give secrets and configs: %w", err)
 	}
@@ -174,7 +175,7 @@ func (n *Node) sandboxWith(ctx context.Context, id string, t *template, a *mater
 	}
 	s, err := n.sandbox(ctx, id, t, me, hostname)
 	if err == nil {
-		s.KeepPrivate(a.private)
+		s.KeepPrivate(v.Private)
 	}
 	return s, err
 }

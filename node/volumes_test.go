@@ -8,6 +8,7 @@ import (
 	"github.com/mayfly-run/mayfly"
 	"github.com/mayfly-run/mayfly/bus"
 	"github.com/mayfly-run/mayfly/claim"
+	"github.com/mayfly-run/mayfly/material"
 	"github.com/mayfly-run/mayfly/store"
 )
 
@@ -30,11 +31,11 @@ func recordNode(t *testing.T, dir string) (n *Node, end func()) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	ms, err := openMaterials(dir, s)
+	ms, err := material.Open(dir, s, o.Name)
 	if err != nil {
 		t.Fatal(err)
 	}
-	return &Node{dir: dir, opts: o, store: s, volumes: vs, materials: ms}, func() {
+	return &Node{dir: dir, opts: o, store: s, volumes: vs, material: ms}, func() {
 		s.Close()
 		if err := b.Close(); err != nil {
 			t.Error(err)

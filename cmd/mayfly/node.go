@@ -20,6 +20,7 @@ import (
 	"github.com/mayfly-run/mayfly/event"
 	"github.com/mayfly-run/mayfly/explain"
 	"github.com/mayfly-run/mayfly/image"
+	"github.com/mayfly-run/mayfly/material"
 	nodes "github.com/mayfly-run/mayfly/node"
 	"github.com/mayfly-run/mayfly/queue"
 	"github.com/mayfly-run/mayfly/reconcile"
@@ -53,6 +54,7 @@ type parts struct {
 	endpoints *discovery.Discovery
 	outside   *discovery.Outside
 	volumes   *claim.Volumes
+	material  *material.Store
 	machine   *nodes.Node
 	tasks     *queue.Queue
 	events    *event.Events
@@ -121,8 +123,12 @@ func (p *parts) openMachine(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
+	if p.material, err = material.Open(f.data, p.record, p.name); err != nil {
+		return err
+	}
+	p.onClose(p.material.Close)
 	p.machine, err = nodes.Open(ctx, f.data,
-		nodes.Parts{Store: p.record, Images: p.images, Stacks: p.stacks, Init: mayflyInit, Inside: p.door, Volumes: p.volumes, Discovery: p.endpoints, Outside: p.outside},
+		nodes.Parts{Store: p.record, Images: p.images, Stacks: p.stacks, Init: mayflyInit, Inside: p.door, Volumes: p.volumes, Material: p.material, Discovery: p.endpoints, Outside: p.outside},
 		nodes.Options{Log: p.log, Name: p.name, Driver: p.driver, MaxWaiting: f.waiting, Labels: f.labels, BuildMemory: buildMemory, BuildTime: f.buildTime})
 	if err != nil {
 		return err
@@ -189,7 +195,7 @@ func (p *parts) serve() {
 		Instances: p.machine, Workloads: workloads{p.machine, p.routes, p.schedules, supervised, p.events}, Machine: p.machine, Logs: p.machine,
 		Tasks: p.tasks, Places: p.runner, Schedules: p.schedules, Events: p.events, Routes: p.routes,
 		Supervised: supervised, Loads: loads{p.record, p.machine, p.routes, p.tasks, supervised}, News: p.record, Endpoints: p.outside,
-		Images: imageService{p.images, p.machine}, Volumes: p.volumes, Secrets: p.machine, Configs: p.machine, Stacks: stackService{p.stacks, p.record},
+		Images: imageService{p.images, p.machine}, Volumes: p.volumes, Secrets: p.material, Configs: p.material, Stacks: stackService{p.stacks, p.record},
 	}
 }
 
