@@ -7,6 +7,7 @@ import (
 	"os/exec"
 	"testing"
 
+	"github.com/mayfly-run/mayfly"
 	"github.com/mayfly-run/mayfly/container/wire"
 )
 
@@ -73,7 +74,8 @@ func TestAdoptFindsWhatEndsMeanwhile(t *testing.T) {
 }
 
 // A process that has the number and the start of one from before the machine was
-// started again is another one: it is neither taken over nor killed.
+// started again is another one: it is neither taken over nor killed, and the
+// sandbox is returned as lost.
 func TestAdoptKnowsAnotherBoot(t *testing.T) {
 	stranger := exec.Command("busybox", "sleep", "1000")
 	if err := stranger.Start(); err != nil {
@@ -85,15 +87,31 @@ func TestAdoptKnowsAnotherBoot(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := &Sandbox{ID: "x", dir: t.TempDir(), host: &Host{boot: "this"}, state: state{Boot: "the one before"}}
-	if err := s.putOwn(pidName, fmt.Appendf(nil, "%d %d", stranger.Process.Pid, ticks)); err != nil {
+	h := &Host{dir: t.TempDir(), boot: "this", sandboxes: make(map[string]*Sandbox)}
+	if err := os.Mkdir(h.dir+"/x", 0o700); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := s.adopt(); err != nil {
+	left := &Sandbox{ID: "x", dir: h.dir + "/x", state: state{ID: "x", Boot: "the one before"}}
+	for name, data := range map[string][]byte{
+		stateName: mustJSON(left.state), pidName: fmt.Appendf(nil, "%d %d", stranger.Process.Pid, ticks),
+	} {
+		if err := left.putOwn(name, data); err != nil {
+			t.Fatal(err)
+		}
+	}
+	s, err := h.Adopt("x")
+	if err != nil {
 		t.Fatal(err)
 	}
 	if s.pidfd != nil {
-		t.Error("it was taken over, and killed as it did not answer")
-		s.pidfd.Close()
+		t.Fatal("it was taken over, and killed as it did not answer")
+	}
+	select {
+	case <-s.Ended():
+	default:
+		t.Fatal("it is not returned as ended")
+	}
+	if e := s.Exit(); e.Reason != mayfly.Lost {
+		t.Errorf("it ended with %+v", e)
 	}
 }

@@ -304,7 +304,11 @@ func (h *Host) Adopt(id string) (*Sandbox, error) {
 	h.mu.Lock()
 	h.sandboxes[id] = s
 	h.mu.Unlock()
-	go s.watch(wait)
+	if s.pidfd == nil {
+		s.watch(wait) // there is nothing to wait for
+	} else {
+		go s.watch(wait)
+	}
 	return s, nil
 }
 

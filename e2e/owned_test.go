@@ -28,8 +28,10 @@ func TestReleaseKeepsItsImage(t *testing.T) {
 	if _, err := n.TagImage(t.Context(), "other", "app"); err != nil {
 		t.Fatal(err)
 	}
+	n.kill()
 	d.Commit()
 	after := &node{t: t, dir: d.AfterPowerLoss() + "/node"}
+	n.up()
 	err := n.Down(t.Context(), func(client.Progress) {}) // as the cut ends its containers
 	if err != nil {
 		t.Fatal(err)

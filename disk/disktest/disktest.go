@@ -40,7 +40,7 @@ func (d *Disk) Commit() {
 }
 
 // AfterPowerLoss is where the disk is mounted as it is found when the power comes
-// back, had it been cut now.
+// back, had it been cut now. Nobody writes to it meanwhile: copying takes a moment.
 func (d *Disk) AfterPowerLoss() (dir string) {
 	d.t.Helper()
 	copied := d.t.TempDir() + "/image"
