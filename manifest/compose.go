@@ -20,6 +20,20 @@ func isCompose(name string) bool {
 	return strings.HasPrefix(base, "compose.") || strings.HasPrefix(base, "docker-compose.") || strings.HasPrefix(base, "container-compose.")
 }
 
+// inCompose says whether the last of the files that led to it is Compose's: by its
+// name, or else as the one that includes it.
+func inCompose(stack []string) bool {
+	for _, name := range slices.Backward(stack) {
+		if isCompose(name) {
+			return true
+		}
+		if strings.HasPrefix(filepath.Base(name), "mayfly.") {
+			return false
+		}
+	}
+	return false
+}
+
 // composeKeys reads what Compose says in its own words.
 func (r *reader) composeKeys(s *service, f file, m map[string]any) {
 	d := s.decoder

@@ -364,3 +364,28 @@ func FuzzNormalName(f *testing.F) {
 		}
 	})
 }
+
+// TestIncludedIsAsTheFile: what Compose leaves open is as Compose has it in what a
+// Compose file includes, whatever that is called, but for a mayfly.yaml.
+func TestIncludedIsAsTheFile(t *testing.T) {
+	const service = "services: {%s: {image: i}}"
+	dir := write(t,
+		"compose.yaml", "include: [db.yaml, mayfly.yaml]\n"+fmt.Sprintf(service, "web"),
+		"db.yaml", "include: [cache.yaml]\n"+fmt.Sprintf(service, "db"),
+		"cache.yaml", fmt.Sprintf(service, "cache"),
+		"mayfly.yaml", "include: [queue.yaml]\n"+fmt.Sprintf(service, "own"),
+		"queue.yaml", fmt.Sprintf(service, "queue"),
+	)
+	m, err := Load(filepath.Join(dir, "compose.yaml"), Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := map[string]string{}
+	for _, s := range m.Services {
+		got[s.Name] = fmt.Sprint(s.Service.Restart.Policy, len(s.Provides))
+	}
+	want := map[string]string{"web": "no1", "db": "no1", "cache": "no1", "own": "0", "queue": "0"}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Error(diff)
+	}
+}

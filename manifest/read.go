@@ -44,7 +44,7 @@ type file struct {
 	*source
 	dir     string            // relative to the manifest's, where its own paths begin
 	env     map[string]string // values for ${NAME}
-	compose bool              // it is Compose's by its name
+	compose bool              // it is Compose's
 }
 
 func (r *reader) read(name string, data []byte) (*Manifest, error) {
@@ -103,10 +103,11 @@ func (r *reader) file(name string, data []byte, dir string, env map[string]strin
 	if s.top["version"] != nil {
 		r.out.Warnings = append(r.out.Warnings, s.errorf(place("version").key(), "version is ignored: every file is read as the newest").Text)
 	}
-	if err := r.sections(file{s, dir, env, isCompose(name)}, model); err != nil {
+	stack = append(stack, filepath.Clean(name))
+	if err := r.sections(file{s, dir, env, inCompose(stack)}, model); err != nil {
 		return err
 	}
-	return r.include(s, dir, env, append(stack, filepath.Clean(name)))
+	return r.include(s, dir, env, stack)
 }
 
 // sections reads what stands under each key at the top.
