@@ -33,8 +33,8 @@ func (c *cli) logs() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			if _, err := cl.GetService(cmd.Context(), args[0]); err == nil {
-				return c.serviceLogs(cmd.Context(), cl, args[0], opts, times)
+			if sv, err := cl.GetService(cmd.Context(), args[0]); err == nil {
+				return c.serviceLogs(cmd.Context(), cl, sv, opts, times)
 			}
 			out := newLogPrinter(c.stdout, c.stderr, times)
 			err = cl.InstanceLogs(cmd.Context(), args[0], opts, out.print)

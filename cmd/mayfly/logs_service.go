@@ -20,9 +20,9 @@ import (
 
 // serviceLogs shows what all containers of a service wrote, also those that
 // ended, by time; and with follow goes on with those that run and that come.
-func (c *cli) serviceLogs(ctx context.Context, cl *client.Client, name string, opts mayfly.LogOptions, times bool) error {
+func (c *cli) serviceLogs(ctx context.Context, cl *client.Client, sv mayfly.Supervised, opts mayfly.LogOptions, times bool) error {
 	p := &servicePrinter{to: map[string]io.Writer{"stdout": c.stdout, "stderr": c.stderr}, times: times, open: make(map[string][]byte)}
-	begun, err := containersOf(ctx, cl, name, true)
+	begun, err := containersOf(ctx, cl, sv, true)
 	if err != nil {
 		return err
 	}
@@ -57,13 +57,14 @@ func (c *cli) serviceLogs(ctx context.Context, cl *client.Client, name string, o
 	if !opts.Follow {
 		return p.flush("")
 	}
-	return followService(ctx, cl, name, opts.Since, last, p)
+	return followService(ctx, cl, sv, opts.Since, last, p)
 }
 
-// containersOf lists the containers of a service, with ended those that have ended too.
-func containersOf(ctx context.Context, cl *client.Client, service string, ended bool) ([]mayfly.Instance, error) {
+// containersOf lists the containers of a service, with ended those that have ended
+// too; not those of another app's service that had its name before.
+func containersOf(ctx context.Context, cl *client.Client, sv mayfly.Supervised, ended bool) ([]mayfly.Instance, error) {
 	all, err := cl.ListInstances(ctx, ended)
-	return slices.DeleteFunc(all, func(in mayfly.Instance) bool { return in.Workload != service }), err
+	return slices.DeleteFunc(all, func(in mayfly.Instance) bool { return in.Workload != sv.Name || in.App != sv.App }), err
 }
 
 // errServiceGone ends the watch of a service that was deleted.
@@ -72,15 +73,15 @@ var errServiceGone = errors.New("the service is gone")
 // followService follows each container from the entry after the last one that
 // was shown, and new ones from their beginning or from since, until the service
 // is deleted.
-func followService(ctx context.Context, cl *client.Client, name string, since time.Time, last map[string]time.Time, p *servicePrinter) error {
+func followService(ctx context.Context, cl *client.Client, sv mayfly.Supervised, since time.Time, last map[string]time.Time, p *servicePrinter) error {
 	group, ctx := errgroup.WithContext(ctx)
 	var followed sync.Map // ids
 	group.Go(func() error {
-		err := cl.WatchService(ctx, name, func(sv mayfly.Supervised) error {
-			if sv.State == mayfly.ServiceDeleted && len(sv.Replicas) == 0 {
+		err := cl.WatchService(ctx, sv.Name, func(now mayfly.Supervised) error {
+			if now.State == mayfly.ServiceDeleted && len(now.Replicas) == 0 {
 				return errServiceGone
 			}
-			list, err := containersOf(ctx, cl, name, true)
+			list, err := containersOf(ctx, cl, sv, true)
 			if err != nil {
 				return err
 			}

@@ -108,8 +108,8 @@ func sampled(ctx context.Context, cl *client.Client, refs []string) (list []mayf
 	}
 	asked = map[string]bool{}
 	for _, ref := range refs {
-		if _, err := cl.GetService(ctx, ref); err == nil {
-			of, err := containersOf(ctx, cl, ref, false)
+		if sv, err := cl.GetService(ctx, ref); err == nil {
+			of, err := containersOf(ctx, cl, sv, false)
 			if err != nil {
 				return nil, nil, err
 			}
