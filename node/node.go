@@ -445,8 +445,14 @@ func (n *Node) lives(id string) bool {
 	return slices.ContainsFunc(n.left, func(a leftAttempt) bool { return a.sandbox.ID == id })
 }
 
-// heldBy is what a sandbox holds of the network.
+// heldBy is what a sandbox holds of the network; nothing once it has ended: the
+// machine may have been started again since, and have another subnet.
 func heldBy(s *container.Sandbox) []network.Held {
+	select {
+	case <-s.Ended():
+		return nil
+	default:
+	}
 	a, err := netip.ParseAddr(s.Address)
 	if err != nil {
 		return nil
