@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"testing"
+	"time"
 
 	"go.uber.org/goleak"
 
@@ -27,7 +28,7 @@ func TestMain(m *testing.M) {
 			_, err = s.Use(context.Background(), os.Getenv("MAYFLY_TEST_DIGEST"), "instance/1")
 		}
 		fmt.Println("used", err)
-		select {}
+		time.Sleep(time.Hour) // until it is killed; the runtime takes an empty select for a deadlock
 	}
 	goleak.VerifyTestMain(m)
 }
