@@ -11,6 +11,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/mayfly-run/mayfly/container/setup"
 	"github.com/opencontainers/runtime-spec/specs-go"
@@ -325,5 +326,5 @@ func doomedDaemon(t *testing.T, init string) {
 		t.Fatal(err)
 	}
 	os.Stdout.WriteString("forked\n")
-	select {}
+	time.Sleep(time.Hour) // the runtime takes an empty select for a deadlock
 }

@@ -11,6 +11,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/mayfly-run/mayfly"
 	"golang.org/x/sys/unix"
@@ -47,7 +48,7 @@ func daemon() {
 		Held Held
 		Pid  int
 	}{Held{ID: runs.ID, Address: runs.Address, Ports: runs.Ports}, c.Process.Pid}))
-	select {}
+	time.Sleep(time.Hour) // the runtime takes an empty select for a deadlock
 }
 
 // container answers on port 7 until its stdin ends.
