@@ -304,7 +304,7 @@ func (h *Host) Adopt(id string) (*Sandbox, error) {
 	h.mu.Lock()
 	h.sandboxes[id] = s
 	h.mu.Unlock()
-	if s.pidfd == nil {
+	if s.pidfd == nil || pidfdEnded(s.pidfd) {
 		s.watch(wait) // there is nothing to wait for
 	} else {
 		go s.watch(wait)

@@ -154,7 +154,8 @@ func (n *node) up() {
 		n.t.Fatal(err)
 	}
 	if line, err := bufio.NewReader(out).ReadString('\n'); line != "ready\n" {
-		n.t.Fatalf("the daemon said %q, %v", line, err)
+		log, _ := os.ReadFile(n.dir + "/log")
+		n.t.Fatalf("the daemon said %q, %v, and logged:\n%s", line, err, log)
 	}
 	promised.Delete(port) // it is listened on
 }

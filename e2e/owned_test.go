@@ -11,14 +11,47 @@ import (
 	client "github.com/mayfly-run/mayfly/sdk/go"
 )
 
-// TestReleaseKeepsItsImage: a release that was deployed just before a power cut
-// has its image afterwards, also when another one has got the image's name.
-func TestReleaseKeepsItsImage(t *testing.T) {
+// startOnDisk starts a node on a disk of its own.
+func startOnDisk(t *testing.T) (*node, *disktest.Disk) {
+	t.Helper()
 	d := disktest.New(t)
 	if err := os.Mkdir(d.Dir+"/node", 0o700); err != nil {
 		t.Fatal(err)
 	}
-	n := startIn(t, d.Dir+"/node")
+	return startIn(t, d.Dir+"/node"), d
+}
+
+// losesPower ends the node and its containers at once, and starts it from what is on
+// the disk.
+func (n *node) losesPower(d *disktest.Disk) (after *node) {
+	n.t.Helper()
+	n.kill()
+	d.Commit()
+	after = &node{t: n.t, dir: d.AfterPowerLoss() + "/node"}
+	n.up()
+	if err := n.Down(n.t.Context(), func(client.Progress) {}); err != nil { // as the cut ends its containers
+		n.t.Fatal(err)
+	}
+	n.cmd.Wait()
+	after.comes()
+	return after
+}
+
+// comes starts a node from what is on a disk after a power loss.
+func (n *node) comes() {
+	n.t.Helper()
+	n.up()
+	var err error
+	if n.Client, err = client.New("unix://" + n.dir + "/api.sock"); err != nil {
+		n.t.Fatal(err)
+	}
+	n.t.Cleanup(n.remove)
+}
+
+// TestReleaseKeepsItsImage: a release that was deployed just before a power cut
+// has its image afterwards, also when another one has got the image's name.
+func TestReleaseKeepsItsImage(t *testing.T) {
+	n, d := startOnDisk(t)
 	other := tarOf(t, map[string]string{"file": "of another image"})
 	if _, err := n.ImportImage(t.Context(), "other", bytes.NewReader(other), 0); err != nil {
 		t.Fatal(err)
@@ -29,20 +62,7 @@ func TestReleaseKeepsItsImage(t *testing.T) {
 	if _, err := n.TagImage(t.Context(), "other", "app"); err != nil {
 		t.Fatal(err)
 	}
-	n.kill()
-	d.Commit()
-	after := &node{t: t, dir: d.AfterPowerLoss() + "/node"}
-	n.up()
-	err := n.Down(t.Context(), func(client.Progress) {}) // as the cut ends its containers
-	if err != nil {
-		t.Fatal(err)
-	}
-	n.cmd.Wait()
-	after.up()
-	if after.Client, err = client.New("unix://" + after.dir + "/api.sock"); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(after.remove)
+	after := n.losesPower(d)
 	if code, body, _ := after.get("fn", "/echo"); code != 200 {
 		t.Errorf("%d %s", code, body)
 	}
@@ -52,13 +72,9 @@ func TestReleaseKeepsItsImage(t *testing.T) {
 // TestAnotherSubnetAfterPowerLoss: a node whose machine was started again comes up
 // though the addresses of the containers that it had are another network's by now.
 func TestAnotherSubnetAfterPowerLoss(t *testing.T) {
-	d := disktest.New(t)
-	if err := os.Mkdir(d.Dir+"/node", 0o700); err != nil {
-		t.Fatal(err)
-	}
-	n := startIn(t, d.Dir+"/node")
+	n, d := startOnDisk(t)
 	n.serve(mayfly.Workload{Name: "svc"})
-	n.one("svc")
+	had := n.one("svc")
 	n.kill()
 	if err := disk.SyncFS(d.Dir); err != nil {
 		t.Fatal(err)
@@ -69,12 +85,10 @@ func TestAnotherSubnetAfterPowerLoss(t *testing.T) {
 	if _, err := n.ScaleService(t.Context(), "svc", &none); err != nil {
 		t.Fatal(err)
 	}
-	n.until("its container is gone", func() bool { return len(n.instancesOf("svc")) == 0 })
-	after.up()
-	var err error
-	if after.Client, err = client.New("unix://" + after.dir + "/api.sock"); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(after.remove)
+	n.until("its container is gone", func() bool {
+		in, err := n.GetInstance(t.Context(), had.ID)
+		return mayfly.KindOf(err) == mayfly.NotFound || err == nil && in.Exit != nil
+	})
+	after.comes()
 	after.one("svc")
 }
