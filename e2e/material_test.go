@@ -144,7 +144,7 @@ func TestConfigsReachTheirUsers(t *testing.T) {
 		b.ReadFrom(r)
 		r.Close()
 		if !strings.Contains(b.String(), "two, longer") {
-			t.Errorf("%s does not have the new value", name)
+			t.Errorf("%s does not have the new value: %q", name, b.String())
 		}
 	}
 }

@@ -109,22 +109,25 @@ func (s *Store) Outdated(v *Values, w *mayfly.Workload) bool {
 }
 
 // Changed lists what of a workload's secrets and configs is another one than an
-// instance of it was given last, as "secret NAME" and "config NAME". What was
-// removed counts as the same: the container keeps it.
+// instance of it was given last, each once, as "secret NAME" and "config NAME". What
+// was removed counts as the same: the container keeps it.
 func (s *Store) Changed(id string, w *mayfly.Workload) []string {
 	return s.changedSince(s.has(id), w)
 }
 
 func (s *Store) changedSince(g given, w *mayfly.Workload) (names []string) {
-	for _, m := range w.Secrets {
-		if rec, found := s.record.Secrets.Find(w.Space, m.Secret); found && g["secret "+m.Secret] != rec.Revision {
-			names = append(names, "secret "+m.Secret)
+	note := func(name string, revision uint64, found bool) {
+		if found && g[name] != revision && !slices.Contains(names, name) { // it may be mounted twice
+			names = append(names, name)
 		}
 	}
+	for _, m := range w.Secrets {
+		rec, found := s.record.Secrets.Find(w.Space, m.Secret)
+		note("secret "+m.Secret, rec.Revision, found)
+	}
 	for _, m := range w.Configs {
-		if rec, found := s.record.Configs.Find(w.Space, m.Config); found && g["config "+m.Config] != rec.Revision {
-			names = append(names, "config "+m.Config)
-		}
+		rec, found := s.record.Configs.Find(w.Space, m.Config)
+		note("config "+m.Config, rec.Revision, found)
 	}
 	return names
 }

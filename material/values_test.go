@@ -86,3 +86,14 @@ func TestValuesThatChangedAreOutdated(t *testing.T) {
 		t.Error("they are, because a secret was removed")
 	}
 }
+
+// What is mounted twice is one change: what it asks for is done once.
+func TestAChangeIsListedOnce(t *testing.T) {
+	s, w := openMaterial(t, t.TempDir()), user()
+	setSecret(t, s, "password", "hunter2")
+	setConfig(t, s, "motd", "hello")
+	w.Configs = append(w.Configs, mayfly.ConfigMount{Config: "motd", Target: "/etc/motd"})
+	if got := s.Changed("of which nothing is known", &w); !reflect.DeepEqual(got, []string{"secret password", "config motd"}) {
+		t.Errorf("got %q", got)
+	}
+}

@@ -3,7 +3,6 @@ package node
 import (
 	"context"
 	"fmt"
-	"slices"
 	"strings"
 	"time"
 
@@ -55,18 +54,24 @@ func (l *life) renewMaterial(ctx context.Context, names []string) {
 	}
 }
 
-// onMaterial is what is to be done when something changed. What is in a variable
-// reaches a program by a restart only, and programs seldom read a secret twice.
-func onMaterial(w *mayfly.Workload, name string) mayfly.OnChange {
-	i := slices.IndexFunc(w.Configs, func(c mayfly.ConfigMount) bool { return "config "+c.Config == name })
-	if i < 0 {
+// onMaterial is what is to be done when something changed, of which a workload may
+// have several mounts. What is in a variable reaches a program by a restart only, and
+// programs seldom read a secret twice.
+func onMaterial(w *mayfly.Workload, name string) (todo mayfly.OnChange) {
+	if strings.HasPrefix(name, "secret ") {
 		return mayfly.OnChange{Restart: true}
 	}
-	c := w.Configs[i]
-	if c.Env != "" && len(c.OnChange.Exec) == 0 && c.OnChange.Signal == "" {
-		return mayfly.OnChange{Restart: true}
+	for _, c := range w.Configs {
+		runs := len(c.OnChange.Exec) > 0 || c.OnChange.Signal != ""
+		switch {
+		case "config "+c.Config != name:
+		case c.OnChange.Restart || c.Env != "" && !runs:
+			return mayfly.OnChange{Restart: true}
+		case runs && len(todo.Exec) == 0 && todo.Signal == "":
+			todo = c.OnChange
+		}
 	}
-	return c.OnChange
+	return todo
 }
 
 // reactMaterial reports false when the container is to end.
