@@ -14,7 +14,6 @@ import (
 
 	"github.com/mayfly-run/mayfly"
 	"github.com/mayfly-run/mayfly/store"
-	"github.com/mayfly-run/mayfly/volume"
 	"github.com/mayfly-run/mayfly/volume/arrivals"
 )
 
@@ -159,11 +158,7 @@ func (vs *Volumes) watch(ctx context.Context, key store.Key) error {
 		return mayfly.Errorf(mayfly.Busy, "volume %s is being %s", key.Name, h.doing)
 	}
 	a.stop(key)
-	p, err := vs.room.Provider(v)
-	if err != nil {
-		return err
-	}
-	o, err := p.Open(ctx, v)
+	o, err := vs.open(ctx, v)
 	if err != nil {
 		return err
 	}
@@ -288,22 +283,22 @@ func (a *arrivalWatches) tell(ctx context.Context, v mayfly.Volume, files []arri
 
 // beginNote has all files told of that come into a volume which is being made. What
 // is in a directory of the host's was there before. h.mu of its is held.
-func (vs *Volumes) beginNote(ctx context.Context, p volume.Provider, v mayfly.Volume) error {
+func (vs *Volumes) beginNote(ctx context.Context, v mayfly.Volume) error {
 	if !v.Events.On() {
 		return nil
 	}
 	if v.Provider != mayfly.VolumeBind {
 		return arrivals.Begin(vs.arrivals.note(v))
 	}
-	return vs.rebase(ctx, p, v, nil)
+	return vs.rebase(ctx, v, nil)
 }
 
 // rebase notes what is in a volume as told, but for what counted by the rules
 // before, if there were any. h.mu of its is held, or it is alone.
-func (vs *Volumes) rebase(ctx context.Context, p volume.Provider, v mayfly.Volume, before *mayfly.VolumeEvents) error {
+func (vs *Volumes) rebase(ctx context.Context, v mayfly.Volume, before *mayfly.VolumeEvents) error {
 	vs.arrivals.stop(store.Key{Space: v.Space, Name: v.Name})
 	defer wake(vs.arrivals.again)
-	o, err := p.Open(ctx, v)
+	o, err := vs.open(ctx, v)
 	if err != nil {
 		return err
 	}
@@ -326,15 +321,11 @@ func (vs *Volumes) changeEvents(ctx context.Context, h *held, old, next mayfly.V
 	case old.Events.On() && slices.Equal(old.Events.Match, next.Events.Match) && old.Events.Depth == next.Events.Depth:
 		return nil // another type, which counts from now on
 	}
-	p, err := vs.room.Provider(next)
-	if err != nil {
-		return err
-	}
 	var before *mayfly.VolumeEvents
 	if old.Events.On() {
 		before = &old.Events
 	}
-	return vs.rebase(ctx, p, next, before)
+	return vs.rebase(ctx, next, before)
 }
 
 // forget removes what is noted of a volume's files. h.mu of its is held.

@@ -67,11 +67,7 @@ func (w *teller) until(last string) string {
 
 func (w *teller) put(v mayfly.Volume, name string) {
 	w.t.Helper()
-	p, err := w.vs.room.Provider(v)
-	if err != nil {
-		w.t.Fatal(err)
-	}
-	o, err := p.Open(w.t.Context(), v)
+	o, err := w.vs.open(w.t.Context(), v)
 	if err == nil {
 		err = os.WriteFile(o.Path+"/"+name, []byte("photo"), 0o644)
 	}

@@ -27,7 +27,6 @@ type Volumes struct {
 	room  *volume.Volumes
 	store *store.Store
 	node  string
-	log   *slog.Logger
 	notes notes
 	fills fills
 
@@ -77,7 +76,7 @@ func Open(dir string, s *store.Store, o Options) (*Volumes, error) {
 		return nil, err
 	}
 	return &Volumes{
-		room: room, store: s, node: o.Node, log: o.Log, known: make(map[store.Key]*held),
+		room: room, store: s, node: o.Node, known: make(map[store.Key]*held),
 		notes: notes{dir + "/claims"}, fills: fills{dir + "/fills"}, arrivals: newArrivalWatches(dir+"/arrivals", o.Log),
 	}, nil
 }
@@ -157,6 +156,15 @@ func (vs *Volumes) claimHeld(ctx context.Context, h *held, in mayfly.Instance, m
 		vs.emptied(v)
 	}
 	return o, err
+}
+
+// open opens a volume that was made.
+func (vs *Volumes) open(ctx context.Context, v mayfly.Volume) (volume.Opened, error) {
+	p, err := vs.room.Provider(v)
+	if err != nil {
+		return volume.Opened{}, err
+	}
+	return p.Open(ctx, v)
 }
 
 // take has the record name the writer, if there is to be one. h.mu is held.

@@ -114,8 +114,8 @@ func (vs *Volumes) RestoreVolume(ctx context.Context, space, name, snapshot stri
 			vs.arrivals.stop(store.Key{Space: space, Name: name})
 			err = sn.Restore(ctx, v, snapshot)
 		}
-		if p, known := sn.(volume.Provider); err == nil && known && v.Events.On() {
-			err = vs.rebase(ctx, p, v, nil)
+		if err == nil && v.Events.On() {
+			err = vs.rebase(ctx, v, nil)
 		}
 		if err == nil {
 			vs.news("volume.restored", v, fmt.Sprintf("volume %s was restored from snapshot %s", name, snapshot))
@@ -159,8 +159,8 @@ func (vs *Volumes) CloneVolume(ctx context.Context, space, name, snapshot, to st
 		if err := sn.Clone(ctx, v, snapshot, copied); err != nil {
 			return errors.Join(err, vs.store.Volumes.Delete(context.WithoutCancel(ctx), space, to, rev))
 		}
-		if p, err := vs.room.Provider(copied); err == nil && copied.Events.On() {
-			if err := vs.rebase(ctx, p, copied, nil); err != nil {
+		if copied.Events.On() {
+			if err := vs.rebase(ctx, copied, nil); err != nil {
 				return err
 			}
 		}
@@ -195,11 +195,7 @@ func (vs *Volumes) WriteVolume(ctx context.Context, space, name, path string, r 
 // withFiles opens the files of a volume, as if its top were the root.
 func (vs *Volumes) withFiles(ctx context.Context, space, name string, work func(d *tree.Dir, owner *tree.Owner) error) error {
 	return vs.busy(ctx, space, name, "copied", false, func(v mayfly.Volume) error {
-		p, err := vs.room.Provider(v)
-		if err != nil {
-			return err
-		}
-		o, err := p.Open(ctx, v)
+		o, err := vs.open(ctx, v)
 		if err != nil {
 			return err
 		}

@@ -21,7 +21,7 @@ func (vs *Volumes) make(ctx context.Context, p volume.Provider, v mayfly.Volume)
 	if err := p.Create(ctx, v); err != nil {
 		return v, err
 	}
-	if err := vs.beginNote(ctx, p, v); err != nil {
+	if err := vs.beginNote(ctx, v); err != nil {
 		return v, err
 	}
 	v, err := vs.store.Volumes.Update(ctx, v.Space, v.Name, func(v mayfly.Volume, found bool) (mayfly.Volume, bool, error) {
