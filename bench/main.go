@@ -169,7 +169,7 @@ func run(ctx context.Context, o options) (err error) {
 	begun := time.Now()
 	for _, p := range todo {
 		b.say("%s", p.name)
-		if err := p.run(b, ctx); err != nil {
+		if err := b.part(ctx, p); err != nil {
 			return fmt.Errorf("%s: %w", p.name, err)
 		}
 		b.results.Took = time.Since(begun).Round(time.Second).String()
@@ -180,6 +180,22 @@ func run(ctx context.Context, o options) (err error) {
 		}
 	}
 	return b.results.table(os.Stdout)
+}
+
+// part runs one part, for as long as it may take: many times what it does.
+func (b *bench) part(ctx context.Context, p part) error {
+	limit := time.Hour
+	if b.quick {
+		limit = 10 * time.Minute
+	}
+	late := fmt.Errorf("not done within %s", limit)
+	ctx, cancel := context.WithTimeoutCause(ctx, limit, late)
+	defer cancel()
+	err := p.run(b, ctx)
+	if err != nil && context.Cause(ctx) == late {
+		return fmt.Errorf("%w: %w", late, err)
+	}
+	return err
 }
 
 func (b *bench) open(ctx context.Context, rivals bool) error {

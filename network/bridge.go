@@ -2,6 +2,7 @@ package network
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"net"
@@ -20,7 +21,12 @@ func tableOf(name string) string { return "mayfly-" + name }
 
 // openBridge finds or makes the bridge and sets all that it needs. Subnet and
 // gateway are those that the bridge has, else want, else the first free ones.
-func (n *Network) openBridge(want netip.Prefix) error {
+func (n *Network) openBridge(ctx context.Context, want netip.Prefix) error {
+	done, err := n.choosing(ctx)
+	if err != nil {
+		return err
+	}
+	defer done()
 	link, err := netlink.LinkByName(n.bridge)
 	var has netip.Prefix
 	switch {
@@ -46,6 +52,11 @@ func (n *Network) openBridge(want netip.Prefix) error {
 	n.index = int32(link.Attrs().Index)
 	if err := n.raiseBridge(link, !has.IsValid()); err != nil {
 		return fmt.Errorf("set up bridge %s: %w", n.bridge, err)
+	}
+	if has.IsValid() {
+		if err := n.warnOfOverlap(); err != nil {
+			return err
+		}
 	}
 	return n.forward()
 }

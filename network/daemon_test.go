@@ -1,19 +1,24 @@
 package network
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
+	"log/slog"
 	"net"
 	"os"
 	"os/exec"
 	"runtime"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
 
 	"github.com/mayfly-run/mayfly"
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 )
 
@@ -49,6 +54,14 @@ func daemon() {
 		Pid  int
 	}{Held{ID: runs.ID, Address: runs.Address, Ports: runs.Ports}, c.Process.Pid}))
 	time.Sleep(time.Hour) // the runtime takes an empty select for a deadlock
+}
+
+// opener is a daemon that starts, says its subnet and ends.
+func opener(name string) {
+	n, err := Open(context.Background(), name, Options{})
+	must(err)
+	fmt.Print(n.Subnet())
+	must(n.Close())
 }
 
 // container answers on port 7 until its stdin ends.
@@ -194,6 +207,38 @@ func TestOpenAdopts(t *testing.T) {
 	}
 }
 
+// TestOpenTellsOfAnOverlap: an address that the machine got later, for example from
+// a VPN, takes the containers' away.
+func TestOpenTellsOfAnOverlap(t *testing.T) {
+	n := open(t, "overlap", Options{Subnet: mustPrefix("10.77.0.0/16")})
+	n.Close()
+	logged := func() string {
+		var log bytes.Buffer
+		again, err := Open(t.Context(), "overlap", Options{Log: slog.New(slog.NewTextHandler(&log, nil))})
+		if err != nil {
+			t.Fatal(err)
+		}
+		again.Close()
+		return log.String()
+	}
+	if log := logged(); strings.Contains(log, "WARN") {
+		t.Errorf("alone: %s", log)
+	}
+	attrs := netlink.NewLinkAttrs()
+	attrs.Name = "vpn"
+	vpn := &netlink.Bridge{LinkAttrs: attrs}
+	if err := netlink.LinkAdd(vpn); err != nil {
+		t.Fatal(err)
+	}
+	defer netlink.LinkDel(vpn)
+	if err := netlink.AddrAdd(vpn, &netlink.Addr{IPNet: &net.IPNet{IP: net.IPv4(10, 77, 3, 1), Mask: net.CIDRMask(24, 32)}}); err != nil {
+		t.Fatal(err)
+	}
+	if log := logged(); strings.Count(log, "WARN") != 1 || !strings.Contains(log, "other=10.77.3.0/24") {
+		t.Errorf("beside another: %s", log)
+	}
+}
+
 func TestTwoNetworksSideBySide(t *testing.T) {
 	a, b := open(t, "one", Options{}), open(t, "two", Options{})
 	if a.Subnet().Overlaps(b.Subnet()) {
@@ -205,6 +250,43 @@ func TestTwoNetworksSideBySide(t *testing.T) {
 	_, err := b.Attach(t.Context(), "z", []mayfly.Port{{Container: 7, Host: 9000}})
 	if mayfly.KindOf(err) != mayfly.Conflict {
 		t.Errorf("publish the other node's port: %v", err)
+	}
+}
+
+// TestNetworksThatOpenAtOnce: none chooses the subnet that another is just about
+// to have, nor that of a bridge which a daemon was killed over before it was up.
+func TestNetworksThatOpenAtOnce(t *testing.T) {
+	needRoot(t)
+	down := netlink.NewLinkAttrs()
+	down.Name = "mf-halfmade"
+	half := &netlink.Bridge{LinkAttrs: down}
+	if err := netlink.LinkAdd(half); err != nil {
+		t.Fatal(err)
+	}
+	defer netlink.LinkDel(half)
+	if err := netlink.AddrAdd(half, &netlink.Addr{IPNet: &net.IPNet{IP: net.IPv4(10, 201, 0, 1), Mask: net.CIDRMask(16, 32)}}); err != nil {
+		t.Fatal(err)
+	}
+
+	chosen := make([]string, 6)
+	var all errgroup.Group
+	for i := range chosen {
+		name := fmt.Sprintf("atonce%d", i)
+		t.Cleanup(func() { Destroy(name) })
+		all.Go(func() error {
+			d := exec.Command("/proc/self/exe", name)
+			d.Env, d.Stderr = append(os.Environ(), roleEnv+"=opener"), os.Stderr
+			out, err := d.Output()
+			chosen[i] = string(out)
+			return err
+		})
+	}
+	if err := all.Wait(); err != nil {
+		t.Fatal(err)
+	}
+	slices.Sort(chosen)
+	if distinct := slices.Compact(slices.Clone(chosen)); len(distinct) != len(chosen) || slices.Contains(chosen, "10.201.0.0/16") {
+		t.Errorf("subnets that were chosen at the same time: %s", chosen)
 	}
 }
 

@@ -50,7 +50,7 @@ type Options struct {
 
 	// Subnet is where container addresses come from, IPv4, /8 to /28. Zero
 	// keeps the bridge's, and for a new bridge takes the first of a list of
-	// private ones that no route of the machine overlaps.
+	// private ones that no address or route of the machine overlaps.
 	Subnet netip.Prefix
 
 	// Warm is how many wired namespaces Run keeps waiting: DefaultWarm if
@@ -153,7 +153,7 @@ func (n *Network) open(ctx context.Context, name string, opts Options) (err erro
 	}
 	_, err = os.Stat("/proc/sys/net/ipv6/conf/all")
 	n.ipv6 = err == nil
-	if err := n.openBridge(opts.Subnet); err != nil {
+	if err := n.openBridge(ctx, opts.Subnet); err != nil {
 		return err
 	}
 	if err := ctx.Err(); err != nil {

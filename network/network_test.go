@@ -48,6 +48,8 @@ func TestMain(m *testing.M) {
 		daemon()
 	case "container":
 		container()
+	case "opener":
+		opener(os.Args[1])
 	}
 }
 

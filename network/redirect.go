@@ -66,7 +66,7 @@ func (n *Network) openRedirects() error {
 }
 
 func (n *Network) freeVirtual() (netip.Prefix, error) {
-	taken, err := takenPrefixes()
+	taken, err := takenPrefixes(0)
 	if err != nil {
 		return netip.Prefix{}, err
 	}

@@ -1,15 +1,19 @@
 package network
 
 import (
+	"context"
 	"encoding/binary"
 	"errors"
 	"fmt"
 	"net"
 	"net/netip"
 	"os"
+	"slices"
+	"time"
 
 	"github.com/mayfly-run/mayfly"
 	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
 )
 
 // candidates are the subnets tried for a new bridge, in this order. They stay
@@ -33,18 +37,69 @@ func candidates() []netip.Prefix {
 	return list
 }
 
-// freeSubnet returns the first candidate that no route of the machine overlaps
-// and that none of its name servers is in.
+// freeSubnet returns the first candidate that no address or route of the machine
+// overlaps and that none of its name servers is in.
 func freeSubnet() (netip.Prefix, error) {
-	taken, err := takenPrefixes()
+	taken, err := takenPrefixes(0)
 	if err != nil {
 		return netip.Prefix{}, err
 	}
 	return firstFree(candidates(), taken)
 }
 
-// takenPrefixes is where the machine has routes and name servers.
-func takenPrefixes() ([]netip.Prefix, error) {
+// choosingWait is how long Open waits for others of the machine that choose.
+const choosingWait = 30 * time.Second
+
+// choosing waits until nobody else of this network namespace chooses a subnet,
+// and keeps others from it until done is called: what one has chosen is seen by
+// others only when its bridge has it. The lock is on the namespace itself, and
+// the kernel drops it with the process.
+func (n *Network) choosing(ctx context.Context) (done func(), err error) {
+	bounded, cancel := context.WithTimeout(ctx, choosingWait)
+	defer cancel()
+	for {
+		switch err := unix.Flock(n.home, unix.LOCK_EX|unix.LOCK_NB); {
+		case err == nil:
+			return func() { unix.Flock(n.home, unix.LOCK_UN) }, nil
+		case !errors.Is(err, unix.EWOULDBLOCK) && !errors.Is(err, unix.EINTR):
+			return nil, fmt.Errorf("lock the choice of a subnet: %w", err)
+		}
+		select {
+		case <-time.After(5 * time.Millisecond):
+		case <-bounded.Done():
+			if ctx.Err() != nil {
+				return nil, ctx.Err()
+			}
+			return nil, mayfly.Errorf(mayfly.Busy, "another daemon on this machine has been choosing a subnet for %s", choosingWait).
+				WithHint("look whether one hangs as it starts: ps -C mayfly")
+		}
+	}
+}
+
+// warnOfOverlap tells of what came to the machine after the bridge did and leads
+// the containers' addresses elsewhere, such as a VPN's route.
+func (n *Network) warnOfOverlap() error {
+	taken, err := takenPrefixes(int(n.index))
+	if err != nil {
+		return err
+	}
+	i := slices.IndexFunc(taken, func(t netip.Prefix) bool { return t.Bits() >= 8 && t.Overlaps(n.subnet) })
+	if i >= 0 {
+		n.log.Warn("containers may not be reached: what their addresses are in, the machine has for something else too; "+
+			"take that away, or stop all containers and remove the bridge with: mayfly down",
+			"bridge", n.bridge, "subnet", n.subnet, "other", taken[i])
+	}
+	return nil
+}
+
+// takenPrefixes is where the machine has addresses and routes, but for those of
+// the link own, and name servers. A bridge that is not up yet has an address and
+// no route.
+func takenPrefixes(own int) ([]netip.Prefix, error) {
+	addrs, err := complete(func() ([]netlink.Addr, error) { return netlink.AddrList(nil, netlink.FAMILY_V4) })
+	if err != nil {
+		return nil, fmt.Errorf("list addresses: %w", err)
+	}
 	routes, err := complete(func() ([]netlink.Route, error) {
 		return netlink.RouteListFiltered(netlink.FAMILY_V4, &netlink.Route{}, netlink.RT_FILTER_TABLE)
 	})
@@ -52,8 +107,13 @@ func takenPrefixes() ([]netip.Prefix, error) {
 		return nil, fmt.Errorf("list routes: %w", err)
 	}
 	var taken []netip.Prefix
+	for _, a := range addrs {
+		if p, ok := prefixOf(a.IPNet); ok && a.LinkIndex != own {
+			taken = append(taken, p.Masked())
+		}
+	}
 	for _, r := range routes {
-		if p, ok := prefixOf(r.Dst); ok {
+		if p, ok := prefixOf(r.Dst); ok && r.LinkIndex != own {
 			taken = append(taken, p.Masked())
 		}
 	}
