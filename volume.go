@@ -39,11 +39,12 @@ type Volume struct {
 	Events   VolumeEvents      `json:"events,omitzero"`  // what is told of files that come into it
 	Labels   map[string]string `json:"labels,omitempty"`
 
-	Node    string    `json:"node,omitempty"` // where it lies
-	Created time.Time `json:"created,omitzero"`
-	Fence   uint64    `json:"fence,omitempty"`   // raised for each writer
-	Writer  string    `json:"writer,omitempty"`  // instance that may write; none if empty or Shared
-	Leaving bool      `json:"leaving,omitempty"` // it is being removed
+	Node       string    `json:"node,omitempty"` // where it lies
+	Created    time.Time `json:"created,omitzero"`
+	Fence      uint64    `json:"fence,omitempty"`       // raised for each writer
+	Writer     string    `json:"writer,omitempty"`      // instance that may write; none if empty or Shared
+	WriterName string    `json:"writer_name,omitempty"` // of that instance, as people know it: a service's is SERVICE/N
+	Leaving    bool      `json:"leaving,omitempty"`     // it is being removed
 }
 
 // VolumeEvents have it told as events that files came into a volume and are

@@ -56,14 +56,15 @@ func (vs *Volumes) PutVolume(ctx context.Context, v mayfly.Volume) (mayfly.Volum
 			return v, true, nil
 		}
 		next := v
-		next.Node, next.Created, next.Fence, next.Writer, next.Leaving = old.Node, old.Created, old.Fence, old.Writer, old.Leaving
+		next.Node, next.Created, next.Fence, next.Leaving = old.Node, old.Created, old.Fence, old.Leaving
+		next.Writer, next.WriterName = old.Writer, old.WriterName
 		if old.Node != "" {
 			if what := fixed(&old, &v); what != "" {
 				return old, false, mayfly.Errorf(mayfly.Conflict, "volume %s was made with another %s", v.Name, what).
 					WithHint("leave it as it was, or use a new volume and mayfly volume cp")
 			}
 			if old.Writer != "" && v.Shared {
-				next.Writer = ""
+				next.Writer, next.WriterName = "", ""
 			}
 		}
 		return next, !sameVolume(&old, &next), nil

@@ -182,7 +182,7 @@ func (vs *Volumes) take(ctx context.Context, h *held, space, name string, u use)
 			return v, false, mayfly.Errorf(mayfly.Conflict, "volume %s is written by %s", name, who).
 				WithHint("stop that first, mount it read-only, or say shared: true of the volume if several may write")
 		}
-		v.Writer = u.group
+		v.Writer, v.WriterName = u.group, u.name
 		v.Fence++
 		return v, true, nil
 	})
@@ -243,7 +243,7 @@ func (vs *Volumes) drop(ctx context.Context, space, name, instance string) error
 		if !found || v.Writer == "" || h.writer(v.Writer) != "" {
 			return v, false, nil
 		}
-		v.Writer = ""
+		v.Writer, v.WriterName = "", ""
 		return v, true, nil
 	})
 	if err != nil || len(h.users) > 0 || h.doing != "" || v.Node != vs.node {

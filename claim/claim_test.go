@@ -94,8 +94,8 @@ func TestOneWriterAtATime(t *testing.T) {
 		t.Errorf("the next writer: %v", err)
 	}
 	after, _ := vs.store.Volumes.Find("default", "data")
-	if after.Value.Fence != before.Value.Fence+1 || after.Value.Writer != "i2" {
-		t.Errorf("fence %d, then %d; writer %s", before.Value.Fence, after.Value.Fence, after.Value.Writer)
+	if after.Value.Fence != before.Value.Fence+1 || after.Value.Writer != "i2" || after.Value.WriterName != "db/2" {
+		t.Errorf("fence %d, then %d; writer %s, %q", before.Value.Fence, after.Value.Fence, after.Value.Writer, after.Value.WriterName)
 	}
 	releaseAll(t, vs, "i2")
 	releaseAll(t, vs, "i2") // once more is no error

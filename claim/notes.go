@@ -165,7 +165,7 @@ func (vs *Volumes) settle(ctx context.Context, rec store.Record[mayfly.Volume]) 
 		return nil
 	}
 	if v.Writer != "" && h.writer(v.Writer) == "" {
-		v.Writer = ""
+		v.Writer, v.WriterName = "", ""
 		if _, err := vs.store.Volumes.Put(ctx, v.Space, v.Name, v, rec.Revision); err != nil {
 			return err
 		}

@@ -212,6 +212,9 @@ func (l *Locks) load(ctx context.Context) error {
 func (d *Discovery) runLocks(ctx context.Context) error {
 	stop, err := d.locks.follow(ctx)
 	for err != nil {
+		if ctx.Err() != nil {
+			return nil
+		}
 		d.log.Warn("the locks are not followed; it is tried again", "error", err)
 		select {
 		case <-time.After(retryPause):

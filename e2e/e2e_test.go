@@ -182,12 +182,16 @@ func (n *node) remove() {
 	if n.cmd.ProcessState != nil {
 		n.up() // for what it has left running
 	}
-	if err := n.Down(context.Background(), func(client.Progress) {}); err != nil {
+	err := n.Down(context.Background(), func(client.Progress) {})
+	if err != nil {
 		n.t.Errorf("down: %v", err)
 		n.kill()
 	}
 	n.cmd.Wait()
 	n.Close()
+	if err == nil {
+		n.nothingLeft()
+	}
 	if n.t.Failed() {
 		log, _ := os.ReadFile(n.dir + "/log")
 		n.t.Logf("the daemon logged:\n%s", log)
@@ -198,7 +202,8 @@ func (n *node) remove() {
 	os.RemoveAll(n.dir)
 }
 
-// tellNews logs what the node decided and why, as far as it still answers.
+// tellNews logs what the node decided and why, and how its services are, as far as
+// it still answers.
 func (n *node) tellNews() {
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()
@@ -208,6 +213,15 @@ func (n *node) tellNews() {
 	}
 	for _, news := range list[max(0, len(list)-50):] {
 		n.t.Logf("%s %s %s: %s", news.Time.Format("15:04:05.000"), news.Subject, news.Type, news.Text)
+	}
+	services, err := n.ListServices(ctx)
+	if err != nil {
+		n.t.Logf("the services: %v", err)
+	}
+	for _, s := range services {
+		for _, r := range s.Replicas {
+			n.t.Logf("%s/%d is %s since %s at %s: %s", r.Workload, r.Number, r.State, r.Since.Format("15:04:05.000"), r.Address, r.Reason)
+		}
 	}
 }
 

@@ -3,6 +3,8 @@ package e2e
 import (
 	"bytes"
 	"os"
+	"os/exec"
+	"strings"
 	"testing"
 
 	"github.com/mayfly-run/mayfly"
@@ -91,4 +93,33 @@ func TestAnotherSubnetAfterPowerLoss(t *testing.T) {
 	})
 	after.comes()
 	after.one("svc")
+}
+
+// TestSubnetOfChoice: containers have addresses from where the operator says, and
+// a daemon that would give its containers others does not start.
+func TestSubnetOfChoice(t *testing.T) {
+	dir := t.TempDir()
+	n := startIn(t, dir, "--subnet", "10.221.16.0/24")
+	n.serve(mayfly.Workload{Name: "svc"})
+	in, err := n.GetInstance(t.Context(), n.one("svc").ID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !strings.HasPrefix(in.Address, "10.221.16.") {
+		t.Errorf("its address is %s", in.Address)
+	}
+	n.stop()
+	for args, want := range map[string]string{
+		"--subnet 10.221.32.0/24":                            "has the subnet 10.221.16.0/24, not 10.221.32.0/24; stop all containers and remove the bridge with: mayfly down",
+		"--subnet 10.221.16.0/28":                            "has the subnet 10.221.16.0/24, not 10.221.16.0/28; stop all containers and remove the bridge with: mayfly down",
+		"--subnet 10.221.16.128/25 --data " + dir + "/other": "subnet 10.221.16.128/25 overlaps 10.221.16.0/24, which this machine has already; choose another, or none to have one picked",
+	} {
+		up := append([]string{"up", "--data", dir + "/data", "--api", "unix://" + dir + "/api.sock", "--http", ""}, strings.Fields(args)...)
+		out, err := exec.Command(binary, up...).CombinedOutput()
+		if err == nil || !strings.Contains(string(out), want) {
+			t.Errorf("%s: %v: %s", args, err, out)
+		}
+	}
+	n.up()
+	n.one("svc")
 }

@@ -9,6 +9,7 @@ import (
 
 	"github.com/mayfly-run/mayfly"
 	nodes "github.com/mayfly-run/mayfly/node"
+	client "github.com/mayfly-run/mayfly/sdk/go"
 )
 
 func (n *node) runDetached(name string, command ...string) mayfly.Instance {
@@ -158,6 +159,25 @@ func TestNothingIsLeftOver(t *testing.T) {
 	n.nothingLeft()
 }
 
+// TestDownRightAfterStart: what runs for services is ended also by a daemon that
+// has not come to take it over.
+func TestDownRightAfterStart(t *testing.T) {
+	n := start(t)
+	n.serve(mayfly.Workload{Name: "svc"})
+	for range 8 {
+		in := n.one("svc")
+		n.kill()
+		n.up()
+		if err := n.Down(t.Context(), func(client.Progress) {}); err != nil {
+			t.Fatal(err)
+		}
+		n.cmd.Wait()
+		n.until("its processes have ended", func() bool { return n.programs(in.ID) == 0 })
+		n.nothingLeft()
+		n.up()
+	}
+}
+
 // nothingLeft looks for what a node without containers leaves when it has ended.
 func (n *node) nothingLeft() {
 	n.t.Helper()
@@ -170,8 +190,10 @@ func (n *node) nothingLeft() {
 	if err != nil {
 		n.t.Fatal(err)
 	}
-	if strings.Contains(string(mounts), n.dir) {
-		n.t.Errorf("something is mounted below %s:\n%s", n.dir, mounts)
+	for line := range strings.Lines(string(mounts)) {
+		if strings.Contains(line, n.dir+"/data/") {
+			n.t.Errorf("still mounted: %s", line)
+		}
 	}
 }
 

@@ -247,7 +247,7 @@ func TestVolume(t *testing.T) {
 		why    string
 	}{
 		{mayfly.Volume{}, nil, "defined", "It is made when a container needs it."},
-		{mayfly.Volume{Node: "a", Writer: "w"}, nil, "there", "It lies on node a, by provider local. Container w writes to it, and no other may."},
+		{mayfly.Volume{Node: "a", Writer: "w", WriterName: "db/1"}, nil, "there", "It lies on node a, by provider local. db/1 writes to it, and no other may."},
 		{mayfly.Volume{Node: "a", Provider: "tmpfs", Shared: true, Leaving: true}, nil, "leaving", "It is being removed. Several containers may write to it at once."},
 		{mayfly.Volume{Events: told}, nil, "defined", "It is made when a container needs it. Files that come into it are told of by events of type photo.uploaded."},
 		{

@@ -22,7 +22,7 @@ func Volume(v mayfly.Volume, news []mayfly.News) mayfly.Explanation {
 	case v.Shared:
 		x.Why = append(x.Why, "Several containers may write to it at once.")
 	case v.Writer != "":
-		x.Why = append(x.Why, fmt.Sprintf("Container %s writes to it, and no other may.", v.Writer))
+		x.Why = append(x.Why, fmt.Sprintf("%s writes to it, and no other may.", cmp.Or(v.WriterName, v.Writer)))
 	}
 	if !v.Events.On() {
 		return x

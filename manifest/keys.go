@@ -1,6 +1,8 @@
 package manifest
 
 import (
+	"cmp"
+	"fmt"
 	"maps"
 	"slices"
 	"strings"
@@ -85,8 +87,8 @@ var refusedKeys = map[string]string{
 	"volumes_from":        "mount the same named volume in both",
 }
 
-// serviceKeyRules refuses or warns of each key that is not honoured, and
-// returns the mapping without what says nothing.
+// serviceKeyRules notes or warns of each key that is not honoured, and returns
+// the mapping without them and without what says nothing.
 func (r *reader) serviceKeyRules(d *decoder, m map[string]any) (map[string]any, error) {
 	later := slices.Concat(slices.Collect(maps.Keys(harmlessKeys)), slices.Collect(maps.Keys(refusedKeys)))
 	for _, key := range slices.Sorted(maps.Keys(m)) {
@@ -105,7 +107,8 @@ func (r *reader) serviceKeyRules(d *decoder, m map[string]any) (map[string]any, 
 			continue
 		}
 		if hint, ok := refusedKeys[key]; ok {
-			return nil, d.errorf(d.at.child(key).key(), "%s: %q is not supported yet", d.what, key).WithHint("%s", hint)
+			r.refused = append(r.refused, refusal{d.source, d.what, key, hint, d.position(d.at.child(key).key())})
+			continue
 		}
 		if why, ok := harmlessKeys[key]; ok {
 			r.warn(d, key, "%q is ignored: %s", harmlessText(key, v), why)
@@ -114,6 +117,39 @@ func (r *reader) serviceKeyRules(d *decoder, m map[string]any) (map[string]any, 
 		said[key] = v
 	}
 	return said, nil
+}
+
+// refusal is a key that cannot be honoured yet.
+type refusal struct {
+	in              *source
+	what, key, hint string
+	at              position
+}
+
+// refusal names all keys that cannot be honoured yet, so that a file is mended at
+// once: the first with what it says, of the others where they stand.
+func (r *reader) refusal() error {
+	if len(r.refused) == 0 {
+		return nil
+	}
+	slices.SortStableFunc(r.refused, func(a, b refusal) int {
+		return cmp.Or(cmp.Compare(a.in.name, b.in.name), cmp.Compare(a.at.line, b.at.line))
+	})
+	first, others := r.refused[0], r.refused[1:]
+	err := first.in.errorAt(first.at, fmt.Sprintf("%s: %q is not supported yet", first.what, first.key)).WithHint("%s", first.hint)
+	if len(others) == 0 {
+		return err
+	}
+	const most = 20
+	var names []string
+	for _, o := range others[:min(most, len(others))] {
+		names = append(names, printable(fmt.Sprintf("%q of %s (%s:%d, %s)", o.key, o.what, o.in.name, o.at.line, o.hint)))
+	}
+	if more := len(others) - most; more > 0 {
+		names = append(names, fmt.Sprintf("%d more", more))
+	}
+	err.Hint += "; nor are " + strings.Join(names, ", ")
+	return err
 }
 
 // harmlessText names a key, and of logging the driver too.

@@ -35,6 +35,7 @@ type reader struct {
 	stacks   map[string]*mayfly.StackSpec      // of the manifest's own
 	off      map[string]bool                   // services whose profile is not on
 	checks   []pending
+	refused  []refusal
 
 	allRoutes []mayfly.Route // that were read so far
 }
@@ -62,10 +63,14 @@ func (r *reader) read(name string, data []byte) (*Manifest, error) {
 	if profiles := env["COMPOSE_PROFILES"]; profiles != "" && r.opts.Profiles == nil {
 		r.opts.Profiles = strings.Split(profiles, ",")
 	}
-	if err := r.file(name, data, ".", env, nil); err != nil {
-		return nil, err
+	err := r.file(name, data, ".", env, nil)
+	if err == nil {
+		err = r.finish()
 	}
-	if err := r.finish(); err != nil {
+	if refused := r.refusal(); refused != nil {
+		err = refused // what else is wrong may follow from it
+	}
+	if err != nil {
 		return nil, err
 	}
 	return &r.out, nil

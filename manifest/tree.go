@@ -54,6 +54,11 @@ type source struct {
 
 // errorf returns an Invalid error at the nearest known position of p.
 func (s *source) errorf(p place, format string, args ...any) *mayfly.Error {
+	return s.errorAt(s.position(p), fmt.Sprintf(format, args...))
+}
+
+// position is where p stands, or the nearest thing around it that is known.
+func (s *source) position(p place) position {
 	at, ok := s.where[p]
 	for !ok && p != "" {
 		p = p.parent()
@@ -62,7 +67,7 @@ func (s *source) errorf(p place, format string, args ...any) *mayfly.Error {
 	if !ok {
 		at = position{1, 1}
 	}
-	return s.errorAt(at, fmt.Sprintf(format, args...))
+	return at
 }
 
 func (s *source) errorAt(at position, text string) *mayfly.Error {

@@ -70,6 +70,14 @@ func (n *Network) chooseSubnet(has, want netip.Prefix) (err error) {
 				WithHint("stop all containers and remove the bridge with: mayfly down")
 		}
 	case want.IsValid():
+		taken, err := takenPrefixes(0)
+		if err != nil {
+			return err
+		}
+		if other, ok := overlapping(taken, want); ok {
+			return mayfly.Errorf(mayfly.Conflict, "subnet %s overlaps %s, which this machine has already", want.Masked(), other).
+				WithHint("choose another, or none to have one picked")
+		}
 		n.subnet = want.Masked()
 		n.gateway = n.subnet.Addr().Next()
 	default:

@@ -305,11 +305,11 @@ func TestCablePrefixes(t *testing.T) {
 }
 
 func TestAddressesAreAdmittedInBlocks(t *testing.T) {
-	n := open(t, "blocks", Options{Subnet: netip.MustParsePrefix("10.0.0.0/8")})
+	n := open(t, "blocks", Options{Subnet: netip.MustParsePrefix("11.0.0.0/8")})
 	g := n.groups
-	used := func(b uint32) bool { return b == 10<<16 }
+	used := func(b uint32) bool { return b == 11<<16 }
 	for i := range uint32(blocksKept + 3) {
-		if err := g.admit(netip.AddrFrom4([4]byte{10, byte(i >> 8), byte(i), 1}), used); err != nil {
+		if err := g.admit(netip.AddrFrom4([4]byte{11, byte(i >> 8), byte(i), 1}), used); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -318,11 +318,11 @@ func TestAddressesAreAdmittedInBlocks(t *testing.T) {
 	}
 	used = func(uint32) bool { return false }
 	for range 2 {
-		if err := g.admit(netip.AddrFrom4([4]byte{10, 9, byte(len(g.admitted)), 1}), used); err != nil {
+		if err := g.admit(netip.AddrFrom4([4]byte{11, 9, byte(len(g.admitted)), 1}), used); err != nil {
 			t.Fatal(err)
 		}
 	}
-	if slices.Contains(g.admitted, 10<<16) {
+	if slices.Contains(g.admitted, 11<<16) {
 		t.Error("the oldest block is still there")
 	}
 }

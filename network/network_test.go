@@ -263,6 +263,11 @@ func host(hostport string) string {
 // it was asked by.
 func ask(t testing.TB, ns *os.File, network, addr string) (string, error) {
 	t.Helper()
+	return askFor(t, ns, network, addr, patience)
+}
+
+func askFor(t testing.TB, ns *os.File, network, addr string, wait time.Duration) (string, error) {
+	t.Helper()
 	var c net.Conn
 	var err error
 	dial := func() { c, err = net.DialTimeout(network+"4", addr, patience) }
@@ -275,7 +280,7 @@ func ask(t testing.TB, ns *os.File, network, addr string) (string, error) {
 		return "", err
 	}
 	defer c.Close()
-	c.SetDeadline(time.Now().Add(patience))
+	c.SetDeadline(time.Now().Add(wait))
 	if network == "udp" {
 		if _, err := c.Write([]byte("?")); err != nil {
 			return "", err
@@ -296,9 +301,19 @@ func mustAsk(t testing.TB, ns *os.File, network, addr, want string) {
 	}
 }
 
+// mustRefuse asks again and again over UDP: the kernel tells each sender of
+// datagrams once a second at most, and all senders together only so often.
 func mustRefuse(t testing.TB, ns *os.File, network, addr string) {
 	t.Helper()
-	if got, err := ask(t, ns, network, addr); !errors.Is(err, unix.ECONNREFUSED) {
+	got, err := "", os.ErrDeadlineExceeded
+	if network == "udp" {
+		for begin := time.Now(); errors.Is(err, os.ErrDeadlineExceeded) && time.Since(begin) < patience; {
+			got, err = askFor(t, ns, network, addr, 2*time.Second)
+		}
+	} else {
+		got, err = ask(t, ns, network, addr)
+	}
+	if !errors.Is(err, unix.ECONNREFUSED) {
 		t.Errorf("ask %s %s: got %q, %v; want it refused", network, addr, got, err)
 	}
 }

@@ -74,7 +74,6 @@ func TestRedirectLeadsToItsTarget(t *testing.T) {
 		}
 		v := redirectTo(t, n, "app/db", 3306)
 		mustRefuse(t, a.NetNS, "tcp", v.String())
-		// The kernel tells each sender of datagrams so once a second at most, ICMP redirects included.
 		mustRefuse(t, attach(t, n, "d").NetNS, "udp", v.String())
 		mustRefuse(t, a.NetNS, "tcp", at(v.Addr(), 3307))
 		mustRefuse(t, a.NetNS, "tcp", at(v.Addr().Next(), 3306)) // nobody's

@@ -8,7 +8,6 @@ import (
 	"net"
 	"net/netip"
 	"os"
-	"slices"
 	"time"
 
 	"github.com/mayfly-run/mayfly"
@@ -83,11 +82,10 @@ func (n *Network) warnOfOverlap() error {
 	if err != nil {
 		return err
 	}
-	i := slices.IndexFunc(taken, func(t netip.Prefix) bool { return t.Bits() >= 8 && t.Overlaps(n.subnet) })
-	if i >= 0 {
+	if other, ok := overlapping(taken, n.subnet); ok {
 		n.log.Warn("containers may not be reached: what their addresses are in, the machine has for something else too; "+
 			"take that away, or stop all containers and remove the bridge with: mayfly down",
-			"bridge", n.bridge, "subnet", n.subnet, "other", taken[i])
+			"bridge", n.bridge, "subnet", n.subnet, "other", other)
 	}
 	return nil
 }
@@ -126,20 +124,26 @@ func takenPrefixes(own int) ([]netip.Prefix, error) {
 	return taken, nil
 }
 
-// firstFree passes over routes wider than /8: those are a default route in
-// two halves, as VPNs set them, and say nothing about who uses an address.
-func firstFree(candidates, taken []netip.Prefix) (netip.Prefix, error) {
-next:
-	for _, c := range candidates {
-		for _, t := range taken {
-			if t.Bits() >= 8 && t.Overlaps(c) {
-				continue next
-			}
+// overlapping returns one of taken that overlaps p. It passes over routes wider
+// than /8: those are a default route in two halves, as VPNs set them, and say
+// nothing about who uses an address.
+func overlapping(taken []netip.Prefix, p netip.Prefix) (netip.Prefix, bool) {
+	for _, t := range taken {
+		if t.Bits() >= 8 && t.Overlaps(p) {
+			return t, true
 		}
-		return c, nil
+	}
+	return netip.Prefix{}, false
+}
+
+func firstFree(candidates, taken []netip.Prefix) (netip.Prefix, error) {
+	for _, c := range candidates {
+		if _, overlaps := overlapping(taken, c); !overlaps {
+			return c, nil
+		}
 	}
 	return netip.Prefix{}, mayfly.Errorf(mayfly.Conflict, "every private subnet overlaps a route of this machine").
-		WithHint("name one to use for containers")
+		WithHint("name one to use for containers: mayfly up --subnet 10.77.0.0/16")
 }
 
 func prefixOf(n *net.IPNet) (netip.Prefix, bool) {

@@ -3,6 +3,8 @@ package node
 import (
 	"context"
 	"errors"
+	"maps"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -166,14 +168,12 @@ func (n *Node) StopAll(ctx context.Context, progress func(string)) error {
 	n.mu.Lock()
 	n.stopped = true
 	runner := n.runner
-	var all []*instance
-	for _, in := range n.instances {
-		if in.Assigned == "" {
-			all = append(all, in)
-		}
-	}
 	n.mu.Unlock()
 	n.replicas.stopAll(ctx)
+	n.mu.Lock()
+	// Also those of replicas that nobody has taken over yet: it has just started.
+	all := slices.Collect(maps.Values(n.instances))
+	n.mu.Unlock()
 	done := make(chan struct{}, len(all))
 	waiting := 0
 	for _, in := range all {

@@ -47,6 +47,7 @@ type Options struct {
 	MaxWaiting int               // sandboxes of one function that wait; 32 if zero, none if negative
 	MaxRunning int               // runs at once; one for each 16 MB of memory if zero
 	Labels     map[string]string // of the machine, such as zone
+	Subnet     netip.Prefix      // of containers' addresses; the first free one if zero
 
 	BuildMemory int64         // bytes that one build of code may use, its files included; 2 GB, or half of the machine's, if zero
 	BuildTime   time.Duration // that one build may take; 10 min if zero
@@ -184,7 +185,7 @@ func Open(ctx context.Context, dir string, p Parts, o Options) (_ *Node, err err
 	}
 	defer func() {
 		if err != nil {
-			closeDriver(driver)
+			err = errors.Join(err, n.closeMachine(), closeDriver(driver))
 		}
 	}()
 	n.host, err = container.Open(dir+"/sandboxes", init, driver, container.Options{
@@ -196,17 +197,14 @@ func Open(ctx context.Context, dir string, p Parts, o Options) (_ *Node, err err
 	if n.doors, err = openDoors(p.Inside, o.Log); err != nil {
 		return nil, err
 	}
-	if n.net, err = network.Open(ctx, n.token, network.Options{Log: o.Log}); err != nil {
-		n.doors.close()
+	if n.net, err = network.Open(ctx, n.token, network.Options{Log: o.Log, Subnet: o.Subnet}); err != nil {
 		return nil, fmt.Errorf("open network: %w", err)
 	}
-	err = n.recover(ctx)
-	if err == nil {
-		err = n.register(ctx)
+	if err = n.recover(ctx); err != nil {
+		return nil, err
 	}
-	if err != nil {
-		n.doors.close()
-		return nil, errors.Join(err, n.net.Close())
+	if err = n.register(ctx); err != nil {
+		return nil, err
 	}
 	return n, nil
 }
@@ -319,12 +317,26 @@ func (n *Node) goTaskLocked(f func(ctx context.Context)) bool {
 // Close lets go of the network, of the memory that sandboxes waited in, and of
 // the driver's processes. Run must have returned.
 func (n *Node) Close() error {
-	n.doors.close() // where Run never ran
-	err := errors.Join(n.net.Close(), n.host.Close(), closeDriver(n.host.Driver()))
+	err := errors.Join(n.closeMachine(), closeDriver(n.host.Driver()))
 	if n.deserted() {
 		err = errors.Join(err, network.Destroy(n.token))
 	}
 	return err
+}
+
+// closeMachine closes what of the machine is open: all, or as far as Open came.
+func (n *Node) closeMachine() error {
+	var errs []error
+	if n.doors != nil {
+		n.doors.close() // where Run never ran
+	}
+	if n.net != nil {
+		errs = append(errs, n.net.Close())
+	}
+	if n.host != nil {
+		errs = append(errs, n.host.Close())
+	}
+	return errors.Join(errs...)
 }
 
 // deserted says that nothing is left that needs the bridge.

@@ -129,7 +129,7 @@ func (p *parts) openMachine(ctx context.Context) (err error) {
 	p.onClose(p.material.Close)
 	p.machine, err = nodes.Open(ctx, f.data,
 		nodes.Parts{Store: p.record, Images: p.images, Stacks: p.stacks, Init: mayflyInit, Inside: p.door, Volumes: p.volumes, Material: p.material, Discovery: p.endpoints, Outside: p.outside},
-		nodes.Options{Log: p.log, Name: p.name, Driver: p.driver, MaxWaiting: f.waiting, Labels: f.labels, BuildMemory: buildMemory, BuildTime: f.buildTime})
+		nodes.Options{Log: p.log, Name: p.name, Driver: p.driver, MaxWaiting: f.waiting, Labels: f.labels, Subnet: f.subnet, BuildMemory: buildMemory, BuildTime: f.buildTime})
 	if err != nil {
 		return err
 	}

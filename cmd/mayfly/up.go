@@ -41,6 +41,8 @@ type upFlags struct {
 	trustProxy                   []string
 	proxies                      []netip.Prefix // the same, read
 	accessLog                    string
+	subnetText                   string // as on the command line
+	subnet                       netip.Prefix
 }
 
 func (c *cli) up() *cobra.Command {
@@ -78,6 +80,7 @@ mayfly down stops them too.`,
 	fs.StringArrayVar(&f.allowBind, "allow-bind", nil, "a directory of this machine whose contents may be volumes (provider bind); again for more")
 	fs.StringVar(&f.buildMemory, "build-memory", "", "what one build of code may use, its files included, such as 1g (default 2g, at most half of the machine's)")
 	fs.DurationVar(&f.buildTime, "build-time", 0, "how long one build of code may take (default 10m)")
+	fs.StringVar(&f.subnetText, "subnet", "", "where containers get their addresses from, such as 10.77.0.0/16 (default a private one that is free)")
 	fs.StringVar(&f.node, "node", "", "name of this node (default the host's name)")
 	fs.StringToStringVar(&f.labels, "label", nil, "a label of this node, such as zone=a; again for more")
 	fs.StringVar(&f.logLevel, "log-level", "info", "debug, info, warn or error")
@@ -105,6 +108,11 @@ func (f *upFlags) check() (err error) {
 			return usagef("--trust-proxy %q is neither an address nor a network, such as 10.0.0.0/8", text)
 		}
 		f.proxies = append(f.proxies, p.Masked())
+	}
+	if f.subnetText != "" {
+		if f.subnet, err = netip.ParsePrefix(f.subnetText); err != nil || !f.subnet.Addr().Is4() || f.subnet.Bits() < 8 || f.subnet.Bits() > 28 {
+			return usagef("--subnet %q is not a range of IPv4 addresses between /8 and /28, such as 10.77.0.0/16", f.subnetText)
+		}
 	}
 	if f.buildTime < 0 {
 		return usagef("--build-time %s is negative", f.buildTime)

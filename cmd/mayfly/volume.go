@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"io"
 	"strconv"
@@ -42,7 +43,7 @@ func (c *cli) volumeList() *cobra.Command {
 		if v.Node == "" {
 			created = "when it is needed"
 		}
-		return []string{v.Name, providerOf(v), size, strconv.FormatBool(v.Shared), v.Writer, created}
+		return []string{v.Name, providerOf(v), size, strconv.FormatBool(v.Shared), cmp.Or(v.WriterName, v.Writer), created}
 	})
 }
 

@@ -69,9 +69,3 @@ func visible(name string) bool { return !strings.HasPrefix(name, ".") && printab
 func printable(name string) bool {
 	return utf8.ValidString(name) && !strings.ContainsFunc(name, func(c rune) bool { return unicode.IsControl(c) || c == utf8.RuneError })
 }
-
-// CheckPattern reports whether a pattern is one.
-func CheckPattern(pattern string) bool {
-	_, err := path.Match(pattern, "")
-	return pattern != "" && len(pattern) <= 256 && err == nil
-}
