@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"slices"
 	"time"
 
 	"github.com/mayfly-run/mayfly"
@@ -82,6 +83,7 @@ func (n *Network) warnOfOverlap() error {
 	if err != nil {
 		return err
 	}
+	taken = slices.DeleteFunc(taken, func(p netip.Prefix) bool { return p.Addr() == n.gateway }) // it may be the machine's name server
 	if other, ok := overlapping(taken, n.subnet); ok {
 		n.log.Warn("containers may not be reached: what their addresses are in, the machine has for something else too; "+
 			"take that away, or stop all containers and remove the bridge with: mayfly down",
