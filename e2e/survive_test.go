@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -175,6 +176,22 @@ func TestDownRightAfterStart(t *testing.T) {
 		n.until("its processes have ended", func() bool { return n.programs(in.ID) == 0 })
 		n.nothingLeft()
 		n.up()
+	}
+}
+
+// TestDownSaysWhatItStops: nobody waits before an empty screen.
+func TestDownSaysWhatItStops(t *testing.T) {
+	n := start(t)
+	n.serve(mayfly.Workload{Name: "svc", Scale: mayfly.Scale{Min: 2}})
+	n.until("both are there", func() bool { return len(n.instancesOf("svc")) == 2 })
+	n.runDetached("one", "sleep", "1000")
+	var said []string
+	if err := n.Down(t.Context(), func(p client.Progress) { said = append(said, p.Text) }); err != nil {
+		t.Fatal(err)
+	}
+	n.cmd.Wait()
+	if want := []string{"stopping one", "stopping svc/1", "stopping svc/2"}; !slices.Equal(said, want) {
+		t.Errorf("it said %q, want %q", said, want)
 	}
 }
 

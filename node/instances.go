@@ -169,36 +169,49 @@ func (n *Node) StopAll(ctx context.Context, progress func(string)) error {
 	n.stopped = true
 	runner := n.runner
 	n.mu.Unlock()
-	n.replicas.stopAll(ctx)
-	n.mu.Lock()
-	// Also those of replicas that nobody has taken over yet: it has just started.
-	all := slices.Collect(maps.Values(n.instances))
-	n.mu.Unlock()
-	done := make(chan struct{}, len(all))
-	waiting := 0
-	for _, in := range all {
-		if in.ended() {
-			continue
-		}
-		waiting++
-		progress("stopping " + in.Name)
-		if !n.goTask(func(context.Context) {
-			defer func() { done <- struct{}{} }()
-			n.stopInstance(ctx, in, "the node was taken down", stopGrace)
-			n.awaitEnd(ctx, in)
-		}) {
-			return errShuttingDown()
-		}
+	ended, err := n.stopThose(ctx, progress, func(in *instance) bool { return in.Assigned == "" })
+	if err != nil {
+		return err
+	}
+	n.replicas.stopAll(ctx, progress)
+	// What is left of replicas nobody has taken over yet: the node has just started.
+	late, err := n.stopThose(ctx, progress, func(in *instance) bool { return in.Assigned != "" })
+	if err != nil {
+		return err
 	}
 	runner.stop(ctx)
-	for range waiting {
+	for _, e := range append(ended, late...) {
 		select {
-		case <-done:
+		case <-e:
 		case <-ctx.Done():
 			return context.Cause(ctx)
 		}
 	}
 	return nil
+}
+
+// stopThose stops instances, all at once. It returns what is closed when they have
+// ended.
+func (n *Node) stopThose(ctx context.Context, progress func(string), which func(*instance) bool) (ended []chan struct{}, err error) {
+	n.mu.Lock()
+	all := slices.Collect(maps.Values(n.instances))
+	n.mu.Unlock()
+	for _, in := range all {
+		if !which(in) || in.ended() {
+			continue
+		}
+		progress("stopping " + in.Name)
+		done := make(chan struct{})
+		ended = append(ended, done)
+		if !n.goTask(func(context.Context) {
+			defer close(done)
+			n.stopInstance(ctx, in, "the node was taken down", stopGrace)
+			n.awaitEnd(ctx, in)
+		}) {
+			return nil, errShuttingDown()
+		}
+	}
+	return ended, nil
 }
 
 func (in *instance) state() mayfly.State {

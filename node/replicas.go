@@ -1,7 +1,10 @@
 package node
 
 import (
+	"cmp"
 	"context"
+	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -195,7 +198,7 @@ func (r *replicas) forget(k *keeper) {
 
 // stopAll stops every replica, for the node goes down: nobody is waited for, and
 // the next daemon starts them again. It returns when all have ended.
-func (r *replicas) stopAll(ctx context.Context) {
+func (r *replicas) stopAll(ctx context.Context, progress func(string)) {
 	if r == nil {
 		return
 	}
@@ -209,6 +212,14 @@ func (r *replicas) stopAll(ctx context.Context) {
 		all = append(all, k)
 	}
 	r.mu.Unlock()
+	slices.SortFunc(all, func(a, b *keeper) int {
+		return cmp.Or(cmp.Compare(a.a.Workload, b.a.Workload), cmp.Compare(a.a.Replica, b.a.Replica))
+	})
+	for _, k := range all {
+		if k.life.Load() != nil {
+			progress(fmt.Sprintf("stopping %s/%d", k.a.Workload, k.a.Replica))
+		}
+	}
 	for _, k := range all {
 		select {
 		case <-k.ended:
