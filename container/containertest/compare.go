@@ -152,7 +152,7 @@ func outside(facts map[string][]string, who, pid string) {
 				flags = l
 			}
 		}
-		files = append(files, to+" "+flags)
+		files = append(files, unnumbered(to)+" "+flags)
 	}
 	slices.Sort(files)
 	facts[who+"files"] = files
@@ -209,6 +209,9 @@ var shared = regexp.MustCompile(`^(name=systemd|blkio|freezer|cpuset):|/sys/fs/c
 
 var numbered = regexp.MustCompile(`(pipe|socket|mnt|net|ipc|uts|pid|cgroup|user|time|pid_for_children|time_for_children):\[\d+\]`)
 
+// unnumbered leaves out the kernel's numbers; do that before sorting.
+func unnumbered(l string) string { return numbered.ReplaceAllString(l, "$1:[N]") }
+
 var peers = regexp.MustCompile(`(shared|master|propagate_from):\d+`)
 
 // normal takes names, numbers and times out of facts.
@@ -241,7 +244,7 @@ func normal(title string, list []string, same *strings.Replacer) []string {
 		case title == "cgroup":
 			_, l, _ = strings.Cut(l, ":")
 		}
-		out = append(out, numbered.ReplaceAllString(l, "$1:[N]"))
+		out = append(out, unnumbered(l))
 	}
 	return out
 }
