@@ -195,15 +195,16 @@ func ago(t time.Time) string {
 	return humanAge(time.Since(t)) + " ago"
 }
 
-// humanDuration is a time that something took, with three digits.
+// humanDuration is a time that something took, with three digits. What would be
+// rounded to a thousand is one of the next unit.
 func humanDuration(d time.Duration) string {
 	switch {
 	case d <= 0:
 		return "0"
-	case d < time.Millisecond:
+	case d < 999500*time.Nanosecond:
 		return fmt.Sprintf("%.3gµs", float64(d)/float64(time.Microsecond))
-	case d < time.Second:
-		return fmt.Sprintf("%.3gms", float64(d.Round(10*time.Microsecond))/float64(time.Millisecond))
+	case d < 999500*time.Microsecond:
+		return fmt.Sprintf("%.3gms", float64(d)/float64(time.Millisecond))
 	case d < time.Minute:
 		return fmt.Sprintf("%.3gs", d.Seconds())
 	}

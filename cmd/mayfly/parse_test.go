@@ -245,3 +245,14 @@ func TestTimesAgo(t *testing.T) {
 		t.Error(got)
 	}
 }
+
+func TestDurationsHaveThreeDigits(t *testing.T) {
+	for d, want := range map[time.Duration]string{
+		-1: "0", 0: "0", 1: "0.001µs", 1500: "1.5µs", 999_499: "999µs", 999_500: "1ms", 999_999: "1ms", 1_234_567: "1.23ms", 999_499_999: "999ms",
+		999_500_000: "1s", 999_999_999: "1s", time.Second: "1s", 12345 * time.Millisecond: "12.3s", time.Minute - 1: "60s", time.Minute: "1m0s", time.Hour + 1: "1h0m0s",
+	} {
+		if got := humanDuration(d); got != want {
+			t.Errorf("%d ns is %q, not %q", d, got, want)
+		}
+	}
+}
