@@ -5,6 +5,7 @@ import (
 	"context"
 	"image/jpeg"
 	"io"
+	"math/rand/v2"
 	"net"
 	"net/http"
 	"os"
@@ -110,16 +111,26 @@ func (e example) command(t *testing.T, env ...string) *exec.Cmd {
 	return cmd
 }
 
+// freePort chooses below the ports that the kernel gives to those who ask for
+// any, and by chance: what other tests do meanwhile does not take it.
+func freePort(t *testing.T) string {
+	t.Helper()
+	for {
+		port := strconv.Itoa(15000 + rand.IntN(15000))
+		if l, err := net.Listen("tcp", ":"+port); err == nil {
+			if err := l.Close(); err != nil {
+				t.Fatal(err)
+			}
+			return port
+		}
+	}
+}
+
 // serve starts a function that listens, and returns its address.
 func (e example) serve(t *testing.T) string {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	port := l.Addr().(*net.TCPAddr).Port
-	l.Close()
-	cmd := e.command(t, "PORT="+strconv.Itoa(port))
+	port := freePort(t)
+	cmd := e.command(t, "PORT="+port)
 	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
@@ -130,7 +141,7 @@ func (e example) serve(t *testing.T) string {
 		cmd.Process.Kill() // it may have ended
 		<-done
 	})
-	addr := net.JoinHostPort("127.0.0.1", strconv.Itoa(port))
+	addr := net.JoinHostPort("127.0.0.1", port)
 	// Nothing tells that another process listens but connecting to it.
 	for range time.Tick(5 * time.Millisecond) {
 		if conn, err := net.Dial("tcp", addr); err == nil {
