@@ -293,12 +293,12 @@ func TestPayloadsAfterACrash(t *testing.T) {
 	n.gets(n.next(), data)
 	n.submit(mayfly.Submission{Workload: "w", PayloadRef: ref})
 	n.gets(n.next(), data)
-	deadline := time.Now().Add(patience) // the sweep tells nobody
-	for len(n.files()) != 2 && time.Now().Before(deadline) {
-		time.Sleep(time.Millisecond)
-	}
-	if names := n.files(); len(names) != 2 || n.payloads.used.Load() != 2*int64(len(data)) {
-		t.Errorf("left are %q, %d bytes counted", names, n.payloads.used.Load())
+	// The sweep tells nobody, and counts a file off when it has gone.
+	left := func() bool { return len(n.files()) == 2 && n.payloads.used.Load() == 2*int64(len(data)) }
+	for deadline := time.Now().Add(patience); !left(); time.Sleep(time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("left are %q, %d bytes counted", n.files(), n.payloads.used.Load())
+		}
 	}
 }
 
