@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"context"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -177,6 +178,56 @@ func TestDownRightAfterStart(t *testing.T) {
 		n.nothingLeft()
 		n.up()
 	}
+}
+
+// TestDownAsTasksBegin: also the attempts are ended that the node has just taken over,
+// or is about to start.
+func TestDownAsTasksBegin(t *testing.T) {
+	n := start(t)
+	n.shell("long", "sleep 1000", nil)
+	for range 32 {
+		n.submit(mayfly.Submission{Workload: "long"})
+	}
+	for round := range 8 {
+		if round%2 == 1 { // with attempts to take over
+			n.until("they run", func() bool {
+				l, err := n.Load(t.Context(), "long")
+				return err == nil && l.InFlight > 8
+			})
+			n.kill()
+			n.up()
+		}
+		if err := n.Down(t.Context(), func(client.Progress) {}); err != nil {
+			t.Fatal(err)
+		}
+		n.cmd.Wait()
+		n.nothingLeft()
+		if left := n.sandboxes(); len(left) > 0 {
+			t.Errorf("sandboxes left: %v", left)
+		}
+		n.up()
+	}
+}
+
+// TestNothingStartsAsItGoesDown: what is asked for by then is refused, else it would be
+// left running.
+func TestNothingStartsAsItGoesDown(t *testing.T) {
+	n := start(t)
+	n.runDetached("slow", "sh", "-c", "trap 'until [ -e /over ]; do sleep 0.05; done; exit' TERM; echo begun; while true; do sleep 0.05; done")
+	n.until("it heeds signals", func() bool { return n.log("slow") == "begun\n" })
+	stopping, down := make(chan struct{}, 1), make(chan error, 1)
+	go func() { down <- n.Down(context.Background(), func(client.Progress) { stopping <- struct{}{} }) }()
+	<-stopping
+	in, err := n.CreateInstance(t.Context(), mayfly.InstanceSpec{Name: "late", Image: "app", Process: mayfly.Process{Command: []string{"sleep", "1000"}}}, "")
+	if mayfly.KindOf(err) != mayfly.Unavailable {
+		t.Errorf("it was made as %+v, %v", in, err)
+	}
+	n.inside(mayfly.Instance{ID: "slow"}, "sh", "-c", "echo >/over")
+	if err := <-down; err != nil {
+		t.Error(err)
+	}
+	n.cmd.Wait()
+	n.nothingLeft()
 }
 
 // TestDownSaysWhatItStops: nobody waits before an empty screen.

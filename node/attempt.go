@@ -26,11 +26,11 @@ type attempt struct {
 	grant    *queue.Grant
 	release  *mayfly.Release // nil when it was adopted
 	sandbox  *container.Sandbox
-	payload  *os.File  // a large one, until the program has it
-	deadline time.Time // zero: none
-	giveUp   func()    // takes the sandbox down; nil when it was adopted
-	leave    func()    // leaves it to the next daemon
-	recorded chan struct{}
+	payload  *os.File      // a large one, until the program has it
+	deadline time.Time     // zero: none
+	giveUp   func()        // takes the sandbox down; nil when it was adopted
+	leave    func()        // leaves it to the next daemon
+	recorded chan struct{} // closed when nobody attends to it any more
 }
 
 // attemptNote is what a later daemon needs to take an attempt over, left in its
@@ -59,6 +59,20 @@ func (n attemptNote) deadline() time.Time {
 		return n.Deadline
 	}
 	return time.Now().Add(n.Due - sinceStart())
+}
+
+// beginUnlessDown is begin, which ends with an error when the node goes down.
+func (a *attempt) beginUnlessDown(ctx context.Context) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	a.runner.workers.Go(func() {
+		select {
+		case <-a.runner.down:
+			cancel()
+		case <-ctx.Done():
+		}
+	})
+	return a.begin(ctx)
 }
 
 // begin takes a sandbox and starts the program in it.
@@ -198,16 +212,6 @@ func (a *attempt) identity() container.Run {
 // the sandbox goes. When ctx ends first, all is left to the next daemon.
 func (a *attempt) attend(ctx context.Context) {
 	r := a.runner
-	a.recorded = make(chan struct{})
-	r.mu.Lock()
-	r.running[a] = struct{}{}
-	r.mu.Unlock()
-	defer func() {
-		r.mu.Lock()
-		delete(r.running, a)
-		r.mu.Unlock()
-		close(a.recorded)
-	}()
 	if !a.await(ctx) || !r.done(ctx, a.grant, a.result(ctx)) {
 		r.node.noteLeft()
 		if a.leave != nil {
@@ -239,6 +243,9 @@ func (a *attempt) await(ctx context.Context) bool {
 		s.Blame(mayfly.DeadlinePassed, "its timeout of "+a.grant.Task.Timeout.String()+" passed")
 	case <-a.grant.Cancelled():
 		s.Blame(mayfly.Cancelled, "it was cancelled")
+	case <-a.runner.down:
+		s.Blame(mayfly.Lost, "the node was taken down")
+		s.Kill()
 	case <-ctx.Done():
 		return false
 	}

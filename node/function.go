@@ -169,6 +169,10 @@ func errShuttingDown() error {
 	return mayfly.Errorf(mayfly.Unavailable, "the node is shutting down")
 }
 
+func errTakenDown() error {
+	return mayfly.Errorf(mayfly.Unavailable, "the node is being taken down")
+}
+
 // function returns what this node has of a release, and begins with it if that
 // is nothing yet.
 func (n *Node) function(ctx context.Context, rel *mayfly.Release) (*function, error) {
@@ -196,7 +200,7 @@ func (n *Node) function(ctx context.Context, rel *mayfly.Release) (*function, er
 	}
 	if n.stopped {
 		f.req.close()
-		return nil, mayfly.Errorf(mayfly.Unavailable, "the node is being taken down")
+		return nil, errTakenDown()
 	}
 	if !n.goTaskLocked(func(ctx context.Context) {
 		defer f.req.close()

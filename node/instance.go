@@ -98,10 +98,10 @@ func (n *Node) make(ctx context.Context, in *instance, o order) (err error) {
 		in.mu.Unlock()
 		return err
 	}
-	n.mu.Lock()
-	n.instances[in.ID] = in
-	n.mu.Unlock()
-	if err = n.furnish(ctx, in, o); err == nil {
+	if err = n.admit(in); err == nil {
+		err = n.furnish(ctx, in, o)
+	}
+	if err == nil {
 		in.mu.Unlock()
 		return nil
 	}
@@ -110,6 +110,18 @@ func (n *Node) make(ctx context.Context, in *instance, o order) (err error) {
 	close(in.recorded)
 	in.mu.Unlock()
 	return errors.Join(err, n.forget(context.WithoutCancel(ctx), in))
+}
+
+// admit has an instance be one of those of the node. While that is taken down there
+// are no further ones but those of keepers, which end what they have begun.
+func (n *Node) admit(in *instance) error {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.instances[in.ID] = in
+	if n.stopped && in.Assigned == "" {
+		return errTakenDown()
+	}
+	return nil
 }
 
 // furnish makes the sandbox of an instance that was recorded. in.mu is held.

@@ -7,8 +7,10 @@ import (
 	"encoding/json"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net/http"
 	"runtime"
+	"slices"
 	"sync"
 	"time"
 
@@ -59,11 +61,13 @@ type Runner struct {
 	adopted  []*attempt
 	unwanted []*container.Sandbox // of attempts whose tasks have moved on
 	ahead    *ahead
+	down     chan struct{} // closed when all attempts are to end, for the node goes down
 
 	workers sync.WaitGroup
 
 	mu      sync.Mutex
-	running map[*attempt]struct{}
+	running map[*attempt]struct{} // that begin, run or wait for Run to attend to them
+	isDown  bool
 	ctx     context.Context  // of Run; nil before and after
 	lent    map[string]*loan // by task
 }
@@ -82,7 +86,7 @@ func NewRunner(n *Node, q *queue.Queue, r Requests, o RunnerOptions) *Runner {
 	if o.Tasks == 0 {
 		o.Tasks = max(16, 8*runtime.NumCPU())
 	}
-	run := &Runner{node: n, queue: q, requests: r, opts: o, running: make(map[*attempt]struct{}), lent: make(map[string]*loan), ahead: newAhead(o.Tasks)}
+	run := &Runner{node: n, queue: q, requests: r, opts: o, running: make(map[*attempt]struct{}), lent: make(map[string]*loan), ahead: newAhead(o.Tasks), down: make(chan struct{})}
 	q.OnBacklog(o.Tasks, run.ahead.tell)
 	n.mu.Lock()
 	n.runner = run
@@ -105,7 +109,9 @@ func (r *Runner) Adopt(ctx context.Context) error {
 		if err != nil {
 			return fmt.Errorf("adopt task %s: %w", left.note.Task, err)
 		}
-		r.adopted = append(r.adopted, &attempt{runner: r, grant: g, sandbox: left.sandbox, deadline: left.note.deadline()})
+		a := &attempt{runner: r, grant: g, sandbox: left.sandbox, deadline: left.note.deadline(), recorded: make(chan struct{})}
+		r.add(a)
+		r.adopted = append(r.adopted, a)
 	}
 	return nil
 }
@@ -114,7 +120,10 @@ func (r *Runner) Adopt(ctx context.Context) error {
 // that were started for their task running, for the next daemon.
 func (r *Runner) Run(ctx context.Context) error {
 	for _, a := range r.adopted {
-		r.workers.Go(func() { a.attend(ctx) })
+		r.workers.Go(func() {
+			defer r.drop(a)
+			a.attend(ctx)
+		})
 	}
 	for _, s := range r.unwanted {
 		r.node.retire(s, func() {})
@@ -216,8 +225,12 @@ func (r *Runner) perform(ctx context.Context, g *queue.Grant) {
 		return
 	}
 	defer leave()
-	a := &attempt{runner: r, grant: g, release: rel, deadline: g.Deadline}
-	if err := a.begin(ctx); err != nil {
+	a := &attempt{runner: r, grant: g, release: rel, deadline: g.Deadline, recorded: make(chan struct{})}
+	if !r.add(a) {
+		return
+	}
+	defer r.drop(a)
+	if err := a.beginUnlessDown(ctx); err != nil {
 		if ctx.Err() == nil && !r.node.isStopped() {
 			r.done(ctx, g, queue.NotBegun(err))
 		}
@@ -288,26 +301,44 @@ func (r *Runner) done(ctx context.Context, g *queue.Grant, res mayfly.Result) bo
 	}
 }
 
-// stop ends the attempts that run, as the node is taken down. They are repeated
-// when it comes up again. A nil Runner has none.
+// add notes an attempt, which stop ends. It reports false when the node goes down.
+func (r *Runner) add(a *attempt) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if !r.isDown {
+		r.running[a] = struct{}{}
+	}
+	return !r.isDown
+}
+
+// drop says that nobody attends to an attempt any more.
+func (r *Runner) drop(a *attempt) {
+	r.mu.Lock()
+	delete(r.running, a)
+	r.mu.Unlock()
+	close(a.recorded)
+}
+
+// stop ends the attempts that begin or run, as the node is taken down, and lets none
+// begin any more. They are repeated when it comes up again. A nil Runner has none.
 func (r *Runner) stop(ctx context.Context) {
 	if r == nil {
 		return
 	}
 	r.mu.Lock()
-	var all sync.WaitGroup
-	for a := range r.running {
-		all.Go(func() {
-			a.sandbox.Blame(mayfly.Lost, "the node was taken down")
-			a.sandbox.Kill()
-			select {
-			case <-a.recorded:
-			case <-ctx.Done():
-			}
-		})
+	if !r.isDown {
+		r.isDown = true
+		close(r.down)
 	}
+	all := slices.Collect(maps.Keys(r.running))
 	r.mu.Unlock()
-	all.Wait()
+	for _, a := range all {
+		select {
+		case <-a.recorded:
+		case <-ctx.Done():
+			return
+		}
+	}
 }
 
 // leftAttempt is a sandbox that an earlier daemon ran a task in.
