@@ -230,6 +230,28 @@ func TestNothingStartsAsItGoesDown(t *testing.T) {
 	n.nothingLeft()
 }
 
+// TestStopRightAfterStart: a service's container is ended as its service says also
+// where no keeper has taken it over yet, and that is no crash.
+func TestStopRightAfterStart(t *testing.T) {
+	n := start(t)
+	n.serve(mayfly.Workload{Name: "svc", Service: &mayfly.Service{Restart: mayfly.Restart{Policy: mayfly.RestartNever}}})
+	for round := range 8 {
+		in := n.one("svc")
+		n.kill()
+		n.up()
+		if err := n.StopInstance(t.Context(), "svc/1", 0); err != nil {
+			t.Fatal(err)
+		}
+		n.until("another one follows", func() bool {
+			l := n.instancesOf("svc")
+			return len(l) == 1 && l[0].ID != in.ID
+		})
+		if news := n.newsOf("svc"); strings.Count(news, "it was stopped by hand") != round+1 {
+			t.Fatalf("the news says %s", news)
+		}
+	}
+}
+
 // TestDownSaysWhatItStops: nobody waits before an empty screen.
 func TestDownSaysWhatItStops(t *testing.T) {
 	n := start(t)

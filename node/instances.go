@@ -60,7 +60,10 @@ func (n *Node) StopInstance(ctx context.Context, space, ref string, grace time.D
 	if in.ended() {
 		return nil
 	}
-	if !n.replicas.renew(in, "it was stopped by hand") {
+	if !n.replicas.renew(ctx, in, "it was stopped by hand") {
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
 		n.stopInstance(ctx, in, "it was stopped", grace)
 	}
 	return n.awaitEnd(ctx, in)

@@ -29,9 +29,11 @@ type keeper struct {
 
 	stop     chan struct{} // closed when it is to stop
 	gone     chan struct{} // closed when its assignment is no more
+	took     chan struct{} // closed when it attends to what it took over, or there was nothing
 	ended    chan struct{} // closed when run has returned
 	stopOnce sync.Once
 	goneOnce sync.Once
+	tookOnce sync.Once
 	why      string               // why it is to stop; set before stop is closed
 	over     <-chan struct{}      // closed when the daemon ends: nobody records ends any more
 	unspoken bool                 // under the mutex of r
@@ -49,7 +51,7 @@ type keeper struct {
 func newKeeper(r *replicas, a mayfly.Assignment) *keeper {
 	k := &keeper{
 		r: r, node: r.node, a: a,
-		stop: make(chan struct{}), gone: make(chan struct{}), ended: make(chan struct{}),
+		stop: make(chan struct{}), gone: make(chan struct{}), took: make(chan struct{}), ended: make(chan struct{}),
 	}
 	if rec, ok := r.node.store.Replicas.Find(a.Space, a.ID); ok {
 		k.status, k.rev, k.wrote = rec.Value, rec.Revision, rec.Value.Reason
@@ -70,12 +72,15 @@ func (k *keeper) tellGone() {
 	k.goneOnce.Do(func() { close(k.gone) })
 }
 
+func (k *keeper) tellTook() { k.tookOnce.Do(func() { close(k.took) }) }
+
 func (k *keeper) stopping() bool { return isClosed(k.stop) || isClosed(k.r.down) }
 
 // run keeps the replica until its assignment is gone, the node goes down or ctx
 // ends.
 func (k *keeper) run(ctx context.Context) {
 	defer close(k.ended)
+	defer k.tellTook()
 	defer k.r.spoke(k)
 	k.over = ctx.Done()
 	if err := k.keep(ctx); err != nil && ctx.Err() == nil {
@@ -126,6 +131,7 @@ func (k *keeper) keep(ctx context.Context) error {
 	k.rel = rel
 	l := k.adopt(ctx)
 	if l == nil {
+		k.tellTook()
 		k.r.spoke(k)
 		if e, healthy := k.missed(); e != nil && !k.follows(ctx, *e, healthy) {
 			return nil
@@ -162,6 +168,7 @@ func (k *keeper) keep(ctx context.Context) error {
 			}
 		}
 		k.life.Store(l)
+		k.tellTook()
 		end := l.attend(ctx)
 		k.life.Store(nil)
 		if ctx.Err() != nil {
@@ -186,6 +193,7 @@ func (k *keeper) endDeleted(ctx context.Context) error {
 	}
 	k.rel.Workload = mayfly.Workload{Space: k.a.Space, Name: k.a.Workload, Service: svc}
 	l := k.adopt(ctx)
+	k.tellTook()
 	k.r.spoke(k)
 	if l != nil {
 		l.late = true

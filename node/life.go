@@ -100,8 +100,8 @@ func (k *keeper) missed() (e *mayfly.Exit, healthy time.Duration) {
 	return e, healthy
 }
 
-// mayAdopt reports whether there is something to adopt.
-func (k *keeper) mayAdopt() bool {
+// hasContainer reports whether there is one of its that has not ended.
+func (k *keeper) hasContainer() bool {
 	main, _ := k.node.instancesOf(k.a.ID)
 	return main != nil
 }
@@ -145,6 +145,7 @@ func (k *keeper) begin(ctx context.Context) (_ *life, err error) {
 	}}))
 	defer func() {
 		if err != nil {
+			k.life.Store(nil)
 			l.abandon(context.WithoutCancel(ctx))
 		}
 	}()
@@ -162,6 +163,7 @@ func (k *keeper) begin(ctx context.Context) (_ *life, err error) {
 	if err := l.startSidecars(ctx); err != nil {
 		return nil, err
 	}
+	k.life.Store(l) // who finds it running may have it ended
 	if err := l.startPrograms(ctx); err != nil {
 		return nil, err
 	}

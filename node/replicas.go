@@ -24,6 +24,7 @@ type replicas struct {
 	unspoken int                // keepers that took over a container and have not said yet what it provides
 	silent   chan struct{}      // closed when there is none
 	settled  chan struct{}      // closed after that, when what is outside was asked too
+	followed chan struct{}      // closed when there are keepers for all that was assigned before
 	outside  <-chan struct{}    // closed when it was; nil: nothing is outside
 	down     chan struct{}      // closed when everything is to stop, for the node goes down
 	isDown   bool
@@ -32,7 +33,7 @@ type replicas struct {
 func newReplicas(n *Node, dir *discovery.Discovery) *replicas {
 	return &replicas{
 		node: n, dir: dir, keepers: make(map[string]*keeper),
-		silent: make(chan struct{}), settled: make(chan struct{}), down: make(chan struct{}),
+		silent: make(chan struct{}), settled: make(chan struct{}), followed: make(chan struct{}), down: make(chan struct{}),
 	}
 }
 
@@ -75,7 +76,7 @@ func (r *replicas) follow(first bool) {
 			k = newKeeper(r, a)
 			r.keepers[a.ID] = k
 			begin = append(begin, k)
-			if first && k.mayAdopt() {
+			if first && k.hasContainer() {
 				k.unspoken = true
 				r.unspoken++
 			}
@@ -102,6 +103,7 @@ func (r *replicas) follow(first bool) {
 		}
 	}
 	if first {
+		close(r.followed)
 		r.forgetStrangers(have)
 	}
 }
@@ -170,15 +172,16 @@ func (r *replicas) settle(ctx context.Context) {
 }
 
 // renew has the container of a replica ended as for an update, and another one
-// follow. It reports false for what is none of a replica.
-func (r *replicas) renew(in *instance, why string) bool {
-	if r == nil || in.Assigned == "" || in.Sidecar != "" {
+// follow. It waits for the keeper that takes it over from an earlier daemon's. It
+// reports false for what is none of a replica.
+func (r *replicas) renew(ctx context.Context, in *instance, why string) bool {
+	if r == nil || in.Assigned == "" || in.Sidecar != "" || !reaches(ctx, r.followed, in) {
 		return false
 	}
 	r.mu.Lock()
 	k := r.keepers[in.Assigned]
 	r.mu.Unlock()
-	if k == nil {
+	if k == nil || !reaches(ctx, k.took, in) {
 		return false
 	}
 	l := k.life.Load()
@@ -187,6 +190,18 @@ func (r *replicas) renew(in *instance, why string) bool {
 	}
 	l.ask(ending{reason: why})
 	return true
+}
+
+// reaches waits until a channel is closed. It reports false where the instance ended
+// or ctx was over before.
+func reaches(ctx context.Context, c <-chan struct{}, in *instance) bool {
+	select {
+	case <-c:
+		return true
+	case <-in.recorded:
+	case <-ctx.Done():
+	}
+	return false
 }
 
 // forget lets go of a keeper that has ended.
@@ -216,7 +231,7 @@ func (r *replicas) stopAll(ctx context.Context, progress func(string)) {
 		return cmp.Or(cmp.Compare(a.a.Workload, b.a.Workload), cmp.Compare(a.a.Replica, b.a.Replica))
 	})
 	for _, k := range all {
-		if k.life.Load() != nil {
+		if k.hasContainer() {
 			progress(fmt.Sprintf("stopping %s/%d", k.a.Workload, k.a.Replica))
 		}
 	}
