@@ -61,9 +61,19 @@ func (s *Sandbox) openRoot() (fd int, err error) {
 	return fd, nil
 }
 
+// maxRenames bounds how often a path is gone through again because something on the
+// machine was renamed or mounted while ".." was followed (openat2(2), EAGAIN).
+const maxRenames = 1000
+
 // openWithin opens what is at a path of the container.
 func (s *Sandbox) openWithin(root int, at string) (fd int, err error) {
-	fd, err = unix.Openat2(root, at, &unix.OpenHow{Flags: unix.O_PATH | unix.O_CLOEXEC, Resolve: unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_MAGICLINKS})
+	how := &unix.OpenHow{Flags: unix.O_PATH | unix.O_CLOEXEC, Resolve: unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_MAGICLINKS}
+	for range maxRenames {
+		fd, err = unix.Openat2(root, at, how)
+		if err != unix.EAGAIN && err != unix.EINTR {
+			break
+		}
+	}
 	if err != nil {
 		return -1, mayfly.Errorf(mayfly.Conflict, "open %s in container %s: %w", at, s.ID, err)
 	}
