@@ -15,6 +15,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/mayfly-run/mayfly"
 	"go.uber.org/goleak"
+	"golang.org/x/sys/unix"
 )
 
 func TestMain(m *testing.M) {
@@ -240,18 +241,34 @@ func TestAttachMissesNothing(t *testing.T) {
 	}
 }
 
+// hostPort returns a port of this machine that the kernel gives to nobody else until
+// the test ends: a socket that does not listen has it, beside which another may
+// listen, for both allow that (SO_REUSEADDR).
+func hostPort(t *testing.T) uint16 {
+	t.Helper()
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	must(t, err)
+	t.Cleanup(func() { unix.Close(fd) })
+	must(t, unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEADDR, 1))
+	must(t, unix.Bind(fd, &unix.SockaddrInet4{}))
+	at, err := unix.Getsockname(fd)
+	must(t, err)
+	return uint16(at.(*unix.SockaddrInet4).Port)
+}
+
 func TestDialReachesAPortThatOpensLater(t *testing.T) {
 	h, c := newHost(t)
 	ctx := context.Background()
+	port := hostPort(t) // the container is in the host's network
 	s, err := h.Create(ctx, mayfly.NewID(), c)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer s.Remove()
-	if _, err := s.Start(ctx, Program{Argv: []string{"sh", "-c", "sleep 0.2; echo hi | nc -l -p 18181"}}); err != nil {
+	if _, err := s.Start(ctx, Program{Argv: []string{"sh", "-c", fmt.Sprintf("sleep 0.2; echo hi | nc -l -p %d", port)}}); err != nil {
 		t.Fatal(err)
 	}
-	conn, err := s.Dial(ctx, 18181, 10*time.Second)
+	conn, err := s.Dial(ctx, port, 10*time.Second)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -13,6 +13,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -36,13 +37,7 @@ func startRegistry(t *testing.T, user, password string) (addr, dir string) {
 		t.Skip("needs docker-registry: apt-get install docker-registry")
 	}
 	dir = t.TempDir()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	addr = l.Addr().String()
-	l.Close()
-	config := fmt.Sprintf("version: 0.1\nlog: {level: info, formatter: text}\nstorage: {filesystem: {rootdirectory: %s}}\nhttp: {addr: %q}\n", dir, addr)
+	config := fmt.Sprintf("version: 0.1\nlog: {level: info, formatter: text}\nstorage: {filesystem: {rootdirectory: %s}}\nhttp: {addr: '127.0.0.1:0'}\n", dir)
 	if user != "" {
 		hash, err := bcrypt.GenerateFromPassword([]byte(password), bcrypt.MinCost)
 		if err != nil {
@@ -73,21 +68,22 @@ func startRegistry(t *testing.T, user, password string) (addr, dir string) {
 		<-drained
 		cmd.Wait()
 	})
-	listening := make(chan bool, 1)
-	go func() { // its log says when it listens
+	listening := make(chan string, 1)
+	go func() { // its log says when it listens, and where
 		defer close(drained)
+		at := regexp.MustCompile(`listening on (127\.0\.0\.1:\d+)`)
 		lines := bufio.NewScanner(out)
 		for lines.Scan() {
-			if strings.Contains(lines.Text(), "listening on") {
+			if found := at.FindStringSubmatch(lines.Text()); found != nil {
 				select {
-				case listening <- true:
+				case listening <- found[1]:
 				default:
 				}
 			}
 		}
 		close(listening)
 	}()
-	if !<-listening {
+	if addr = <-listening; addr == "" {
 		t.Fatal("docker-registry ended")
 	}
 	return addr, dir
@@ -411,23 +407,20 @@ func TestPullsAtOnceFetchOnce(t *testing.T) {
 
 func TestPlainHTTPOnlyToLoopback(t *testing.T) {
 	s := open(t, t.TempDir(), image.Options{})
-	// An address of this machine that is not loopback; nothing answers on TLS.
+	// An address of this machine that is not loopback; nothing answers on TLS. It
+	// may be one of another test's bridges, and gone by now.
 	addrs, err := net.InterfaceAddrs()
 	if err != nil {
 		t.Fatal(err)
 	}
-	var ip net.IP
+	var l net.Listener
 	for _, a := range addrs {
-		if n, ok := a.(*net.IPNet); ok && !n.IP.IsLoopback() && n.IP.To4() != nil {
-			ip = n.IP
+		if n, ok := a.(*net.IPNet); ok && l == nil && !n.IP.IsLoopback() && n.IP.To4() != nil {
+			l, _ = net.Listen("tcp", net.JoinHostPort(n.IP.String(), "0"))
 		}
 	}
-	if ip == nil {
+	if l == nil {
 		t.Skip("needs an IPv4 address other than loopback")
-	}
-	l, err := net.Listen("tcp", net.JoinHostPort(ip.String(), "0"))
-	if err != nil {
-		t.Fatal(err)
 	}
 	asked := atomic.Bool{}
 	srv := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { asked.Store(true) })}
