@@ -39,7 +39,8 @@ func debianRoot(t *testing.T) string {
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 		t.Fatal(err)
 	}
-	part := path + ".part"
+	part := fmt.Sprintf("%s.part%d", path, os.Getpid()) // another run of the tests may make it too
+	defer os.Remove(part)
 	if out, err := exec.Command(bin, "--quiet", "--variant=minbase", "--format=tar", "bookworm", part).CombinedOutput(); err != nil {
 		t.Fatalf("mmdebstrap: %v\n%s", err, out)
 	}
