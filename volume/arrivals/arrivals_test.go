@@ -25,6 +25,7 @@ type bed struct {
 	told       chan File
 	opts       Options
 	fails      func() error // of the sink; nil: it takes all
+	lasts      int          // how often "last" was written
 }
 
 func newBed(t *testing.T) *bed {
@@ -76,6 +77,14 @@ func (b *bed) write(name, text string) {
 	b.must(os.WriteFile(b.dir+"/"+name, []byte(text), 0o644))
 }
 
+// writeLast writes "last" anew. It has another size each time, for two writes may be
+// of the same time where the kernel's clock for files ticks every few milliseconds.
+func (b *bed) writeLast() {
+	b.t.Helper()
+	b.lasts++
+	b.write("last", strings.Repeat("x", b.lasts))
+}
+
 func (b *bed) shell(script string) {
 	b.t.Helper()
 	cmd := exec.Command("sh", "-ec", script)
@@ -108,7 +117,7 @@ func (b *bed) want(want ...string) {
 	b.t.Helper()
 	var got []string
 	for range 2 { // a scan may come to the first one early; then it has ended
-		b.write("last", fmt.Sprint(b.t.Name(), len(got)))
+		b.writeLast()
 		got = append(got, b.until("last")...)
 	}
 	for _, p := range want {
@@ -337,7 +346,7 @@ func TestBounds(t *testing.T) {
 	end()
 	for range 3 { // the note is small, and so is what is told twice
 		end = b.watch()
-		b.write("last", "more")
+		b.writeLast()
 		b.until("last")
 		end()
 	}
