@@ -97,26 +97,42 @@ func (b *Bed) look(t testing.TB, c container.Config, volume string) map[string][
 		t.Fatal(err)
 	}
 	init := fmt.Sprint(pid(t, s))
-	var children []string
-	tasks, _ := filepath.Glob("/proc/" + init + "/task/*/children") // of each thread
-	for _, f := range tasks {
-		data, _ := os.ReadFile(f)
-		children = append(children, strings.Fields(string(data))...)
-	}
-	if len(children) != 1 {
-		t.Fatalf("children of init: %q", children)
-	}
+	outside(facts, "main ", onlyChild(t, init))
 	outside(facts, "init ", init)
-	outside(facts, "main ", children[0])
 	facts["limits of the group"] = b.limits(s.ID)
 	r.in.Close()
 	<-s.Ended()
 	s.Remove()
 	same := strings.NewReplacer(b.dir, "BED", volume, "VOLUME", b.cgroup, "/GROUP", strings.TrimPrefix(b.cgroup, "/"), "GROUP", s.ID, "ID", b.Driver.Name(), "DRIVER")
+	if c.NetNS == nil { // a daemon of another test may turn it on
+		for i, l := range facts["sysctl"] {
+			facts["sysctl"][i] = forwarding.ReplaceAllString(l, "$1 N ")
+		}
+	}
 	for title, list := range facts {
 		facts[title] = normal(title, list, same)
 	}
 	return facts
+}
+
+// onlyChild is the main program. What its calls left to init is there for a moment
+// more, until init has reaped it.
+func onlyChild(t testing.TB, init string) string {
+	t.Helper()
+	for {
+		var children []string
+		tasks, _ := filepath.Glob("/proc/" + init + "/task/*/children") // of each thread
+		for _, f := range tasks {
+			data, _ := os.ReadFile(f)
+			children = append(children, strings.Fields(string(data))...)
+		}
+		switch len(children) {
+		case 0:
+			t.Fatal("init has no child")
+		case 1:
+			return children[0]
+		}
+	}
 }
 
 // outside adds what the host sees of a process.
@@ -211,6 +227,9 @@ var numbered = regexp.MustCompile(`(pipe|socket|mnt|net|ipc|uts|pid|cgroup|user|
 
 // unnumbered leaves out the kernel's numbers; do that before sorting.
 func unnumbered(l string) string { return numbered.ReplaceAllString(l, "$1:[N]") }
+
+// forwarding finds the value of the setting, behind its mode and owner.
+var forwarding = regexp.MustCompile(`^(/proc/sys/net/ipv4/ip_forward \d+ \d+:\d+) [01] `)
 
 var peers = regexp.MustCompile(`(shared|master|propagate_from):\d+`)
 

@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"encoding/json"
 	"fmt"
+	"math"
 	"net"
 	"os"
 	"path/filepath"
@@ -290,11 +291,17 @@ func (b *Bed) forkBomb(t *testing.T) {
 	r.reads(t, "ready\n")
 	most := int64(0)
 	for range 200 {
-		st, err := s.Stats()
-		if err != nil || st.Pids > 60 {
-			t.Fatalf("%+v, %v", st, err)
+		there := int64(math.MaxInt64)
+		for range 5 { // the kernel counts a process that it refuses until it has refused it
+			st, err := s.Stats()
+			if err != nil {
+				t.Fatal(err)
+			}
+			there = min(there, int64(st.Pids))
 		}
-		most = max(most, int64(st.Pids))
+		if most = max(most, there); there > 60 {
+			t.Fatalf("%d processes", there)
+		}
 	}
 	t.Logf("at most %d processes at once", most)
 	if err := s.Signal(t.Context(), nil, 0); err != nil {
