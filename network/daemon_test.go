@@ -99,7 +99,7 @@ func TestRecoverAfterKill(t *testing.T) {
 	mustAsk(t, w.ns, "tcp", at(w.ours, port), w.addr.String())
 	mustAsk(t, nil, "tcp", "127.0.0.1:9000", "")
 	linksGone(t, n.bridge, "uplink", vethOf(held.Address))
-	if got := portElements(t, "kill"); strings.Contains(got, "9001") || strings.Count(got, held.Address.String()) != 2 {
+	if got := portElements(t, "kill"); strings.Contains(got, " 9001 : ") || strings.Count(got, held.Address.String()) != 2 {
 		t.Errorf("port maps hold:\n%s", got)
 	}
 	if got := run(t, nil, "ip", "neigh", "show", "dev", n.bridge, "nud", "permanent"); strings.Count(got, "\n") != 1 || !strings.Contains(got, held.Address.String()) {
