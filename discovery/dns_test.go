@@ -62,7 +62,8 @@ func startDNS(t testing.TB, upstream string) *resolver {
 	}
 	var err error
 	r.DNS, err = r.node.OpenDNS(t.Context(), DNSOptions{
-		Address: netip.MustParseAddrPort("127.0.0.1:0"), Resolv: resolv, Subnet: netip.MustParsePrefix("127.0.0.0/8"),
+		Address: netip.MustParseAddrPort("127.9.8.7:0"), // where no connection has its TCP port
+		Resolv:  resolv, Subnet: netip.MustParsePrefix("127.0.0.0/8"),
 		Askers: func(a netip.Addr) (Consumer, bool) {
 			c, ok := askers[a.String()]
 			return c, ok
