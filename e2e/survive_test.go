@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -275,6 +276,9 @@ func (n *node) nothingLeft() {
 		if left, _ := filepath.Glob(pattern + nodes.Token(n.dir+"/data")); len(left) > 0 {
 			n.t.Errorf("without a daemon and without a container there is %v", left)
 		}
+	}
+	if out, err := exec.Command("nft", "list", "tables").CombinedOutput(); err != nil || strings.Contains(string(out), nodes.Token(n.dir+"/data")) {
+		n.t.Errorf("without a daemon and without a container there are these tables of nftables: %s, %v", out, err)
 	}
 	mounts, err := os.ReadFile("/proc/self/mountinfo")
 	if err != nil {

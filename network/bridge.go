@@ -27,6 +27,9 @@ func (n *Network) openBridge(ctx context.Context, want netip.Prefix) error {
 		return err
 	}
 	defer done()
+	if err := sweepTables(); err != nil {
+		return err
+	}
 	link, err := netlink.LinkByName(n.bridge)
 	var has netip.Prefix
 	switch {

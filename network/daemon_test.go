@@ -306,6 +306,38 @@ func TestOpenRefuses(t *testing.T) {
 	}
 }
 
+// TestTablesOfNobody: what a network left that lost its bridge does not concern one
+// that has its subnet now.
+func TestTablesOfNobody(t *testing.T) {
+	dead := open(t, "dead", Options{})
+	a := attach(t, dead, "a", mayfly.Port{Container: 7, Host: 9000})
+	dead.Close()
+	link, err := netlink.LinkByName(dead.bridge)
+	if err == nil {
+		err = netlink.LinkDel(link)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	n := open(t, "living", Options{})
+	if n.Subnet() != dead.Subnet() {
+		t.Fatalf("the subnets are %s and %s", dead.Subnet(), n.Subnet())
+	}
+	b := attach(t, n, "b", mayfly.Port{Container: 7, Host: 9001})
+	if b.Address != a.Address {
+		t.Fatalf("the addresses are %s and %s", a.Address, b.Address)
+	}
+	serve(t, b.NetNS, "tcp", ":7")
+	mustAsk(t, nil, "tcp", at(b.Address, 7), "")
+	mustRefuse(t, nil, "tcp", at(n.Gateway(), 9000))
+	for _, family := range tableFamilies {
+		tables, err := listTables(family)
+		if err != nil || len(tables) != 1 || tables[0].Name != tableOf("living") {
+			t.Errorf("tables %v, %v", tables, err)
+		}
+	}
+}
+
 func TestDestroyWhatIsNotThere(t *testing.T) {
 	needRoot(t)
 	if err := Destroy("nothing"); err != nil {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"strings"
 
 	"github.com/google/nftables"
 	"github.com/mayfly-run/mayfly"
@@ -181,15 +182,39 @@ func Destroy(name string) error {
 	if !namePattern.MatchString(name) {
 		return mayfly.Errorf(mayfly.Invalid, "network name %q is not 1 to 12 of a-z and 0-9", name)
 	}
-	if err := destroyBridge(bridgeOf(name)); err != nil {
-		return fmt.Errorf("destroy network %s: %w", name, err)
+	// The bridge goes last: while it is there, nobody else gets its subnet, for
+	// which the tables are.
+	err := errors.Join(destroyTables(tableOf(name)), dismiss(bridgeOf(name)), dismissLegacy(context.Background(), bridgeOf(name)))
+	if err == nil {
+		err = destroyBridge(bridgeOf(name))
 	}
-	err := errors.Join(destroyTable(nftables.TableFamilyIPv4, tableOf(name)), destroyGroups(tableOf(name)), dismiss(bridgeOf(name)),
-		dismissLegacy(context.Background(), bridgeOf(name)))
 	if err != nil {
 		return fmt.Errorf("destroy network %s: %w", name, err)
 	}
 	return nil
+}
+
+// sweepTables removes the tables of networks that have no bridge any more. They
+// would refuse what containers send that have the same subnet now: cables are
+// named after addresses, and a kernel may not know the bridge of a packet.
+func sweepTables() error {
+	var errs []error
+	for _, family := range tableFamilies {
+		tables, err := listTables(family)
+		if err != nil {
+			return err
+		}
+		for _, t := range tables {
+			name, ours := strings.CutPrefix(t.Name, tableOf(""))
+			if !ours || !namePattern.MatchString(name) {
+				continue
+			}
+			if _, err := netlink.LinkByName(bridgeOf(name)); errors.As(err, &netlink.LinkNotFoundError{}) {
+				errs = append(errs, destroyTable(family, t.Name))
+			}
+		}
+	}
+	return errors.Join(errs...)
 }
 
 func destroyBridge(bridge string) error {
@@ -219,17 +244,38 @@ func destroyBridge(bridge string) error {
 	return nil
 }
 
-// destroyGroups succeeds where there are no tables for bridges.
-func destroyGroups(name string) error {
+// tableFamilies are those in which a network has a table.
+var tableFamilies = []nftables.TableFamily{nftables.TableFamilyIPv4, nftables.TableFamilyBridge}
+
+// listTables returns none where the kernel has none of the family.
+func listTables(family nftables.TableFamily) ([]*nftables.Table, error) {
 	conn, err := nftables.New()
 	if err != nil {
-		return fmt.Errorf("open nftables: %w", err)
+		return nil, fmt.Errorf("open nftables: %w", err)
 	}
-	tables, err := conn.ListTablesOfFamily(nftables.TableFamilyBridge)
-	if err != nil || !slices.ContainsFunc(tables, func(t *nftables.Table) bool { return t.Name == name }) {
-		return nil
+	for tries := 1; ; tries++ {
+		tables, err := conn.ListTablesOfFamily(family)
+		switch {
+		case err == nil:
+			return tables, nil
+		case errors.Is(err, unix.EOPNOTSUPP), errors.Is(err, unix.EAFNOSUPPORT), errors.Is(err, unix.ENOENT):
+			return nil, nil
+		case tries == 10: // before, it was changed while it was read
+			return nil, fmt.Errorf("list the tables of nftables: %w", err)
+		}
 	}
-	return destroyTable(nftables.TableFamilyBridge, name)
+}
+
+func destroyTables(name string) error {
+	var errs []error
+	for _, family := range tableFamilies {
+		tables, err := listTables(family)
+		if err == nil && slices.ContainsFunc(tables, func(t *nftables.Table) bool { return t.Name == name }) {
+			err = destroyTable(family, name)
+		}
+		errs = append(errs, err)
+	}
+	return errors.Join(errs...)
 }
 
 func destroyTable(family nftables.TableFamily, name string) error {
