@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"net/netip"
 	"os"
 	"os/exec"
 	"runtime"
@@ -309,25 +310,29 @@ func TestOpenRefuses(t *testing.T) {
 // TestTablesOfNobody: what a network left that lost its bridge does not concern one
 // that has its subnet now.
 func TestTablesOfNobody(t *testing.T) {
-	dead := open(t, "dead", Options{Warm: -1})
-	attach(t, dead, "a", mayfly.Port{Container: 7, Host: 9000})
-	dead.Close()
-	link, err := netlink.LinkByName(dead.bridge)
-	if err == nil {
-		err = netlink.LinkDel(link)
-	}
-	if err != nil {
-		t.Fatal(err)
+	var subnet netip.Prefix
+	for _, name := range []string{"used", "unused"} {
+		dead := open(t, name, Options{Warm: -1})
+		subnet = dead.Subnet()
+		if name == "used" {
+			attach(t, dead, "a", mayfly.Port{Container: 7, Host: 9000})
+		}
+		dead.Close()
+		link, err := netlink.LinkByName(dead.bridge)
+		if err == nil {
+			err = netlink.LinkDel(link)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
 	}
 	n := open(t, "living", Options{})
-	if n.Subnet() != dead.Subnet() {
-		t.Fatalf("the subnets are %s and %s", dead.Subnet(), n.Subnet())
+	if n.Subnet() != subnet {
+		t.Fatalf("the subnets are %s and %s", subnet, n.Subnet())
 	}
-	for _, id := range []string{"a", "b"} { // the dead one knew the address of the first
-		c := attach(t, n, id)
-		serve(t, c.NetNS, "tcp", ":7")
-		mustAsk(t, nil, "tcp", at(c.Address, 7), "")
-	}
+	c := attach(t, n, "c")
+	serve(t, c.NetNS, "tcp", ":7")
+	mustAsk(t, nil, "tcp", at(c.Address, 7), "")
 	mustRefuse(t, nil, "tcp", at(n.Gateway(), 9000))
 	for _, family := range tableFamilies {
 		tables, err := listTables(family)
