@@ -182,6 +182,18 @@ func TestRecoverRemovesStrangers(t *testing.T) {
 	mustRefuse(t, nil, "tcp", at(a.Address, 1)) // it is there, and answers
 }
 
+// TestAddressesGoOnAfterAnEarlierDaemon: what may just have been another's is not
+// given out first.
+func TestAddressesGoOnAfterAnEarlierDaemon(t *testing.T) {
+	n := open(t, "goeson", Options{Subnet: mustPrefix("10.79.0.0/24"), Warm: -1})
+	if err := n.Recover(t.Context(), []Held{{ID: "old", Address: netip.MustParseAddr("10.79.0.40")}}); err != nil {
+		t.Fatal(err)
+	}
+	if a := attach(t, n, "new"); a.Address.String() != "10.79.0.41" {
+		t.Errorf("its address is %s", a.Address)
+	}
+}
+
 func TestRecoverRefuses(t *testing.T) {
 	n := open(t, "bad", Options{})
 	a := attach(t, n, "a")

@@ -70,6 +70,9 @@ func (n *Network) adopt(h Held) error {
 	if h.Address.IsValid() {
 		att.Gateway, att.Bits = n.gateway, n.subnet.Bits()
 		n.used[h.Address] = struct{}{}
+		if n.next.Less(h.Address) { // those below may have been given out since
+			n.next = h.Address
+		}
 		n.groups.adopt(h.Address, h.Groups)
 	}
 	n.attached[h.ID] = &holding{att: att, ports: pubs}

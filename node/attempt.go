@@ -65,13 +65,8 @@ func (n attemptNote) deadline() time.Time {
 func (a *attempt) beginUnlessDown(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	a.runner.workers.Go(func() {
-		select {
-		case <-a.runner.down:
-			cancel()
-		case <-ctx.Done():
-		}
-	})
+	stop := context.AfterFunc(a.runner.down, cancel)
+	defer stop()
 	return a.begin(ctx)
 }
 
@@ -243,7 +238,7 @@ func (a *attempt) await(ctx context.Context) bool {
 		s.Blame(mayfly.DeadlinePassed, "its timeout of "+a.grant.Task.Timeout.String()+" passed")
 	case <-a.grant.Cancelled():
 		s.Blame(mayfly.Cancelled, "it was cancelled")
-	case <-a.runner.down:
+	case <-a.runner.down.Done():
 		s.Blame(mayfly.Lost, "the node was taken down")
 		s.Kill()
 	case <-ctx.Done():

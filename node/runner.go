@@ -61,15 +61,15 @@ type Runner struct {
 	adopted  []*attempt
 	unwanted []*container.Sandbox // of attempts whose tasks have moved on
 	ahead    *ahead
-	down     chan struct{} // closed when all attempts are to end, for the node goes down
+	down     context.Context // ends when all attempts are to end, for the node goes down
+	goDown   context.CancelFunc
 
 	workers sync.WaitGroup
 
 	mu      sync.Mutex
 	running map[*attempt]struct{} // that begin, run or wait for Run to attend to them
-	isDown  bool
-	ctx     context.Context  // of Run; nil before and after
-	lent    map[string]*loan // by task
+	ctx     context.Context       // of Run; nil before and after
+	lent    map[string]*loan      // by task
 }
 
 // loan is the place of a task that waits for others, at another's disposal.
@@ -86,7 +86,8 @@ func NewRunner(n *Node, q *queue.Queue, r Requests, o RunnerOptions) *Runner {
 	if o.Tasks == 0 {
 		o.Tasks = max(16, 8*runtime.NumCPU())
 	}
-	run := &Runner{node: n, queue: q, requests: r, opts: o, running: make(map[*attempt]struct{}), lent: make(map[string]*loan), ahead: newAhead(o.Tasks), down: make(chan struct{})}
+	run := &Runner{node: n, queue: q, requests: r, opts: o, running: make(map[*attempt]struct{}), lent: make(map[string]*loan), ahead: newAhead(o.Tasks)}
+	run.down, run.goDown = context.WithCancel(context.Background())
 	q.OnBacklog(o.Tasks, run.ahead.tell)
 	n.mu.Lock()
 	n.runner = run
@@ -305,10 +306,11 @@ func (r *Runner) done(ctx context.Context, g *queue.Grant, res mayfly.Result) bo
 func (r *Runner) add(a *attempt) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if !r.isDown {
-		r.running[a] = struct{}{}
+	if r.down.Err() != nil {
+		return false
 	}
-	return !r.isDown
+	r.running[a] = struct{}{}
+	return true
 }
 
 // drop says that nobody attends to an attempt any more.
@@ -326,10 +328,7 @@ func (r *Runner) stop(ctx context.Context) {
 		return
 	}
 	r.mu.Lock()
-	if !r.isDown {
-		r.isDown = true
-		close(r.down)
-	}
+	r.goDown()
 	all := slices.Collect(maps.Keys(r.running))
 	r.mu.Unlock()
 	for _, a := range all {
