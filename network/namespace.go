@@ -196,7 +196,10 @@ func (n *Network) wire(ns int, addr netip.Addr) error {
 	if err := in.settle(inner); err != nil {
 		return err
 	}
-	return n.rtnl.settle(outer)
+	if err := n.rtnl.settle(outer); err != nil {
+		return err
+	}
+	return n.rtnl.settle(n.index) // which comes up with its first cable
 }
 
 // newCable makes both ends of a veth at once: ours on the bridge, the other
