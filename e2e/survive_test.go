@@ -4,12 +4,12 @@ import (
 	"context"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
 
+	"github.com/google/nftables"
 	"github.com/mayfly-run/mayfly"
 	nodes "github.com/mayfly-run/mayfly/node"
 	client "github.com/mayfly-run/mayfly/sdk/go"
@@ -169,6 +169,9 @@ func TestDownRightAfterStart(t *testing.T) {
 	n.serve(mayfly.Workload{Name: "svc"})
 	for range 8 {
 		in := n.one("svc")
+		if len(n.tables()) == 0 {
+			t.Error("a node that runs has no tables")
+		}
 		n.kill()
 		n.up()
 		if err := n.Down(t.Context(), func(client.Progress) {}); err != nil {
@@ -277,8 +280,8 @@ func (n *node) nothingLeft() {
 			n.t.Errorf("without a daemon and without a container there is %v", left)
 		}
 	}
-	if out, err := exec.Command("nft", "list", "tables").CombinedOutput(); err != nil || strings.Contains(string(out), nodes.Token(n.dir+"/data")) {
-		n.t.Errorf("without a daemon and without a container there are these tables of nftables: %s, %v", out, err)
+	if left := n.tables(); len(left) > 0 {
+		n.t.Errorf("without a daemon and without a container there are tables of nftables: %v", left)
 	}
 	mounts, err := os.ReadFile("/proc/self/mountinfo")
 	if err != nil {
@@ -289,6 +292,30 @@ func (n *node) nothingLeft() {
 			n.t.Errorf("still mounted: %s", line)
 		}
 	}
+}
+
+// tables are the node's in nftables, by family.
+func (n *node) tables() (left []string) {
+	n.t.Helper()
+	conn, err := nftables.New()
+	if err != nil {
+		n.t.Fatal(err)
+	}
+	for _, family := range []nftables.TableFamily{nftables.TableFamilyIPv4, nftables.TableFamilyBridge} {
+		tables, err := conn.ListTablesOfFamily(family)
+		for tries := 1; err != nil && tries < 10; tries++ { // other nodes change theirs meanwhile
+			tables, err = conn.ListTablesOfFamily(family)
+		}
+		if err != nil {
+			n.t.Errorf("list the tables of family %d: %v", family, err)
+		}
+		for _, t := range tables {
+			if strings.Contains(t.Name, nodes.Token(n.dir+"/data")) {
+				left = append(left, fmt.Sprintf("%s of family %d", t.Name, family))
+			}
+		}
+	}
+	return left
 }
 
 // leftovers counts what containers are made of.
